@@ -1,0 +1,167 @@
+"""What a dialect can do: the protocol that `openai`, `anthropic` and `gemini` keep.
+
+Pure: no mitmproxy, no clock, no I/O. A dialect recognises calls, reads them, rewrites them, judges what
+comes back, and phrases errors. It knows no provider, no circuit and no configuration.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from sidestep.outcomes import ErrorFacts, ErrorKind
+
+
+class PinKind(enum.StrEnum):
+    """Why a call can be answered by one provider only."""
+
+    STATE = "state"
+    """It names something that one provider holds: `previous_response_id`, a file, a container, a cache."""
+    SIGNATURE = "signature"
+    """It carries signed thinking, honoured by every provider of the same issuer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What ties a call to one provider. `ids` are the identifiers found, to look up who issued them."""
+
+    kind: PinKind
+    reason: str
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one routed request asks for."""
+
+    dialect: str
+    operation: str
+    """A word of the contract's table: `chat/completions`, `responses`, `messages`, `generateContent`, …"""
+    model: str | None
+    stream: bool
+    pin: Pin | None = None
+    max_output_tokens: int | None = None
+    conversation: str | None = None
+    """A stable key of the conversation's beginning (a hash), None for a first turn."""
+
+
+class Mark(enum.Enum):
+    """What one event of a stream means for the attempt."""
+
+    LIFECYCLE = "lifecycle"
+    """Says nothing yet: a ping, a comment, `message_start`, a role-only delta, a usage report."""
+    CONTENT = "content"
+    """The first or a further piece of an answer: text, refusal, reasoning, tool call, audio, …"""
+    TERMINAL = "terminal"
+    """The event after which the answer is whole."""
+    ERROR = "error"
+    """The provider gave up in band."""
+    MALFORMED = "malformed"
+    """No valid JSON: to be dropped, for the SDKs crash on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a stream, with exactly the bytes that made it up."""
+
+    raw: bytes
+    mark: Mark
+    error: ErrorFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the provider reported them; `input` includes cached input."""
+
+    input: int
+    output: int
+    cached: int = 0
+
+
+class StreamReader(Protocol):
+    """Reads one answer's stream. The `raw` of all events, in order, is the input, byte for byte."""
+
+    finished: bool
+    """A terminal event has been seen: whatever ends the stream now, the answer is whole."""
+    content: bool
+    """Content has been seen."""
+    usage: Usage | None
+    model: str | None
+    ids: tuple[str, ...]
+    """Identifiers that a later call may be pinned by (a response id, …)."""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes."""
+        ...
+
+    def close(self) -> list[Event]:
+        """What is left at the end of the stream, as a last event if it is a whole one without its blank line."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Bytes held back because their event is not complete."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a whole 2xx body turned out to be. `error` is set when it is no answer."""
+
+    good: bool
+    error: ErrorFacts | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    ids: tuple[str, ...] = ()
+
+
+class Dialect(Protocol):
+    """One API family."""
+
+    name: str
+
+    def operation(self, method: str, tail: str) -> str | None:
+        """The routed operation that `tail` (the path after the base URL, with its leading `/`, no query)
+        names, None if the call is not routed. A WebSocket handshake comes as method `GET`."""
+        ...
+
+    def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
+        """What the request asks for. Never raises: what cannot be read is absent (`model=None`)."""
+        ...
+
+    def rewrite(
+        self, call: Call, tail: str, content_type: str, body: bytes, model: str | None, drop: Collection[str]
+    ) -> tuple[str, bytes]:
+        """Tail and body with another model and without the top-level fields in `drop`; every other
+        value byte for byte. `model` None: as it is."""
+        ...
+
+    def reader(self, call: Call, content_type: str) -> StreamReader:
+        """A reader for a streamed answer of this call."""
+        ...
+
+    def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
+        """Whether a whole 2xx body is an answer to this call."""
+        ...
+
+    def is_stream(self, call: Call, content_type: str) -> bool:
+        """Whether an answer with this content type is one of this dialect's streams."""
+        ...
+
+    def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorFacts:
+        """What an error answer says."""
+        ...
+
+    def phrase_error(self, status: int, kind: ErrorKind, message: str) -> bytes:
+        """A JSON error body that the dialect's official SDK raises as its own API error."""
+        ...
+
+    def phrase_error_event(self, call: Call, kind: ErrorKind, message: str) -> bytes:
+        """Bytes that end a stream of this call so that the official SDK raises its own API error."""
+        ...
+
+    def keep_alive(self, call: Call) -> bytes:
+        """Bytes that an SDK ignores while a stream is being held back; empty if there are none."""
+        ...

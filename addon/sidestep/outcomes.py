@@ -1,0 +1,98 @@
+"""The shared words: how an attempt ended, what its error said, and what follows from both.
+
+Pure: no mitmproxy, no clock, no I/O. Every other room may import this one; it imports none.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Kind(enum.StrEnum):
+    """How an attempt ended, as its circuit sees it."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    COOLDOWN = "cooldown"
+    NEUTRAL = "neutral"
+
+
+class Then(enum.StrEnum):
+    """What follows while the client has seen nothing."""
+
+    HAND_OVER = "hand_over"
+    """The app gets this answer as it came."""
+    RETRY = "retry"
+    """Once more at the same provider, then the next."""
+    NEXT = "next"
+    """The next provider; never the same again within this request."""
+    WAIT = "wait"
+    """Wait out a short cooldown and ask the same again, else the next."""
+    LARGER = "larger"
+    """A provider whose model takes a longer context, else the app gets this answer."""
+
+
+class ErrorKind(enum.StrEnum):
+    """What a provider's error body or error event says, in one word."""
+
+    NONE = "none"
+    """No error was recognised."""
+    UNKNOWN_MODEL = "unknown_model"
+    CONTEXT_TOO_LONG = "context_too_long"
+    QUOTA = "quota"
+    """Out of credit: waiting a little does not help."""
+    RATE_LIMIT = "rate_limit"
+    OVERLOADED = "overloaded"
+    CREDENTIAL = "credential"
+    INVALID = "invalid"
+    """Any other error about the request itself."""
+    SERVER = "server"
+    """Any other error on the provider's side."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFacts:
+    """What was read from a provider's error. `message` may quote a prompt: never log it."""
+
+    kind: ErrorKind
+    message: str = ""
+
+
+NO_ERROR = ErrorFacts(ErrorKind.NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt ended.
+
+    `reason` is a word of the outcome table (`connect`, `timeout`, `http_5xx`, …). `status` is the HTTP
+    status of the answer, None if there was none. `cooldown_seconds` is set by a cooldown whose end the
+    provider announced; None leaves the length to the cooldown's own backoff.
+    """
+
+    kind: Kind
+    reason: str
+    then: Then = Then.HAND_OVER
+    status: int | None = None
+    cooldown_seconds: float | None = None
+
+    @property
+    def slow(self) -> bool:
+        """Whether finding out cost the app a wait."""
+        return self.reason == "timeout"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the provider gave an HTTP answer that shows it working: below 500, save 429."""
+        return self.status is not None and self.status < 500 and self.status != 429
+
+    @property
+    def label(self) -> str:
+        """What `x-sidestep-attempts` and the flow's comment show: the status, else the reason.
+
+        A 2xx that turned out to be no good is named by its reason: `openai:200` would read as a success.
+        """
+        if self.status is None or (self.status < 300 and self.kind is not Kind.SUCCESS):
+            return self.reason
+        return str(self.status)

@@ -89,15 +89,18 @@ class StreamReader(Protocol):
     """Content has been seen."""
     usage: Usage | None
     model: str | None
-    ids: tuple[str, ...]
-    """Identifiers that a later call may be pinned by (a response id, …)."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Identifiers that a later call may be pinned by (a response id, …)."""
+        ...
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes."""
         ...
 
     def close(self) -> list[Event]:
-        """What is left at the end of the stream, as a last event if it is a whole one without its blank line."""
+        """What is left at the end: a last event, if it is a whole one that lacks its blank line."""
         ...
 
     @property

@@ -1,0 +1,538 @@
+"""The mitmproxy addon: options, hooks, commands, and the one clock. No policy lives here.
+
+Hooks come in the order of a request's way. A bug in any of them is logged once and the request goes where the
+app sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import command, ctx, exceptions, http
+from mitmproxy.addonmanager import Loader
+from mitmproxy.addons import clientplayback
+from mitmproxy.connection import Client
+from mitmproxy.log import ALERT
+from mitmproxy.proxy import layer as proxy_layer
+from mitmproxy.proxy.layers.http import HttpLayer
+
+from sidestep import answers, judging, routing, status, story
+from sidestep.circuit import State
+from sidestep.config import ConfigError, Settings, describe
+from sidestep.engine import Attempt, Engine
+from sidestep.exchange import Exchange, Exhausted, Wait
+from sidestep.flows import Original, readable_body
+from sidestep.layer import FailoverLayer
+from sidestep.locating import find_config, load_settings
+from sidestep.outcomes import ErrorKind, Kind
+from sidestep.session import Session
+from sidestep.watching import Shape
+
+logger = logging.getLogger(__name__)
+
+MODES = ("enforce", "observe", "off")
+REPLAYABLE = 64
+"""Finished requests whose originals are kept in memory, for `replay.client` to send them as the app did."""
+REPLAYABLE_BYTES = 1 << 20
+"""Larger bodies are not kept for a replay."""
+
+
+class Sidestep:
+    """The addon. State: the engine with its settings, live sessions by flow id, client connections whose
+    layers are ours, originals of finished requests for a replay."""
+
+    def __init__(self) -> None:
+        self.clock: Callable[[], float] = time.monotonic
+        self.engine: Engine | None = None
+        self.sessions: dict[str, Session] = {}
+        self.adopted: set[str] = set()
+        self.replayable: OrderedDict[str, Original] = OrderedDict()
+        self.path: Path | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop_watching: asyncio.Event | None = None
+        self._logged: set[str] = set()
+        self._replay_handler: type[clientplayback.ReplayHandler] | None = None
+
+    def load(self, loader: Loader) -> None:
+        loader.add_option(
+            "sidestep_config",
+            str,
+            "",
+            "Sidestep's TOML file. Unset: ./sidestep.toml, then sidestep/config.toml in the user's "
+            "configuration folder, else every provider of the catalog whose key is in the environment.",
+        )
+
+    def configure(self, updated: set[str]) -> None:
+        if "sidestep_config" in updated or self.engine is None:
+            try:
+                path = find_config(ctx.options.sidestep_config)
+                settings = load_settings(path, os.environ)
+            except ConfigError as e:
+                raise exceptions.OptionsError(f"sidestep: {e}") from None
+            self._take(settings, path)
+
+    def _take(self, settings: Settings, path: Path | None) -> None:
+        changed_file = path != self.path
+        self.path = path
+        if self.engine is None:
+            self.engine = Engine(settings)
+        else:
+            self.engine.reconfigure(settings)
+        for line in describe(settings):
+            logger.info(f"sidestep: {line}")
+        if changed_file and self._stop_watching is not None:
+            self._watch_file()
+
+    def running(self) -> None:
+        if _is_unset("connection_strategy"):
+            ctx.options.update(connection_strategy="lazy")
+            logger.info("sidestep: connection_strategy set to lazy, so that a host that is down cannot stop a call")
+        self._adopt_replay()
+        self._watch_file()
+
+    def done(self) -> None:
+        if self._stop_watching is not None:
+            self._stop_watching.set()
+        for task in self._tasks:
+            task.cancel()
+        for session in self.sessions.values():
+            session.drop(judging.KILLED)
+        self.sessions.clear()
+        if self._replay_handler is not None:
+            clientplayback.ReplayHandler = self._replay_handler  # type: ignore[misc]
+            self._replay_handler = None
+
+    # --- connections
+
+    def next_layer(self, nextlayer: proxy_layer.NextLayer) -> None:
+        if nextlayer.layer is not None:
+            return
+        try:
+            ctx.master.addons.get("nextlayer").next_layer(nextlayer)
+            found: Any = nextlayer.layer
+            while found is not None:
+                if type(found) is HttpLayer:
+                    FailoverLayer.adopt(found, self, self.clock)
+                    self.adopted.add(nextlayer.context.client.id)
+                found = getattr(found, "child_layer", None)
+        except Exception as e:
+            self._log_bug("next_layer", e)
+
+    def client_disconnected(self, client: Client) -> None:
+        self.adopted.discard(client.id)
+        for flow_id, session in tuple(self.sessions.items()):
+            if session.flow.client_conn.id == client.id:
+                session.drop(judging.CLIENT_GONE)
+                del self.sessions[flow_id]
+
+    def _adopt_replay(self) -> None:
+        """Let `replay.client` go through our layer as well."""
+        addon = self
+        original = clientplayback.ReplayHandler
+
+        class ReplayHandler(original):  # type: ignore[misc, valid-type]
+            def __init__(self, flow: http.HTTPFlow, options: Any) -> None:
+                super().__init__(flow, options)
+                FailoverLayer.adopt(self.layer, addon, addon.clock)
+                addon.adopted.add(flow.client_conn.id)
+
+        self._replay_handler = original
+        clientplayback.ReplayHandler = ReplayHandler  # type: ignore[misc]
+
+    # --- the way of a request
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        engine = self.engine
+        if engine is None or engine.mode == "off" or flow.response or flow.error or not flow.live:
+            return
+        try:
+            self._recognise(flow, engine)
+        except Exception as e:
+            self._fail_open(flow, "requestheaders", e)
+
+    def _recognise(self, flow: http.HTTPFlow, engine: Engine) -> None:
+        request = flow.request
+        if flow.is_replay == "request" and (original := self.replayable.get(flow.id)) is not None:
+            original.restore(request, credentials=True)
+        method = request.method
+        if method == "GET" and request.headers.get("upgrade", "").lower() != "websocket":
+            return
+        match = engine.routes.match(method, request.scheme, request.pretty_host, request.port, request.path)
+        if match is None or flow.client_conn.id not in self.adopted:
+            return
+        acting = engine.mode == "enforce"
+        session = Session(flow, match, engine, self.clock, acting=acting)
+        self.sessions[flow.id] = session
+        if acting:
+            request.stream = False
+            session.original.strip(request)
+
+    def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        if flow.response or flow.error or not flow.live or self.engine is None:
+            return None
+        try:
+            if flow.request.pretty_host == answers.INTERNAL_HOST:
+                flow.response = answers.page(flow.request, self.engine, self.clock())
+                return None
+            session = self.sessions.get(flow.id)
+            if session is None:
+                return None
+            if not self._plan(session):
+                return None
+            return self._advance(session) if session.acting else None
+        except Exception as e:
+            self._fail_open(flow, "request", e)
+            return None
+
+    def _plan(self, session: Session) -> bool:
+        """Read the call and choose who may answer. False: it goes where the app sent it."""
+        flow, match, engine = session.flow, session.match, session.engine
+        session.original.refresh(flow.request)
+        query = flow.request.path.partition("?")[2]
+        content_type = flow.request.headers.get("content-type", "")
+        body = readable_body(flow.request)
+        call = session.call = match.dialect.read(match.operation, match.tail, query, content_type, body)
+        now = self.clock()
+
+        def plan(trusted: bool) -> routing.Plan:
+            return routing.plan(
+                match,
+                call,
+                trusted_client=trusted,
+                issuer_of=engine.issuer_of,
+                knows_model=lambda provider, model: engine.knows_model(provider, model, now),
+            )
+
+        trusted = self._is_trusted(flow)
+        chosen = plan(trusted)
+        if chosen.passthrough:
+            if session.acting and not trusted and not plan(True).passthrough:
+                text = "this client may not use the provider keys: see allow_clients in sidestep's [proxy] table"
+                flow.response = answers.error(match.dialect, 403, ErrorKind.CREDENTIAL, text)
+            elif session.acting:
+                session.release()
+            del self.sessions[flow.id]
+            return False
+        session.exchange = Exchange(engine, match, call, chosen, now)
+        if not session.acting:
+            self._look_on(session)
+        return True
+
+    def _look_on(self, session: Session) -> None:
+        """Mode `observe`: note what would be done, and judge the own provider by what the app gets."""
+        engine, exchange, now = session.engine, session.exchange, self.clock()
+        assert exchange is not None
+        candidates = exchange.plan.candidates
+        own = next((c for c in candidates if c.own), None)
+        first = next((c for c in candidates if engine.would_admit(c, now)), None)
+        if first is None:
+            session.advice = "sidestep would have answered 503: every provider is refused"
+        elif not first.own:
+            session.advice = f"sidestep would have asked {first.provider.name}"
+        if session.advice is not None:
+            logger.info(session.advice, extra={"client": session.flow.client_conn.peername})
+        if own is not None:
+            session.attempt = engine.look_on(own, now)
+            exchange.attempts.append(session.attempt)
+            session.answered_by = own.provider
+
+    def _advance(self, session: Session) -> Awaitable[None] | None:
+        """Make the flow the next attempt, or its end; a coroutine where that takes a wait."""
+        exchange = session.exchange
+        assert exchange is not None
+        step = exchange.next(self.clock())
+        if isinstance(step, Wait):
+            return self._wait(session, step)
+        self._apply(session, step)
+        return None
+
+    async def _wait(self, session: Session, step: Wait) -> None:
+        exchange = session.exchange
+        assert exchange is not None
+        changed = asyncio.Event()
+        changes = session.engine.changed
+        changes.add(changed.set)
+        try:
+            following: Attempt | Wait | Exhausted = step
+            while isinstance(following, Wait):
+                changed.clear()
+                if following.on_change:
+                    try:
+                        async with asyncio.timeout(following.seconds):
+                            await changed.wait()
+                    except TimeoutError:
+                        pass
+                else:
+                    await asyncio.sleep(following.seconds)
+                following = exchange.next(self.clock())
+            self._apply(session, following)
+        except Exception as e:
+            self._fail_open(session.flow, "wait", e)
+        finally:
+            changes.discard(changed.set)
+
+    def _apply(self, session: Session, step: Attempt | Exhausted) -> None:
+        exchange = session.exchange
+        assert exchange is not None
+        if isinstance(step, Attempt):
+            session.begin(step)
+        elif not exchange.attempts:
+            session.flow.response = answers.exhausted(exchange)
+
+    def sidestep_next(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """Our own hook: the attempt under way has failed."""
+        session = self.sessions.get(flow.id)
+        if session is None:
+            return None
+        try:
+            return self._advance(session)
+        except Exception as e:
+            self._log_bug("sidestep_next", e)
+            return None
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.get(flow.id)
+        if session is None or flow.response is None:
+            return
+        try:
+            if session.watch is None and session.attempt is not None:
+                self._record(session, flow.response)
+            if session.acting and session.engine.settings.proxy.response_headers:
+                for name, value in story.headers(session).items():
+                    flow.response.headers[name] = value
+            if session.answered_by is not None and session.attempt is not None and not session.attempt.candidate.own:
+                # Another provider's cookies are not the app's: its host never set them.
+                flow.response.headers.pop("set-cookie", None)
+        except Exception as e:
+            self._log_bug("responseheaders", e)
+
+    def _record(self, session: Session, response: http.Response) -> None:
+        """Judge from the hooks alone what a layer of ours does not carry: mode `observe`."""
+        watch = session.open_watch(response)
+        if watch.shape is Shape.OPAQUE:
+            session.settle(watch.judge_end())
+        elif watch.shape in (Shape.STREAM, Shape.FLOWING):
+
+            def look_on(data: bytes) -> bytes:
+                try:
+                    piece = watch.feed(data)
+                    if piece.content:
+                        session.settle(judging.SUCCESS)
+                    if piece.error is not None:
+                        session.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
+                except Exception as e:
+                    self._log_bug("stream", e)
+                return data
+
+            response.stream = look_on
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        if flow.websocket is not None:
+            return
+        session = self.sessions.pop(flow.id, None)
+        if session is None:
+            return
+        try:
+            attempt = session.attempt
+            if attempt is not None and attempt in session.engine.in_flight and session.watch is not None:
+                watch = session.watch
+                if watch.shape in (Shape.WHOLE, Shape.ERROR) and flow.response is not None and not session.acting:
+                    watch.feed(flow.response.raw_content or b"")
+                elif watch.shape is Shape.STREAM:
+                    watch.rest()
+                session.end(watch.judge_end())
+            self._finish(session)
+        except Exception as e:
+            session.drop(judging.OURS)
+            self._log_bug("response", e)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.pop(flow.id, None)
+        if session is None:
+            return
+        try:
+            session.drop(judging.CLIENT_GONE)
+            self._finish(session)
+        except Exception as e:
+            self._log_bug("error", e)
+
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.pop(flow.id, None)
+        if session is None:
+            return
+        try:
+            code = None if flow.websocket is None else flow.websocket.close_code
+            abnormal = code in (1006, 1011, 1012, 1013, 1014) and flow.websocket is not None
+            by_provider = abnormal and flow.websocket is not None and flow.websocket.closed_by_client is False
+            session.end(judging.TRUNCATED if by_provider else judging.SUCCESS)
+            self._finish(session)
+        except Exception as e:
+            self._log_bug("websocket_end", e)
+
+    def _finish(self, session: Session) -> None:
+        """The request is over: count it, tell its story, keep its original for a replay."""
+        engine, exchange, flow = session.engine, session.exchange, session.flow
+        if exchange is None:
+            return
+        last = exchange.current
+        good = last is not None and last.outcome is not None and last.outcome.kind in (Kind.SUCCESS, Kind.NEUTRAL)
+        result = "answered" if good and flow.error is None else "failed"
+        engine.requests_total[(exchange.match.route.name, result)] += 1
+        if session.acting and good and last is not None and not last.candidate.own:
+            engine.rerouted_total += 1
+        story.tell(session)
+        if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
+            self.replayable[flow.id] = session.original
+            while len(self.replayable) > REPLAYABLE:
+                self.replayable.popitem(last=False)
+
+    # --- what the layer asks
+
+    def session(self, flow: http.HTTPFlow) -> Session | None:
+        session = self.sessions.get(flow.id)
+        return session if session is not None and session.acting else None
+
+    def unrouted(self, flow: http.HTTPFlow) -> None:
+        if (session := self.sessions.pop(flow.id, None)) is not None:
+            session.release()
+
+    def phrase_exhausted(self, session: Session) -> http.Response:
+        assert session.exchange is not None
+        return answers.exhausted(session.exchange)
+
+    # --- helpers
+
+    def _is_trusted(self, flow: http.HTTPFlow) -> bool:
+        """Whether provider keys may be used for this client."""
+        assert self.engine is not None
+        if getattr(ctx.options, "proxyauth", None):
+            return True
+        peer = flow.client_conn.peername
+        if not peer:
+            return False
+        try:
+            address = ipaddress.ip_address(peer[0].partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        if address.is_loopback:
+            return True
+        networks = (ipaddress.ip_network(n, strict=False) for n in self.engine.settings.proxy.allow_clients)
+        return any(address.version == n.version and address in n for n in networks)
+
+    def _fail_open(self, flow: http.HTTPFlow, where: str, error: Exception) -> None:
+        """A bug of ours: the request goes where the app sent it, with the app's credential."""
+        self._log_bug(where, error)
+        session = self.sessions.pop(flow.id, None)
+        if session is not None:
+            session.release()
+            session.attempt = None
+
+    def _log_bug(self, where: str, error: Exception) -> None:
+        """Log a bug of ours once: type and place, for its text might quote a key or a prompt."""
+        at = error.__traceback__
+        while at is not None and at.tb_next is not None:
+            at = at.tb_next
+        place = "?" if at is None else f"{Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}"
+        key = f"{where} {type(error).__name__} {place}"
+        if key not in self._logged:
+            self._logged.add(key)
+            logger.error(f"sidestep: internal error in {where} ({type(error).__name__} at {place}); passing through")
+
+    def _watch_file(self) -> None:
+        if self._stop_watching is not None:
+            self._stop_watching.set()
+        stop = self._stop_watching = asyncio.Event()
+        if self.path is None:
+            return
+        task = asyncio.get_running_loop().create_task(self._reload_on_change(self.path, stop))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload_on_change(self, path: Path, stop: asyncio.Event) -> None:
+        import watchfiles
+
+        async for changes in watchfiles.awatch(path.parent, stop_event=stop, recursive=False, debounce=200):
+            if any(Path(changed).name == path.name for _, changed in changes):
+                self._reload()
+
+    def _reload(self) -> bool:
+        """Read the configuration again; a bad one leaves the old in force."""
+        try:
+            path = find_config(ctx.options.sidestep_config)
+            settings = load_settings(path, os.environ)
+        except ConfigError as e:
+            logger.error(f"sidestep: configuration not reloaded, the old one stays in force: {e}")
+            return False
+        if self.engine is not None and settings == self.engine.settings:
+            return True
+        self._take(settings, path)
+        logger.log(ALERT, "sidestep: configuration reloaded")
+        return True
+
+    # --- commands
+
+    @command.command("sidestep.status")
+    def status(self) -> str:
+        """Each provider's circuit, as JSON."""
+        return json.dumps(status.health(self._engine(), self.clock())[1], indent=1)
+
+    @command.command("sidestep.circuit.open")
+    def circuit_open(self, name: str) -> None:
+        """Hold a provider's circuit open: nothing is sent to it."""
+        self._hold(name, State.FORCED_OPEN)
+
+    @command.command("sidestep.circuit.disable")
+    def circuit_disable(self, name: str) -> None:
+        """Let everything through to a provider, whatever fails; it is still counted."""
+        self._hold(name, State.DISABLED)
+
+    @command.command("sidestep.circuit.auto")
+    def circuit_auto(self, name: str) -> None:
+        """Give a provider's circuit back to its own judgement."""
+        self._hold(name, None)
+
+    @command.command("sidestep.mode")
+    def mode(self, mode: str) -> None:
+        """Set the mode: enforce, observe or off."""
+        if mode not in MODES:
+            raise exceptions.CommandError(f"expected one of {', '.join(MODES)}, found {mode!r}")
+        self._engine().mode = mode
+        logger.log(ALERT, f"sidestep: mode {mode}")
+
+    @command.command("sidestep.reload")
+    def reload(self) -> None:
+        """Read the configuration file again."""
+        if not self._reload():
+            raise exceptions.CommandError("the configuration has problems, see the log; the old one stays in force")
+
+    def _hold(self, name: str, state: State | None) -> None:
+        engine = self._engine()
+        names = [p.name for p in engine.settings.providers]
+        if name not in names:
+            raise exceptions.CommandError(f"expected one of {', '.join(names)}, found {name!r}")
+        engine.hold(name, state)
+        logger.log(ALERT, f"sidestep: {name} is {'automatic' if state is None else state}")
+
+    def _engine(self) -> Engine:
+        if self.engine is None:
+            raise exceptions.CommandError("sidestep has no configuration yet")
+        return self.engine
+
+
+def _is_unset(name: str) -> bool:
+    """Whether neither the user nor anybody else gave an option a value."""
+    from mitmproxy import optmanager
+
+    option = ctx.options._options.get(name)
+    return option is not None and option.value is optmanager.unset

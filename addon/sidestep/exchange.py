@@ -1,0 +1,202 @@
+"""One routed request from arrival to its end: whom to ask next, how long to wait, when to give up.
+
+Pure: decides and returns what to do (`Attempt`, `Wait`, `Exhausted`); sending, waiting and answering are done
+outside. Time is an argument.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sidestep.dialects.base import Call
+from sidestep.engine import Attempt, Engine, Refused
+from sidestep.outcomes import Outcome, Then
+from sidestep.routing import Candidate, Match, Plan
+
+LEASE_MARGIN_SECONDS = 30.0
+"""On top of what the timeouts allow: a lease must not end before the attempt that holds it."""
+WAIT_MARGIN_SECONDS = 0.005
+"""Timers may fire a little early; asking a moment too soon would waste the only wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask again after so many seconds; earlier if the engine's circuits change and `on_change` is set."""
+
+    seconds: float
+    reason: str
+    on_change: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """Nobody is left to ask. `refused`: those not asked, and why."""
+
+    refused: tuple[Refused, ...]
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until the first of them may be asked."""
+        return min((r.retry_after for r in self.refused if r.retry_after is not None), default=None)
+
+
+Next = Attempt | Wait | Exhausted
+
+
+class Exchange:
+    """State: candidates spent, tries per candidate, the attempt under way, waits taken, the budget's end."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        match: Match,
+        call: Call,
+        plan: Plan,
+        now: float,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.id = "sx-" + secrets.token_hex(8)
+        self.engine = engine
+        self.match = match
+        self.call = call
+        self.plan = plan
+        self.arrived = now
+        self.attempts: list[Attempt] = []
+        self.notes: list[str] = []
+        self.refused: tuple[Refused, ...] = ()
+        settings = engine.settings
+        self.limits = settings.attempts
+        self.deadline = now + settings.attempts.total_seconds
+        self._jitter = jitter
+        self._tries: dict[str, int] = {}
+        self._spent: set[str] = set()
+        self._again: tuple[Candidate, float, str] | None = None
+        self._refusal_wait_until: float | None = None
+        self._probe_wait_until: float | None = None
+
+    @property
+    def current(self) -> Attempt | None:
+        """The latest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def trail(self) -> str:
+        """What `x-sidestep-attempts` says."""
+        return ", ".join(a.label for a in self.attempts)
+
+    # --- whom to ask
+
+    def next(self, now: float) -> Next:
+        """What to do now that no attempt is under way."""
+        if len(self.attempts) >= self.limits.max or now >= self.deadline:
+            return Exhausted(self.refused)
+        if self._again is not None:
+            candidate, at, reason = self._again
+            if now < at:
+                return Wait(at - now, reason)
+            self._again = None
+            if isinstance(attempt := self._ask(candidate, now), Attempt):
+                return attempt
+        refused: list[Refused] = []
+        for candidate in self.plan.candidates:
+            if candidate.provider.name in self._spent:
+                continue
+            answer = self._ask(candidate, now)
+            if isinstance(answer, Attempt):
+                return answer
+            refused.append(answer)
+        self.refused = tuple(refused)
+        return self._wait_for(refused, now) or Exhausted(self.refused)
+
+    def _ask(self, candidate: Candidate, now: float) -> Attempt | Refused:
+        answer = self.engine.admit(candidate, now, self._lease(candidate))
+        if isinstance(answer, Attempt):
+            self.attempts.append(answer)
+            name = candidate.provider.name
+            self._tries[name] = self._tries.get(name, 0) + 1
+        return answer
+
+    def _lease(self, candidate: Candidate) -> float:
+        t = candidate.provider.timeouts
+        first = t.first_byte + t.first_content if self.call.stream else t.headers
+        return t.connect + first + t.idle + LEASE_MARGIN_SECONDS
+
+    def _wait_for(self, refused: list[Refused], now: float) -> Wait | None:
+        """Whether waiting for one of these is worth it: a probe that is out, or a short time."""
+        probing = [r for r in refused if r.reason == "probing"]
+        if probing:
+            if self._probe_wait_until is None:
+                names = {r.provider for r in probing}
+                seconds = max(
+                    c.provider.circuit.probe_wait_seconds for c in self.plan.candidates if c.provider.name in names
+                )
+                self._probe_wait_until = min(now + seconds, self.deadline)
+            if now < self._probe_wait_until:
+                return Wait(self._probe_wait_until - now, "probe", on_change=True)
+        if self._refusal_wait_until is None:
+            times = [r.retry_after for r in refused if r.retry_after is not None and r.reason != "probing"]
+            if times and (seconds := min(times)) <= self.limits.wait_seconds and now + seconds < self.deadline:
+                self._refusal_wait_until = now + seconds + WAIT_MARGIN_SECONDS
+        if self._refusal_wait_until is not None and now < self._refusal_wait_until:
+            return Wait(self._refusal_wait_until - now, "refused", on_change=True)
+        return None
+
+    # --- what came of it
+
+    def failed(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
+        """The attempt ended without the app having seen a byte: settle it and remember what may follow."""
+        self.engine.settle(attempt, outcome, now)
+        self.engine.ended(attempt, now)
+        candidate = attempt.candidate
+        name = candidate.provider.name
+        limits = candidate.provider.attempts
+        tries_left = self._tries.get(name, 0) < limits.per_provider
+        if outcome.then is Then.RETRY and tries_left:
+            pause = limits.backoff_seconds * (0.5 + self._jitter())
+            self._again = (candidate, now + pause, "backoff")
+        elif (
+            outcome.then is Then.WAIT
+            and tries_left
+            and outcome.cooldown_seconds is not None
+            and outcome.cooldown_seconds <= limits.wait_seconds
+            and now + outcome.cooldown_seconds < self.deadline
+        ):
+            self._again = (candidate, now + outcome.cooldown_seconds, "rate_limit")
+        elif outcome.then is Then.LARGER:
+            self._spend_not_larger_than(candidate)
+        else:
+            self._spent.add(name)
+
+    def may_move_on(self, outcome: Outcome) -> bool:
+        """Whether this outcome leaves it to us to ask again; otherwise the app gets the answer."""
+        if outcome.then is Then.HAND_OVER:
+            return False
+        return not (self.plan.pinned and outcome.then is Then.LARGER)
+
+    def _spend_not_larger_than(self, candidate: Candidate) -> None:
+        limit = window_of(candidate)
+        for other in self.plan.candidates:
+            window = window_of(other)
+            if other is candidate or window is None or (limit is not None and window <= limit):
+                self._spent.add(other.provider.name)
+
+    def rank(self, outcome: Outcome) -> int:
+        """How fit a failed answer is to be handed to the app when nobody could do better.
+
+        The original 400 about a context that is too long stands above all, an answer about a credential or a
+        model name of ours below all: it would blame the app for our configuration.
+        """
+        if outcome.reason == "context_too_long":
+            return 2
+        return 0 if outcome.reason in ("credential", "unknown_model") else 1
+
+
+def window_of(candidate: Candidate) -> int | None:
+    """The context window that is known for a candidate's model, in tokens."""
+    if candidate.model is None:
+        return None
+    return candidate.provider.context_window.get(candidate.model)

@@ -1,0 +1,829 @@
+"""Failover inside one request: sends attempts, watches what comes back, lets the app see one good answer.
+
+The only room that imports `mitmproxy.proxy`. It knows no circuit and no route: a `Session` says what the
+current attempt is, and the hook `sidestep_next` asks for the next one.
+
+A `FailoverLayer` is mitmproxy's `HttpLayer` with another kind of stream; a stream whose flow is not routed
+behaves as the base class does. Each attempt has an upstream stream id of its own, so that whatever an
+abandoned one still sends finds nobody.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mitmproxy import ctx, flow, http
+from mitmproxy.connection import Connection, ConnectionState, Server
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    GetHttpConnection,
+    HttpLayer,
+    HttpStream,
+    RegisterHttpConnection,
+    SendHttp,
+)
+from mitmproxy.proxy.layers.http._base import HttpEvent
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    RequestTrailers,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+)
+from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
+
+from sidestep import judging
+from sidestep.config import Provider
+from sidestep.outcomes import ErrorFacts, ErrorKind, Kind, Outcome, Then
+from sidestep.session import Session
+from sidestep.watching import ERROR_BODY_BYTES, Piece, Shape, Watch
+
+logger = logging.getLogger(__name__)
+
+Commands = layer.CommandGenerator[None]
+
+MAX_REQUEST_BYTES = 256 * 1024 * 1024
+"""A routed request's body is kept to be sent again; a larger one goes where the app sent it."""
+ERROR_BODY_SECONDS = 5.0
+"""An error body that does not come in this time is judged by its status alone."""
+TIMER_SLACK_SECONDS = 0.05
+"""A deadline this much earlier than the armed timer is worth a timer of its own."""
+
+_upstream_ids = itertools.count(1 << 40)
+
+
+class Conductor(Protocol):
+    """What the layer needs to know of the addon."""
+
+    def session(self, flow: http.HTTPFlow) -> Session | None:
+        """The session of a routed flow on which Sidestep acts."""
+        ...
+
+    def unrouted(self, flow: http.HTTPFlow) -> None:
+        """The flow has become too large to be moved: it goes where the app sent it."""
+        ...
+
+    def phrase_exhausted(self, session: Session) -> http.Response:
+        """The answer when nobody is left to ask and nobody has answered."""
+        ...
+
+
+@dataclass
+class SidestepNextHook(commands.StartHook):
+    """The attempt under way has failed: the addon makes the flow the next one, or leaves no attempt."""
+
+    name = "sidestep_next"
+    flow: http.HTTPFlow
+
+
+@dataclass
+class Expired(HttpEvent):
+    """A deadline of this stream may have passed."""
+
+
+class Phase(enum.Enum):
+    IDLE = "idle"
+    """No attempt is under way."""
+    CONNECT = "connect"
+    HEADERS = "headers"
+    """Sent; waiting for the response headers."""
+    HOLD = "hold"
+    """Headers have come, held back until the answer is known to be one."""
+    FLOW = "flow"
+    """The app sees the answer."""
+
+
+@dataclass(slots=True)
+class Held:
+    """An answer held back: its head, and what it would look like to the app so far."""
+
+    headers: ResponseHeaders
+    data: list[bytes]
+    size: int = 0
+    ended: bool = False
+    rank: int = 0
+    provider: Provider | None = None
+
+
+class FailoverStream(HttpStream):
+    """One client request. State: the session, the phase, the upstream id, the held answer, the best failed
+    answer so far, the deadline of the phase (monotonic seconds)."""
+
+    session: Session | None = None
+    phase: Phase = Phase.IDLE
+    up_id: int | None = None
+    upstream: Connection | None = None
+    held: Held | None = None
+    best: Held | None = None
+    deadline: float | None = None
+    asked_session: bool = False
+    parent: FailoverLayer
+
+    # --- the way in and out: ids, credentials, and the guard
+
+    def handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, HttpEvent) and event.stream_id == self.up_id:
+            event.stream_id = self.stream_id
+        try:
+            for command in super().handle_event(event):
+                if isinstance(command, SendHttp):
+                    if command.connection is not self.context.client and not self._addressed(command):
+                        continue
+                elif isinstance(command, DropStream) and self.up_id is not None:
+                    self.parent.streams.pop(self.up_id, None)
+                yield command
+        except Exception as e:
+            if self.session is None:
+                raise
+            yield from self._crashed(e)
+
+    def _addressed(self, command: SendHttp) -> bool:
+        """Give an event for a server the attempt's own id; False if there is nobody to get it."""
+        if command.connection not in self.parent.connections:
+            return False
+        if self.session is not None:
+            if self.up_id is None:
+                return False
+            command.event.stream_id = self.up_id
+        return True
+
+    def _crashed(self, error: Exception) -> Commands:
+        """A bug of ours ends this one call with an error; no piece of an answer is lost in silence."""
+        session = self.session
+        assert session is not None
+        at = error.__traceback__
+        while at is not None and at.tb_next is not None:
+            at = at.tb_next
+        place = "" if at is None else f" at {at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
+        # The text of an exception may quote a body or a key: its type and place tell enough.
+        logger.error(f"sidestep: internal error ({type(error).__name__}{place}); one call was ended")
+        self._paused = None
+        self._paused_event_queue.clear()
+        upstream, up_id = self.upstream, self.up_id
+        parent = self.parent
+        self.client_state = self.server_state = self.state_errored
+        self.deadline = None
+        session.drop(judging.OURS)
+        self.flow.error = flow.Error("sidestep: internal error")
+        self.flow.live = False
+        if up_id is not None:
+            parent.streams.pop(up_id, None)
+            if upstream is not None and upstream in parent.connections:
+                cancel = RequestProtocolError(up_id, "internal error", ErrorCode.CANCEL)
+                yield SendHttp(cancel, upstream)
+        self.session = None
+        yield SendHttp(
+            ResponseProtocolError(self.stream_id, "sidestep: internal error", ErrorCode.GENERIC_SERVER_ERROR),
+            self.context.client,
+        )
+        yield DropStream(self.stream_id)
+        yield HttpErrorHook(self.flow)
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        session = self.session
+        if session is None or self.phase is Phase.IDLE:
+            if not isinstance(event, Expired):
+                yield from super()._handle_event(event)
+        elif isinstance(event, ResponseTrailers) and self.context.client.alpn != b"h2":
+            pass  # mitmproxy's HTTP/1 server cannot send them
+        elif isinstance(event, Expired):
+            yield from self._on_expired()
+        elif isinstance(event, (RequestProtocolError, ResponseProtocolError)):
+            yield from self.handle_protocol_error(event)
+        elif self.phase is Phase.FLOW and isinstance(event, ResponseData):
+            yield from self._on_flowing(event)
+        elif self.phase is Phase.FLOW and isinstance(event, ResponseEndOfMessage):
+            yield from self._on_flow_end(event)
+        else:
+            yield from super()._handle_event(event)
+
+    # --- the request
+
+    def state_consume_request_body(self, event: events.Event) -> Commands:
+        if not self.asked_session:
+            self.asked_session = True
+            self.session = self.parent.conductor.session(self.flow)
+        session = self.session
+        if session is None:
+            yield from super().state_consume_request_body(event)
+        elif isinstance(event, RequestData):
+            # Not `check_body_size`: `stream_large_bodies` would start the request to the original host.
+            self.request_body_buf += event.data
+            if len(self.request_body_buf) > MAX_REQUEST_BYTES:
+                self.session = None
+                self.parent.conductor.unrouted(self.flow)
+                yield from self.check_body_size(True)
+        elif isinstance(event, RequestEndOfMessage):
+            self.flow.request.timestamp_end = time.time()
+            self.flow.request.data.content = bytes(self.request_body_buf)
+            self.request_body_buf.clear()
+            self.client_state = self.state_done
+            yield HttpRequestHook(self.flow)
+            if (yield from self.check_killed(True)):
+                return
+            if self.flow.response:
+                yield from self._answer()
+            elif session.attempt is None:
+                self.session = None
+                yield from self._send_unrouted()
+            else:
+                yield from self._attempt()
+        else:
+            yield from super().state_consume_request_body(event)
+
+    def _answer(self) -> Commands:
+        """Give the client the response that was set, by us or by another addon."""
+        assert self.flow.response is not None
+        self.phase = Phase.IDLE
+        self.flow.response.timestamp_start = time.time()
+        yield HttpResponseHeadersHook(self.flow)
+        if (yield from self.check_killed(True)):
+            return
+        yield from self.send_response()
+
+    def _send_unrouted(self) -> Commands:
+        """What the base class does once the request hook is over."""
+        if (yield from self.make_server_connection()):
+            request = self.flow.request
+            yield from self._send(request, self.stream_id, self.context.server)
+
+    def _send(self, head: http.Request, stream_id: int, server: Connection) -> Commands:
+        content, trailers = self.flow.request.raw_content, self.flow.request.trailers
+        if trailers and server.alpn != b"h2":
+            trailers = None  # mitmproxy's HTTP/1 client cannot send them
+        yield SendHttp(RequestHeaders(stream_id, head, not (content or trailers)), server)
+        if content:
+            yield SendHttp(RequestData(stream_id, content), server)
+        if trailers:
+            yield SendHttp(RequestTrailers(stream_id, trailers), server)
+        yield SendHttp(RequestEndOfMessage(stream_id), server)
+
+    # --- attempts
+
+    def _attempt(self) -> Commands:
+        """Send attempts until one has been sent whole, or nobody is left."""
+        session = self.session
+        assert session is not None
+        while True:
+            self.phase = Phase.CONNECT
+            self.up_id = next(_upstream_ids)
+            self.parent.streams[self.up_id] = self
+            self.server_state = self.state_wait_for_response_headers
+            self.held = None
+            request = self.flow.request
+            connection, error = yield GetHttpConnection(
+                (request.host, request.port),
+                request.scheme == "https",
+                self.flow.server_conn.via,
+                self.flow.server_conn.transport_protocol,
+            )
+            if error is None:
+                self.upstream = connection
+            if (yield from self.check_killed(True)):
+                return
+            if error is not None:
+                if (yield from self._move_on(judging.CONNECT)):
+                    continue
+                return
+            self.context.server = self.flow.server_conn = connection
+            self.phase = Phase.HEADERS
+            head = session.outgoing(to_http1=connection.alpn != b"h2")
+            timeouts = session.timeouts
+            yield from self._arm(timeouts.first_byte if session.streaming else timeouts.headers)
+            yield from self._send(head, self.up_id, connection)
+            return
+
+    def _abandon(self) -> Commands:
+        """Nothing more is wanted of the attempt under way."""
+        up_id, upstream = self.up_id, self.upstream
+        phase_before = self.phase
+        self.deadline = None
+        self.phase = Phase.IDLE
+        if up_id is None:
+            return
+        # A connection that was made for us and not used must be closed too: it would hold one of the five
+        # places that mitmproxy has for an address. An HTTP/2 stream that was not opened needs no reset.
+        unused_h2 = phase_before is Phase.CONNECT and upstream is not None and upstream.alpn == b"h2"
+        ended = self.held is not None and self.held.ended
+        if upstream is not None and not ended and not unused_h2:
+            yield SendHttp(RequestProtocolError(up_id, "abandoned", ErrorCode.CANCEL), upstream)
+        self.parent.streams.pop(up_id, None)
+        self.up_id = None
+        self.upstream = None
+
+    def _move_on(self, outcome: Outcome) -> layer.CommandGenerator[bool]:
+        """The attempt failed before the app saw a byte. True if the flow is now the next attempt."""
+        session = self.session
+        assert session is not None
+        exchange, attempt = session.exchange, session.attempt
+        assert exchange is not None
+        assert attempt is not None
+        self._keep_answer(exchange.rank(outcome))
+        yield from self._abandon()
+        self.held = None
+        exchange.failed(attempt, outcome, session.clock())
+        session.attempt = None
+        if exchange.may_move_on(outcome):
+            yield SidestepNextHook(self.flow)
+            if (yield from self.check_killed(True)):
+                return False
+            if session.attempt is not None:
+                return True
+        yield from self._conclude()
+        return False
+
+    def _keep_answer(self, rank: int) -> None:
+        held = self.held
+        if held is None or not held.ended or held.headers.response.status_code < 400:
+            return
+        session = self.session
+        assert session is not None
+        assert session.attempt is not None
+        held.rank = rank
+        held.provider = session.attempt.candidate.provider
+        if self.best is None or (rank >= self.best.rank and self.best.rank < 2):
+            self.best = held
+
+    def _conclude(self) -> Commands:
+        """Nobody is left: the app gets the best failed answer, else an error of ours."""
+        session = self.session
+        assert session is not None
+        self.phase = Phase.IDLE
+        best, self.best = self.best, None
+        if best is not None:
+            session.answered_by = best.provider
+            self._withhold_key(best)
+            yield from self._let_go(best)
+            return
+        self.flow.response = self.parent.conductor.phrase_exhausted(session)
+        yield from self._answer()
+
+    def _withhold_key(self, held: Held) -> None:
+        """A provider that repeats our key to it is not quoted."""
+        session = self.session
+        assert session is not None
+        if held.provider is None or not held.ended:
+            return
+        replaced = session.without_key(held.headers.response, b"".join(held.data), held.provider)
+        if replaced is not None:
+            held.data[:] = [replaced]
+
+    def _let_go(self, held: Held) -> Commands:
+        """Let the base class have a held answer, as if it came now."""
+        self.server_state = super().state_wait_for_response_headers
+        yield from super().state_wait_for_response_headers(held.headers)
+        for data in held.data:
+            if data and not self._is_over():
+                yield from self.server_state(ResponseData(self.stream_id, data))
+        held.data.clear()
+        if held.ended and not self._is_over():
+            yield from self.server_state(ResponseEndOfMessage(self.stream_id))
+
+    def _is_over(self) -> bool:
+        return self.server_state in (self.state_errored, self.state_done)
+
+    # --- the answer, held back
+
+    def state_wait_for_response_headers(self, event: events.Event) -> Commands:
+        session = self.session
+        if session is None or session.attempt is None:
+            yield from super().state_wait_for_response_headers(event)
+            return
+        assert isinstance(event, ResponseHeaders)
+        watch = session.open_watch(event.response)
+        held = self.held = Held(event, [])
+        self.phase = Phase.HOLD
+        if watch.shape is Shape.OPAQUE:
+            session.settle(watch.judge_end())
+            yield from self._commit(held)
+            return
+        timeouts = session.timeouts
+        match watch.shape:
+            case Shape.STREAM:
+                yield from self._arm(timeouts.first_content)
+            case Shape.ERROR:
+                yield from self._arm(min(timeouts.idle, ERROR_BODY_SECONDS))
+            case _:
+                yield from self._arm(timeouts.idle)
+        self.server_state = self.state_hold
+
+    def state_hold(self, event: events.Event) -> Commands:
+        session, held = self.session, self.held
+        assert session is not None
+        assert held is not None
+        watch = session.watch
+        assert watch is not None
+        if isinstance(event, ResponseData):
+            piece = self._read(watch, event.data)
+            held.data.append(piece.forward)
+            held.size += len(piece.forward)
+            if watch.shape is Shape.WHOLE:
+                yield from self._arm(session.timeouts.idle)
+            if piece.content:
+                session.settle(judging.SUCCESS)
+                yield from self._commit(held)
+                if piece.error is not None:
+                    yield from self._end_in_band(judging.STREAM_ERROR, piece.error)
+            elif piece.error is not None:
+                yield from self._failed(watch.judge_error_event(piece.error))
+            elif watch.shape is Shape.ERROR and held.size > ERROR_BODY_BYTES:
+                yield from self._judged(watch.judge_end(), held)
+            elif held.size > session.hold_bytes:
+                session.note("answer larger than hold_bytes: let go before it was known to be good")
+                if watch.shape is Shape.WHOLE:
+                    session.settle(judging.SUCCESS)
+                yield from self._commit(held)
+        elif isinstance(event, ResponseEndOfMessage):
+            rest = watch.rest()
+            held.ended = True
+            if rest.forward:
+                held.data.append(rest.forward)
+            if rest.error is not None and not watch.begun:
+                yield from self._failed(watch.judge_error_event(rest.error))
+            else:
+                yield from self._judged(watch.judge_end(), held)
+        else:
+            held.headers.response.trailers = getattr(event, "trailers", None)
+
+    def _judged(self, outcome: Outcome, held: Held) -> Commands:
+        """A whole answer has its outcome: hand it over or move on."""
+        session = self.session
+        assert session is not None
+        if outcome.kind is Kind.SUCCESS or outcome.then is Then.HAND_OVER:
+            if held.ended:
+                session.end(outcome)
+            else:
+                session.settle(outcome)
+            yield from self._commit(held)
+        else:
+            yield from self._failed(outcome)
+
+    def _failed(self, outcome: Outcome) -> Commands:
+        if (yield from self._move_on(outcome)):
+            yield from self._attempt()
+
+    def _commit(self, held: Held) -> Commands:
+        """From here on the app sees this answer."""
+        session = self.session
+        assert session is not None
+        watch = session.watch
+        assert watch is not None
+        self.phase = Phase.FLOW
+        self.held = None
+        self.best = None
+        assert session.attempt is not None
+        session.answered_by = held.provider = session.attempt.candidate.provider
+        if watch.shape is Shape.ERROR:
+            self._withhold_key(held)
+        if watch.shape in (Shape.STREAM, Shape.FLOWING) and not held.ended:
+            held.headers.response.stream = True
+        if watch.shape is Shape.OPAQUE:
+            self.deadline = None
+        else:
+            yield from self._arm(session.timeouts.idle)
+        yield from self._let_go(held)
+
+    # --- the answer, flowing
+
+    def _read(self, watch: Watch, data: bytes) -> Piece:
+        session = self.session
+        assert session is not None
+        try:
+            piece = watch.feed(data)
+        except ValueError:
+            return Piece(data, error=ErrorFacts(ErrorKind.SERVER, "the answer is not in its content encoding"))
+        if piece.dropped:
+            session.note(f"{piece.dropped} event(s) that were no valid JSON dropped")
+        return piece
+
+    def _on_flowing(self, event: ResponseData) -> Commands:
+        session = self.session
+        assert session is not None
+        watch = session.watch
+        assert watch is not None
+        if self.deadline is not None:
+            self.deadline = session.clock() + session.timeouts.idle
+        if watch.shape is not Shape.STREAM:
+            yield from self.server_state(event)
+            return
+        begun = watch.begun
+        piece = self._read(watch, event.data)
+        if piece.content and not begun:
+            session.settle(judging.SUCCESS)
+        if piece.forward:
+            event.data = piece.forward
+            yield from self.server_state(event)
+        if piece.error is not None and not self._is_over():
+            yield from self._end_in_band(judging.STREAM_ERROR, piece.error)
+
+    def _on_flow_end(self, event: ResponseEndOfMessage) -> Commands:
+        session = self.session
+        assert session is not None
+        watch = session.watch
+        assert watch is not None
+        self.deadline = None
+        if watch.shape is Shape.STREAM:
+            rest = watch.rest()
+            if rest.error is not None:
+                yield from self._end_in_band(judging.STREAM_ERROR, rest.error)
+                return
+            outcome = watch.judge_end()
+            if outcome.kind is Kind.FAILURE:
+                yield from self._end_in_band(judging.TRUNCATED, None)
+                return
+            session.end(outcome)
+            if rest.forward:
+                yield from self.server_state(ResponseData(self.stream_id, rest.forward))
+        elif watch.shape is not Shape.OPAQUE:
+            session.end(watch.judge_end())
+        yield from self.server_state(event)
+
+    def _end_in_band(self, outcome: Outcome, error: ErrorFacts | None) -> Commands:
+        """The app has seen a part of the answer: an error event ends it, or else the wire is cut."""
+        session = self.session
+        assert session is not None
+        watch, call = session.watch, session.call
+        assert watch is not None
+        assert call is not None
+        response = self.flow.response
+        kind, message = session.phrase_broken(outcome, error)
+        session.end(outcome)
+        session.note(message)
+        yield from self._abandon()
+        self.flow.error = flow.Error(message)
+        self.flow.live = False
+        over = self._is_over()
+        self.client_state = self.server_state = self.state_done
+        if over:
+            return
+        yield HttpErrorHook(self.flow)
+        whole = watch.plain and response is not None and "content-length" not in response.headers
+        if whole and watch.shape is Shape.STREAM:
+            last = session.error_event(kind, message)
+            yield SendHttp(ResponseData(self.stream_id, last), self.context.client)
+            yield DropStream(self.stream_id)
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+        else:
+            cut = ResponseProtocolError(self.stream_id, message, ErrorCode.CANCEL)
+            yield SendHttp(cut, self.context.client)
+            yield DropStream(self.stream_id)
+
+    # --- ends that are nobody's message
+
+    def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Commands:
+        session = self.session
+        if session is None or self.phase is Phase.IDLE:
+            if session is not None:
+                session.drop(judging.CLIENT_GONE)
+            yield from super().handle_protocol_error(event)
+        elif isinstance(event, RequestProtocolError):
+            self.deadline = None
+            session.drop(session.client_gone())
+            yield from super().handle_protocol_error(event)
+        elif self.phase is Phase.FLOW:
+            yield from self._cut(event)
+        else:
+            self.upstream = None
+            yield from self._failed(self._broken())
+
+    def _broken(self) -> Outcome:
+        """The outcome of a connection that broke before the app saw a byte."""
+        held = self.held
+        if held is None:
+            return judging.CONNECT
+        status = held.headers.response.status_code
+        session = self.session
+        assert session is not None
+        if session.watch is not None and session.watch.shape is Shape.ERROR:
+            return session.watch.judge_end()
+        return judging.judge_no_answer(status)
+
+    def _cut(self, event: ResponseProtocolError) -> Commands:
+        """The provider's connection broke while the app was reading."""
+        session = self.session
+        assert session is not None
+        watch = session.watch
+        assert watch is not None
+        self.upstream = None
+        if watch.shape is Shape.STREAM:
+            if watch.finished:
+                # The answer is whole: that its transport ended badly is not the app's concern.
+                yield from self._on_flow_end(ResponseEndOfMessage(self.stream_id))
+            else:
+                yield from self._end_in_band(judging.TRUNCATED, None)
+            return
+        session.end(judging.TRUNCATED)
+        yield from super().handle_protocol_error(event)
+
+    def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
+        killed = yield from super().check_killed(emit_error_hook)
+        session = self.session
+        if killed and session is not None:
+            by_us = self.flow.error is not None and self.flow.error.msg == flow.Error.KILLED_MESSAGE
+            session.drop(judging.KILLED if by_us else judging.CLIENT_GONE)
+            yield from self._abandon()
+            yield DropStream(self.stream_id)
+        return killed
+
+    def flow_done(self) -> Commands:
+        self.deadline = None
+        if self.session is not None and not self.flow.websocket:
+            self.session.drop(judging.OURS)
+        yield from super().flow_done()
+
+    # --- deadlines
+
+    def _arm(self, seconds: float) -> Commands:
+        session = self.session
+        assert session is not None
+        assert session.exchange is not None
+        at = session.clock() + seconds
+        if self.phase is not Phase.FLOW:
+            at = min(at, session.exchange.deadline)
+        self.deadline = at
+        yield from self.parent.arm(at)
+
+    def _on_expired(self) -> Commands:
+        session = self.session
+        assert session is not None
+        now = session.clock()
+        if self.deadline is None or now < self.deadline:
+            return
+        if self.phase is Phase.CONNECT:
+            return
+        upstream = self.upstream
+        if self.phase is Phase.HEADERS and upstream is not None and self.parent.is_queued(upstream, self.up_id):
+            yield from self._arm(session.timeouts.first_byte)
+            return
+        if self.phase is Phase.FLOW:
+            if client_is_slow(self.context.client):
+                yield from self._arm(session.timeouts.idle)
+                return
+            watch = session.watch
+            if watch is not None and watch.finished:
+                yield from self._abandon_finished()
+            else:
+                yield from self._end_in_band(judging.STALLED, None)
+        elif self.held is not None and session.watch is not None and session.watch.shape is Shape.ERROR:
+            yield from self._judged(session.watch.judge_end(), self.held)
+        else:
+            yield from self._failed(judging.TIMEOUT)
+
+    def _abandon_finished(self) -> Commands:
+        """The answer is whole but its connection stays open: end it for the app."""
+        up_id, upstream = self.up_id, self.upstream
+        yield from self._on_flow_end(ResponseEndOfMessage(self.stream_id))
+        if up_id is not None and upstream is not None:
+            self.parent.streams.pop(up_id, None)
+            if upstream in self.parent.connections:
+                yield SendHttp(RequestProtocolError(up_id, "abandoned", ErrorCode.CANCEL), upstream)
+
+
+class FailoverLayer(HttpLayer):
+    """mitmproxy's HTTP layer with failover streams, connect timeouts, and one timer for all deadlines.
+
+    State beside the base class's: the deadlines of connections being made, the armed timers.
+    """
+
+    conductor: Conductor
+    clock: Callable[[], float]
+    connecting: dict[Connection, tuple[float, float]]
+    timers: dict[commands.Command, float]
+
+    @classmethod
+    def adopt(cls, layer: HttpLayer, conductor: Conductor, clock: Callable[[], float]) -> None:
+        """Make a layer that has not started yet one of these, in its place."""
+        layer.__class__ = cls
+        assert isinstance(layer, cls)
+        layer.conductor = conductor
+        layer.clock = clock
+        layer.connecting = {}
+        layer.timers = {}
+
+    def make_stream(self, stream_id: int) -> Commands:
+        stream = self.streams[stream_id] = FailoverStream(self.context.fork(), stream_id)
+        stream.parent = self
+        yield from self.event_to_child(stream, events.Start())
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, events.Wakeup) and event.command in self.timers:
+            yield from self._on_timer(event)
+            return
+        if isinstance(event, events.ConnectionEvent) and self._is_forgotten(event.connection):
+            return
+        yield from super()._handle_event(event)
+        if isinstance(event, events.ConnectionClosed) and isinstance(event.connection, Server):
+            self._forget(event.connection)
+
+    # --- connections
+
+    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> Commands:
+        stream = self.command_sources.get(event)
+        known = set(self.waiting_for_establishment)
+        yield from super().get_connection(event, reuse=reuse)
+        if isinstance(stream, FailoverStream) and stream.session is not None:
+            for connection in self.waiting_for_establishment:
+                if connection not in known:
+                    seconds = stream.session.timeouts.connect
+                    self.connecting[connection] = (self.clock() + seconds, seconds)
+                    yield from self.arm(self.clock() + seconds)
+
+    def register_connection(self, command: RegisterHttpConnection) -> Commands:
+        connection = command.connection
+        self.connecting.pop(connection, None)
+        # A kept error would be given at once to every later request of this client: a probe could never pass.
+        connection.error = None
+        yield from super().register_connection(command)
+        if command.err:
+            self._forget(connection)
+
+    def _outermost(self, connection: Connection) -> Connection:
+        """The connection to the upstream proxy that this one is tunnelled through, or itself."""
+        tunnel: Connection = getattr(self.connections[connection], "tunnel_connection", connection)
+        return tunnel
+
+    def _forget(self, connection: Connection) -> None:
+        if (
+            connection.state is ConnectionState.CLOSED
+            and connection is not self.context.server
+            and connection not in self.waiting_for_establishment
+        ):
+            self.connections.pop(connection, None)
+
+    def _is_forgotten(self, connection: Connection) -> bool:
+        return (
+            isinstance(connection, Server)
+            and connection is not self.context.server
+            and connection not in self.connections
+        )
+
+    def is_queued(self, connection: Connection, up_id: int | None) -> bool:
+        """Whether a request still waits inside mitmproxy for a free HTTP/2 stream."""
+        handler = self.connections.get(connection)
+        queue: Any = getattr(handler.context.layers[-1], "stream_queue", ()) if handler is not None else ()
+        return up_id in queue
+
+    # --- one timer
+
+    def arm(self, at: float) -> Commands:
+        """See to it that a timer fires at this time (monotonic seconds) or before."""
+        if self.timers and min(self.timers.values()) <= at + TIMER_SLACK_SECONDS:
+            return
+        command = commands.RequestWakeup(max(0.0, at - self.clock()))
+        self.timers[command] = at
+        yield command
+        # `command_sources` would pin the stream that asked; the answer is caught before it is looked up.
+        self.command_sources.pop(command, None)
+
+    def _on_timer(self, event: events.Wakeup) -> Commands:
+        self.timers.pop(event.command, None)
+        self.command_sources.pop(event.command, None)
+        now = self.clock() + TIMER_SLACK_SECONDS
+        for connection, (at, seconds) in tuple(self.connecting.items()):
+            if at > now:
+                continue
+            if connection.timestamp_start is None:
+                # Still queued inside mitmproxy for one of five places: nobody's fault.
+                self.connecting[connection] = (self.clock() + seconds, seconds)
+                continue
+            self.connecting.pop(connection, None)
+            if connection in self.connections:
+                yield commands.CloseConnection(self._outermost(connection))
+        for stream in tuple(self._routed_streams()):
+            if stream.deadline is not None and stream.deadline <= now:
+                stream.deadline = min(stream.deadline, self.clock())
+                yield from self.event_to_child(stream, Expired(stream.stream_id))
+        pending = [at for at, _ in self.connecting.values()]
+        pending += [s.deadline for s in self._routed_streams() if s.deadline is not None]
+        if pending:
+            yield from self.arm(max(min(pending), self.clock() + TIMER_SLACK_SECONDS))
+
+    def _routed_streams(self) -> Iterator[FailoverStream]:
+        for stream_id, stream in self.streams.items():
+            if stream_id == stream.stream_id and isinstance(stream, FailoverStream):
+                yield stream
+
+
+def client_is_slow(client: Connection) -> bool:
+    """Whether data for this client waits inside mitmproxy: then the provider's silence is ours."""
+    try:
+        server: Any = ctx.master.addons.get("proxyserver")
+        handler = server.connections[client.id]
+        writer = handler.transports[client].writer
+        size: int = writer.transport.get_write_buffer_size()
+    except (AttributeError, KeyError):
+        return False
+    return size > 0

@@ -1,0 +1,172 @@
+"""One routed flow: its exchange, the request as the app sent it, the attempt under way.
+
+What the layer and the hooks share about a flow while it is live. No sending, no waiting, no mitmproxy.proxy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from mitmproxy import http
+
+from sidestep import flows, judging
+from sidestep.config import Provider, TimeoutSettings
+from sidestep.dialects.base import Call
+from sidestep.engine import Attempt, Engine
+from sidestep.exchange import Exchange
+from sidestep.outcomes import ErrorFacts, ErrorKind, Kind, Outcome
+from sidestep.routing import Match
+from sidestep.watching import Watch
+
+Clock = Callable[[], float]
+
+NOTES = 20
+"""Notes kept of one attempt."""
+
+
+class Session:
+    """State: the call and exchange once the body was read, the attempt under way and its watch, what was
+    answered. `acting` is False where Sidestep only looks on (mode `observe`)."""
+
+    def __init__(self, flow: http.HTTPFlow, match: Match, engine: Engine, clock: Clock, *, acting: bool) -> None:
+        self.flow = flow
+        self.match = match
+        self.engine = engine
+        self.clock = clock
+        self.acting = acting
+        self.original = flows.Original.take(flow.request)
+        self.call: Call | None = None
+        self.exchange: Exchange | None = None
+        self.attempt: Attempt | None = None
+        self.watch: Watch | None = None
+        self.answered_by: Provider | None = None
+        self.advice: str | None = None
+        """In mode `observe`: what would have been done."""
+
+    @property
+    def timeouts(self) -> TimeoutSettings:
+        assert self.attempt is not None
+        return self.attempt.candidate.provider.timeouts
+
+    @property
+    def streaming(self) -> bool:
+        return self.call is not None and self.call.stream
+
+    def begin(self, attempt: Attempt) -> None:
+        """Make the flow's request the one for this attempt."""
+        assert self.call is not None
+        self.attempt = attempt
+        self.watch = None
+        flows.point_at(self.flow.request, self.original, self.match, self.call, attempt.candidate)
+
+    def outgoing(self, *, to_http1: bool) -> http.Request:
+        """The request's head as it is sent, with the credential."""
+        assert self.attempt is not None
+        return flows.outgoing(self.flow.request, self.original, self.attempt.candidate, to_http1=to_http1)
+
+    def release(self) -> None:
+        """Give the flow back as the app sent it, credential included: it goes where it was going."""
+        self.drop(judging.OURS)
+        self.original.restore(self.flow.request, credentials=True)
+
+    def open_watch(self, response: http.Response) -> Watch:
+        """Watch the answer whose head has come."""
+        assert self.attempt is not None
+        assert self.call is not None
+        now = self.clock()
+        self.attempt.headers_at = now
+        self.attempt.status = response.status_code
+        self.watch = Watch(
+            self.match.dialect,
+            self.call,
+            own_provider=self.attempt.candidate.own,
+            own_credential=self.attempt.candidate.own_credential,
+            status=response.status_code,
+            headers={k.lower(): v for k, v in response.headers.items(multi=True)},
+            wall_now=time.time(),
+        )
+        return self.watch
+
+    # --- what the layer asks
+
+    @property
+    def hold_bytes(self) -> int:
+        assert self.attempt is not None
+        return self.attempt.candidate.provider.stream.hold_bytes
+
+    def note(self, text: str) -> None:
+        """Something about the attempt under way that its story should tell. Never a quotation."""
+        if self.attempt is not None and len(self.attempt.notes) < NOTES:
+            self.attempt.notes.append(text)
+
+    def phrase_broken(self, outcome: Outcome, error: ErrorFacts | None) -> tuple[ErrorKind, str]:
+        """What the app is told of a stream that broke after content."""
+        assert self.attempt is not None
+        provider = self.attempt.candidate.provider
+        if error is None:
+            how = "went silent" if outcome.reason == "timeout" else "ended before its end"
+            return ErrorKind.SERVER, f"the stream from {provider.name} {how}"
+        if not error.message or flows.bears_key(error.message.encode("utf-8", "replace"), provider):
+            return error.kind, f"{provider.name} ended the stream with an error"
+        return error.kind, error.message
+
+    def error_event(self, kind: ErrorKind, message: str) -> bytes:
+        assert self.watch is not None
+        return self.watch.error_event(kind, message)
+
+    def without_key(self, response: http.Response, body: bytes, provider: Provider) -> bytes | None:
+        """An error body in place of one that repeats our key; None if it does not."""
+        assert self.watch is not None or self.call is not None
+        readable = http.Response.make(200, body, response.headers).get_content(strict=False) or body
+        if not flows.bears_key(readable, provider) and not flows.bears_key(body, provider):
+            return None
+        text = f"{provider.name} answered {response.status_code}; its words are withheld: they repeat its key"
+        replaced = self.match.dialect.phrase_error(response.status_code, ErrorKind.SERVER, text)
+        response.headers.pop("content-encoding", None)
+        response.headers["content-type"] = "application/json"
+        if "content-length" in response.headers:
+            response.headers["content-length"] = str(len(replaced))
+        return replaced
+
+    # --- settling: each attempt once; a success at first content may be taken back
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give the attempt under way its outcome."""
+        attempt = self.attempt
+        if attempt is None:
+            return
+        now = self.clock()
+        if outcome.kind is Kind.SUCCESS and attempt.content_at is None:
+            attempt.content_at = now
+        earlier = attempt.outcome
+        if earlier is None or (earlier.kind is Kind.SUCCESS and outcome.kind is Kind.FAILURE):
+            self.engine.settle(attempt, outcome, now)
+
+    def end(self, outcome: Outcome) -> None:
+        """The attempt under way is over, with this as the last word on it."""
+        attempt = self.attempt
+        if attempt is None:
+            return
+        self.settle(outcome)
+        watch = self.watch
+        if watch is not None:
+            attempt.usage = watch.usage
+            if watch.ids:
+                self.engine.issued(watch.ids, attempt.candidate.provider)
+        self.engine.ended(attempt, self.clock())
+
+    def drop(self, outcome: Outcome) -> None:
+        """Whatever is still open of this flow is closed with this outcome."""
+        if self.attempt is not None and self.attempt in self.engine.in_flight:
+            self.end(outcome)
+
+    def client_gone(self) -> Outcome:
+        """What the app's leaving says of the provider."""
+        attempt = self.attempt
+        if attempt is None:
+            return judging.CLIENT_GONE
+        limits = self.timeouts
+        limit = limits.first_byte if self.streaming else limits.headers
+        waited = self.clock() - attempt.started
+        return judging.judge_client_gone(waited, limit, byte_came=attempt.headers_at is not None)

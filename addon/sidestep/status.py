@@ -1,0 +1,181 @@
+"""What people and machines see of the engine: health, metrics, the status page. Pure reading, no policy.
+
+Pure: no mitmproxy, no clock. No key, no prompt and no body can be read here, for the engine holds none.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from sidestep.circuit import State
+from sidestep.config import Provider
+from sidestep.engine import Engine
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_OPEN = frozenset({State.OPEN, State.FORCED_OPEN})
+_CLOSED = frozenset({State.CLOSED, State.DISABLED})
+_WORST_FIRST = (State.FORCED_OPEN, State.OPEN, State.HALF_OPEN, State.CLOSED, State.DISABLED)
+
+
+def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str, Any]:
+    """One provider's line in `/health`. Times are seconds from now."""
+    snapshots = {model: c.snapshot(now) for model, c in engine.circuits_of(provider).items()}
+    states = {s.state for s in snapshots.values()}
+    # With a circuit per model a provider is as well as its best model: the others can still be asked.
+    state = next((s for s in reversed(_WORST_FIRST) if s in states), State.CLOSED)
+    cooldown = engine.cooldown(provider.name)
+    remaining = cooldown.remaining(now)
+    retry = [s.retry_after for s in snapshots.values() if s.retry_after is not None]
+    status: dict[str, Any] = {
+        "state": str(state),
+        "failure_count": sum(s.failure_count for s in snapshots.values()),
+        "successes": sum(s.successes for s in snapshots.values()),
+        "failures": sum(s.failures for s in snapshots.values()),
+        "retry_after": round(min(retry), 3) if retry else None,
+        "permits_out": sum(s.permits_out for s in snapshots.values()),
+        "in_flight": sum(1 for a in engine.in_flight if a.candidate.provider.name == provider.name),
+        "cooldown": None if remaining <= 0 else {"seconds": round(remaining, 3), "reason": cooldown.reason(now)},
+    }
+    if provider.circuit.scope == "model":
+        status["models"] = {model or "": str(s.state) for model, s in snapshots.items()}
+    return status
+
+
+def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
+    """HTTP status and body of `/health`."""
+    providers = {p.name: provider_status(engine, p, now) for p in engine.settings.providers}
+    states = [State(p["state"]) for p in providers.values()]
+    if all(s in _CLOSED for s in states):
+        word = "ok"
+    elif all(s in _OPEN for s in states):
+        word = "unhealthy"
+    else:
+        word = "degraded"
+    body = {"status": word, "mode": engine.mode, "in_flight": len(engine.in_flight), "providers": providers}
+    return (503 if word == "unhealthy" else 200), body
+
+
+class _EngineCollector(Collector):
+    """Reads the engine when it is scraped; keeps nothing."""
+
+    def __init__(self, engine: Engine, now: float) -> None:
+        self._engine = engine
+        self._now = now
+
+    def collect(self) -> Iterator[Metric]:
+        engine = self._engine
+        attempts = CounterMetricFamily(
+            "sidestep_attempts",
+            "Attempts by provider, outcome and reason.",
+            labels=["provider", "outcome", "reason"],
+        )
+        for (provider, outcome, reason), count in sorted(engine.attempts_total.items()):
+            attempts.add_metric([provider, str(outcome), reason], count)
+        yield attempts
+        requests = CounterMetricFamily(
+            "sidestep_requests", "Routed requests by route and result.", labels=["route", "result"]
+        )
+        for (route, result), count in sorted(engine.requests_total.items()):
+            requests.add_metric([route, result], count)
+        yield requests
+        yield CounterMetricFamily(
+            "sidestep_rerouted",
+            "Requests answered by another provider than their own.",
+            value=engine.rerouted_total,
+        )
+        tokens = CounterMetricFamily(
+            "sidestep_tokens", "Tokens as reported by the provider.", labels=["provider", "direction"]
+        )
+        for (provider, direction), count in sorted(engine.tokens_total.items()):
+            tokens.add_metric([provider, direction], count)
+        yield tokens
+        cost = CounterMetricFamily("sidestep_cost_usd", "Cost in USD by the price list.", labels=["provider"])
+        for provider, dollars in sorted(engine.cost_total.items()):
+            cost.add_metric([provider], dollars)
+        yield cost
+        yield from self._gauges()
+
+    def _gauges(self) -> Iterator[Metric]:
+        engine, now = self._engine, self._now
+        state = GaugeMetricFamily(
+            "sidestep_circuit_state",
+            "1 for the state that a provider's circuit is in.",
+            labels=["provider", "state"],
+        )
+        failures = GaugeMetricFamily("sidestep_circuit_failures", "Consecutive failures.", labels=["provider"])
+        permits = GaugeMetricFamily("sidestep_permits_out", "Permits not settled yet.", labels=["provider"])
+        cooldown = GaugeMetricFamily("sidestep_cooldown_seconds", "Seconds until a cooldown ends.", labels=["provider"])
+        for provider in engine.settings.providers:
+            status = provider_status(engine, provider, now)
+            for each in State:
+                state.add_metric([provider.name, str(each)], float(status["state"] == each))
+            failures.add_metric([provider.name], status["failure_count"])
+            permits.add_metric([provider.name], status["permits_out"])
+            cooldown.add_metric([provider.name], (status["cooldown"] or {"seconds": 0})["seconds"])
+        yield state
+        yield failures
+        yield permits
+        yield cooldown
+        yield GaugeMetricFamily("sidestep_attempts_in_flight", "Attempts under way.", value=len(engine.in_flight))
+
+
+def metrics(engine: Engine, now: float) -> bytes:
+    """The body of `/metrics` in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_EngineCollector(engine, now))
+    return generate_latest(registry)
+
+
+_COUNTS = ("failure_count", "successes", "failures", "in_flight")
+_STYLE = """
+:root{color-scheme:light dark;--ok:#1a7f37;--warn:#9a6700;--bad:#cf222e;--line:#8884}
+body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line)}
+td.n{text-align:right;font-variant-numeric:tabular-nums}b.closed,b.disabled,b.ok{color:var(--ok)}
+b.half_open,b.degraded{color:var(--warn)}b.open,b.forced_open,b.unhealthy{color:var(--bad)}
+ol{font:13px/1.6 ui-monospace,monospace;padding-left:0;list-style:none}small{opacity:.7}
+"""
+
+
+def page(engine: Engine, now: float) -> bytes:
+    """The live status page; it reloads itself every two seconds."""
+    _, body = health(engine, now)
+    e = html.escape
+    rows = []
+    for name, p in body["providers"].items():
+        wait = p["cooldown"]["seconds"] if p["cooldown"] else p["retry_after"]
+        why = f"cooldown: {e(p['cooldown']['reason'])}" if p["cooldown"] else ""
+        rows.append(
+            f"<tr><td>{e(name)}</td><td><b class={p['state']}>{p['state']}</b> <small>{why}</small></td>"
+            + "".join(f"<td class=n>{p[k]}</td>" for k in _COUNTS)
+            + f"<td class=n>{'' if wait is None else f'{math.ceil(wait)} s'}</td></tr>"
+        )
+    routes = "".join(
+        f"<li>{e(', '.join(str(b) for b in r.intercepts))} → {e(', '.join(p.name for p in r.providers))}"
+        f" <small>{e(r.strategy)}</small></li>"
+        for r in engine.settings.routes
+    )
+    events = "".join(
+        f"<li><small>{now - at:6.0f} s ago</small> {e(text)}</li>" for at, text in reversed(engine.journal)
+    )
+    text = (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=2>"
+        f"<meta name=viewport content='width=device-width'><title>Sidestep: {body['status']}</title>"
+        f"<style>{_STYLE}</style><h1>Sidestep: <b class={body['status']}>{body['status']}</b></h1>"
+        f"<p>Mode {e(engine.mode)}, {body['in_flight']} attempts in flight,"
+        f" {engine.rerouted_total} requests rerouted."
+        " <a href=/health>health</a> <a href=/metrics>metrics</a></p>"
+        "<table><tr><th>Provider<th>Circuit<th>Failures in a row<th>Successes<th>Failures<th>In flight"
+        "<th>Asked again in</tr>"
+        f"{''.join(rows)}</table><h2>Routes</h2><ul>{routes}</ul><h2>Events</h2><ol>{events}</ol></html>"
+    )
+    return text.encode()

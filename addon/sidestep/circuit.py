@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,7 +16,12 @@ import msgspec
 from sidestep.outcomes import Kind, Outcome
 from sidestep.window import Window
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+YEAR = 31_536_000
+"""Longest time that may be configured: an endless one (`inf`) could not be told as a Retry-After."""
+DAY = 86_400.0
+"""Longest lease: one that never ended would keep its place for ever."""
+
+Positive = Annotated[float, msgspec.Meta(gt=0, le=YEAR)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 JITTER = 0.1
@@ -33,7 +38,7 @@ class CircuitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     open_seconds: Positive = 15
     open_seconds_max: Positive = 300
     half_open_probes: AtLeastOne = 1
-    probe_wait_seconds: Annotated[float, msgspec.Meta(ge=0)] = 10
+    probe_wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] = 10
     scope: Literal["provider", "model"] = "provider"
 
 
@@ -67,7 +72,7 @@ TRANSITIONS: dict[tuple[State, Trigger], State] = {
     (State.FORCED_OPEN, Trigger.RELEASED): State.CLOSED,
     (State.DISABLED, Trigger.RELEASED): State.CLOSED,
 }
-"""Every legal transition. Released by hand, a circuit starts afresh as closed: what it knew from before is old."""
+"""Every legal transition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +85,9 @@ class Refusal:
 
 @dataclass(slots=True, eq=False)
 class Permit:
-    """Leave to make one attempt."""
+    """Leave to make one attempt. It counts only at the circuit that gave it: a reload may have replaced that."""
 
+    circuit: Circuit = field(repr=False)
     generation: int
     probe: bool
     granted_at: float
@@ -100,6 +106,8 @@ class Snapshot:
     failure_count: int
     successes: int
     failures: int
+    open_age: float | None
+    """Since it last opened; None unless open or half-open."""
     retry_after: float | None
     permits_out: int
     probes_out: int
@@ -108,8 +116,8 @@ class Snapshot:
 
 
 class Circuit:
-    """State: the state and its generation, consecutive failures, the window, permits out, when it may be probed,
-    the open time that applies next."""
+    """State: the state and its generation, consecutive failures, the window, permits out, when it opened and
+    when it may be probed, the open time that applies next."""
 
     def __init__(self, settings: CircuitSettings, *, jitter: Callable[[], float]) -> None:
         """`jitter` gives numbers from 0 to 1."""
@@ -121,6 +129,7 @@ class Circuit:
         self._serial = 0
         self._window = Window(settings.window_seconds)
         self._permits: set[Permit] = set()
+        self._opened_at = 0.0
         self._open_until = 0.0
         self._open_seconds = settings.open_seconds
         self._times_opened = 0
@@ -134,13 +143,16 @@ class Circuit:
         return self._state
 
     def admit(self, now: float, lease_seconds: float) -> Permit | Refusal:
-        """A permit, or why there is none."""
+        """A permit, or why there is none. No lease is longer than a day."""
+        if lease_seconds <= 0:
+            raise ValueError(f"expected a lease above 0 seconds, found {lease_seconds}")
         self._expire(now)
         refusal = self._refusal(now)
         if refusal is not None:
             return refusal
         probe = self._state is State.HALF_OPEN
-        permit = Permit(self._generation, probe, now, now + lease_seconds)
+        lease = lease_seconds if lease_seconds < DAY else DAY  # nan as well
+        permit = Permit(self, self._generation, probe, now, now + lease)
         self._permits.add(permit)
         return permit
 
@@ -164,9 +176,10 @@ class Circuit:
     # --- settling
 
     def settle(self, permit: Permit, outcome: Outcome, now: float) -> bool:
-        """Give a permit back with its outcome. False if it was settled before or its lease had ended."""
+        """Give a permit back with its outcome. False if it was settled before, its lease had ended, or another
+        circuit gave it."""
         self._expire(now)
-        if permit.settled:
+        if permit.settled or permit.circuit is not self:
             return False
         permit.settled = True
         self._permits.discard(permit)
@@ -185,7 +198,8 @@ class Circuit:
         if outcome.kind is Kind.FAILURE:
             self._failures += 1
             if outcome.slow:
-                self._open_seconds = min(self._open_seconds * 2, self.settings.open_seconds_max)
+                doubled = min(self._open_seconds * 2, self.settings.open_seconds_max)
+                self._open_seconds = max(self._open_seconds, doubled)
             self._apply(Trigger.PROBE_FAILED, now)
         elif outcome.kind is Kind.SUCCESS or (outcome.kind is Kind.NEUTRAL and outcome.alive):
             self._apply(Trigger.PROBE_SUCCEEDED, now)
@@ -197,7 +211,7 @@ class Circuit:
         """Take back the success of a permit: its stream failed after its first content. False if it changes
         nothing, because there is no such success or the circuit has changed state since."""
         self.state(now)
-        if permit.success_at is None or outcome.kind is not Kind.FAILURE:
+        if permit.success_at is None or permit.circuit is not self or outcome.kind is not Kind.FAILURE:
             return False
         success_at, permit.success_at = permit.success_at, None
         if permit.generation != self._generation:
@@ -232,7 +246,11 @@ class Circuit:
     # --- by hand
 
     def hold(self, state: Literal[State.FORCED_OPEN, State.DISABLED] | State | None, now: float = 0.0) -> None:
-        """Hold the state by hand, or give it back (None)."""
+        """Hold the state by hand, or give it back (None).
+
+        Given back, it is closed with clean counts: what was known before the hold is old, and the next attempts
+        tell soon enough.
+        """
         if state is None:
             if self._state in (State.FORCED_OPEN, State.DISABLED):
                 self._apply(Trigger.RELEASED, now)
@@ -255,6 +273,7 @@ class Circuit:
         self._generation += 1
         if after is State.OPEN:
             spread = 1 + JITTER * (2 * self._jitter() - 1)
+            self._opened_at = now
             self._open_until = now + self._open_seconds * spread
             self._times_opened += 1
         elif after is State.CLOSED:
@@ -281,6 +300,7 @@ class Circuit:
             self._failures,
             totals.successes,
             totals.failures,
+            now - self._opened_at if state in (State.OPEN, State.HALF_OPEN) else None,
             None if refusal is None else refusal.retry_after,
             len(self._permits),
             len(self._probes()),

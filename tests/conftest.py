@@ -1,0 +1,61 @@
+"""Fixtures: providers and proxies that clean up after themselves, and a limit on every test's time."""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.provider import Provider
+from support.proxy import Mitmdump, share_confdir
+
+TEST_SECONDS = 90
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_ca(tmp_path_factory: pytest.TempPathFactory) -> None:
+    share_confdir(tmp_path_factory.mktemp("conf"))
+
+
+@pytest.fixture(autouse=True)
+def _time_limit() -> Iterator[None]:
+    def too_long(*_: object) -> None:
+        faulthandler.dump_traceback()
+        raise TimeoutError(f"a test took longer than {TEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(TEST_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def provider(stack: ExitStack) -> Callable[..., Provider]:
+    """Make a provider that ends with the test."""
+
+    def make(name: str, **more: Any) -> Provider:
+        return stack.enter_context(Provider(name, **more))
+
+    return make
+
+
+@pytest.fixture
+def proxy(stack: ExitStack, tmp_path: Path) -> Callable[..., Mitmdump]:
+    """Start a mitmdump that ends with the test."""
+
+    def start(config: str | None, *options: str, **more: Any) -> Mitmdump:
+        return stack.enter_context(Mitmdump(tmp_path / "proxy", config, *options, **more))
+
+    return start

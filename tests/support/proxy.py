@@ -1,0 +1,167 @@
+"""A real mitmdump with the addon, as a process of its own on a free port."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).resolve().parents[2]
+ADDON = ROOT / "addon" / "main.py"
+FORBIDDEN = ("Traceback", "mitmproxy has crashed", "Addon error", "internal error", "Task exception was never")
+
+# Credentials of whoever runs the tests must not decide what the tests see.
+_KEYS = re.compile(r"_API_KEY$|^(HTTPS?|ALL|NO)_PROXY$", re.IGNORECASE)
+
+
+def clean_env(**more: str) -> dict[str, str]:
+    """The environment without anybody's keys and proxies."""
+    return {**{k: v for k, v in os.environ.items() if not _KEYS.search(k)}, **more}
+
+
+class Mitmdump:
+    """Use as a context manager. Its output is collected; a traceback in it fails the test at the end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: str | None,
+        *options: str,
+        script: Path | None = ADDON,
+        env: dict[str, str] | None = None,
+        listen: str = "127.0.0.1",
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.confdir = CONFDIR if CONFDIR is not None else folder / "conf"
+        self.config = folder / "sidestep.toml"
+        self.may_complain = False
+        command = [str(Path(sys.executable).parent / "mitmdump"), "--listen-host", listen, "--listen-port", "0"]
+        command += ["--set", f"confdir={self.confdir}", "--set", "flow_detail=0"]
+        if script is not None:
+            command += ["-s", str(script)]
+            if config is not None:
+                self.config.write_text(config)
+                command += ["--set", f"sidestep_config={self.config}"]
+        self._command = [*command, *options]
+        self._env = clean_env(PYTHONUNBUFFERED="1", HOME=str(folder), **(env or {}))
+        self.lines: list[str] = []
+        self.port = 0
+        self._news = threading.Condition()
+        self._ended = False
+
+    def start(self) -> Self:
+        self.process = subprocess.Popen(
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self._env,
+            cwd=self.folder,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __enter__(self) -> Self:
+        self.start()
+        found = self.wait_for_log(r"proxy listening at .*:(\d+)", 30)
+        self.port = int(found[1])
+        if any("addon/main.py" in a for a in self._command):
+            self.health()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.stop()
+        if kind is None and not self.may_complain:
+            bad = [line for line in self.lines if any(word in line for word in FORBIDDEN)]
+            assert not bad, self.log
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            code = self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait(5)
+        self._reader.join(5)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for_log(self, pattern: str, timeout: float = 10) -> re.Match[str]:
+        found: list[re.Match[str]] = []
+
+        def look() -> bool:
+            match = re.search(pattern, self.log)
+            if match:
+                found.append(match)
+            return bool(match) or self._ended
+
+        with self._news:
+            self._news.wait_for(look, timeout)
+        assert found, f"no {pattern!r} in:\n{self.log}"
+        return found[0]
+
+    # --- the outside
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ca(self) -> Path:
+        return self.confdir / "mitmproxy-ca-cert.pem"
+
+    @property
+    def client_env(self) -> dict[str, str]:
+        """What an unmodified program needs: proxy and CA, nothing else."""
+        return {"HTTPS_PROXY": self.url, "HTTP_PROXY": self.url, "SSL_CERT_FILE": str(self.ca)}
+
+    def page(self, path: str) -> tuple[int, bytes]:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": self.url}))
+        try:
+            with opener.open(f"http://sidestep.internal{path}", timeout=10) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as e:
+            with e:
+                return e.code, e.read()
+
+    def health(self) -> dict[str, Any]:
+        health: dict[str, Any] = json.loads(self.page("/health")[1])
+        return health
+
+    def provider(self, name: str) -> dict[str, Any]:
+        status: dict[str, Any] = self.health()["providers"][name]
+        return status
+
+
+CONFDIR: Path | None = None
+"""One CA for a whole test run, made by the first proxy: generating keys is slow."""
+
+
+def share_confdir(folder: Path) -> None:
+    global CONFDIR
+    CONFDIR = folder

@@ -1,0 +1,57 @@
+"""Configuration texts for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from support.calls import DIALECT, OFFICIAL
+from support.provider import Provider
+
+
+def key_of(name: str) -> str:
+    """The key that a test gives a provider: a string that nothing else holds."""
+    return f"pk-{name}-CANARY-9876543210"
+
+
+def table(name: str, values: dict[str, Any]) -> str:
+    """A TOML table."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
+        return f'"{value}"' if isinstance(value, str) else str(value)
+
+    return f"[{name}]\n" + "".join(f"{k} = {text(v)}\n" for k, v in values.items())
+
+
+def route(
+    api: str,
+    *providers: Provider,
+    own: Provider | None = None,
+    intercept: str | None = None,
+    suffix: str = "",
+    extra: str = "",
+) -> str:
+    """A route of an API to these providers, in order, and the providers themselves.
+
+    `own`: the provider that the app addresses, with the app's own credential. `suffix` is added to the providers'
+    names, so that one server can stand for several providers. `extra`: more TOML for each.
+    """
+    dialect = DIALECT[api]
+    lines = []
+    for p in providers:
+        name = p.name + suffix
+        key = "" if p is own else f'api_key = "{key_of(p.name)}"\n'
+        base = f'dialect = "{dialect}"\nbase_url = "{p.url(dialect)}"\n'
+        lines.append(f'[[providers]]\nname = "{name}"\n{base}{key}{extra}')
+    if intercept is None:
+        intercept = own.url(dialect) if own is not None else OFFICIAL[dialect]
+    names = ", ".join(f'"{p.name}{suffix}"' for p in providers)
+    lines.append(f'[[routes]]\nintercept = ["{intercept}"]\nproviders = [{names}]\n')
+    return "\n".join(lines)
+
+
+def config(api: str, *providers: Provider, own: Provider | None = None, extra: str = "", **tables: Any) -> str:
+    """A whole configuration with one route."""
+    texts = [table(name, values) for name, values in tables.items()]
+    return "\n".join([*texts, route(api, *providers, own=own, extra=extra)])

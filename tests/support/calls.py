@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import anthropic
@@ -59,10 +60,12 @@ class Client:
         self.anthropic = anthropic.Anthropic(
             api_key=APP_KEY, base_url=bases["anthropic"], max_retries=0, http_client=self.http, timeout=timeout
         )
-        self.gemini = genai.Client(
-            api_key=APP_KEY,
-            http_options=genai.types.HttpOptions(base_url=bases["gemini"], httpx_client=self.http1),
-        )
+        self._bases = bases
+
+    @cached_property
+    def gemini(self) -> genai.Client:
+        options = genai.types.HttpOptions(base_url=self._bases["gemini"], httpx_client=self.http1)
+        return genai.Client(api_key=APP_KEY, http_options=options)
 
     def __enter__(self) -> Client:
         return self
@@ -70,7 +73,8 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.http.close()
         self.http1.close()
-        self.gemini.close()
+        if "gemini" in self.__dict__:
+            self.gemini.close()
 
     def call(self, api: str, *, stream: bool, **more: Any) -> Result:
         """One call; an error of the SDK is part of the result."""

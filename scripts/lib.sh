@@ -42,7 +42,7 @@ ensure_venv() {
     echo "installing sidestep[$extra] into $SIDESTEP_VENV" >&2
     # The pip that older Pythons bring needs minutes to find versions that fit together; uv needs seconds.
     if "$SIDESTEP_VENV/bin/python" -m pip install --quiet --disable-pip-version-check uv; then
-        "$SIDESTEP_VENV/bin/python" -m uv pip install --quiet --python "$SIDESTEP_VENV/bin/python" "${packages[@]}"
+        "$SIDESTEP_VENV/bin/python" -m uv pip install --quiet --compile-bytecode --python "$SIDESTEP_VENV/bin/python" "${packages[@]}"
     else
         "$SIDESTEP_VENV/bin/python" -m pip install --quiet --upgrade pip
         "$SIDESTEP_VENV/bin/python" -m pip install --quiet "${packages[@]}"

@@ -1,326 +1,738 @@
-"""The circuit: first the defects measured in a neighbour, then its table, its scripts, its invariants."""
+"""The circuit: first the defects measured in neighbours, then its table, its rules, and its promises as properties."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sidestep.circuit import TRANSITIONS, Circuit, CircuitSettings, Permit, Refusal, State, Trigger
+from sidestep.circuit import DAY, TRANSITIONS, Circuit, CircuitSettings, Permit, Refusal, Snapshot, State, Trigger
 from sidestep.outcomes import Kind, Outcome
 
-OK = Outcome(Kind.SUCCESS, "ok", status=200)
-BAD = Outcome(Kind.FAILURE, "http_5xx", status=503)
+SUCCESS = Outcome(Kind.SUCCESS, "success", status=200)
+FAILURE = Outcome(Kind.FAILURE, "http_5xx", status=500)
 SLOW = Outcome(Kind.FAILURE, "timeout")
+ALIVE = Outcome(Kind.NEUTRAL, "invalid", status=400)
 GONE = Outcome(Kind.NEUTRAL, "client_gone")
-REJECTED = Outcome(Kind.NEUTRAL, "client_error", status=400)
-LIMITED = Outcome(Kind.COOLDOWN, "rate_limit", status=429)
+RATE_LIMITED = Outcome(Kind.COOLDOWN, "rate_limit", status=429)
+CREDENTIAL = Outcome(Kind.COOLDOWN, "credential", status=401)
+QUOTA = Outcome(Kind.COOLDOWN, "quota", status=402)
+COOLDOWNS = [RATE_LIMITED, CREDENTIAL, QUOTA]
+LEASE = 100.0
 
 
-def circuit(**more: object) -> Circuit:
-    return Circuit(CircuitSettings(**{"failure_threshold": 3, "open_seconds": 10, **more}), jitter=lambda: 0.5)  # type: ignore[arg-type]
+def make(jitter: float = 0.5, **more: Any) -> Circuit:
+    """A circuit with the defaults of the contract; jitter 0.5 is none."""
+    return Circuit(CircuitSettings(**more), jitter=lambda: jitter)
 
 
-def permit(c: Circuit, now: float, lease: float = 100) -> Permit:
-    given = c.admit(now, lease)
-    assert isinstance(given, Permit)
-    return given
+def grant(circuit: Circuit, now: float, lease: float = LEASE) -> Permit:
+    permit = circuit.admit(now, lease)
+    assert isinstance(permit, Permit), permit
+    return permit
 
 
-def fail(c: Circuit, now: float, outcome: Outcome = BAD) -> None:
-    c.settle(permit(c, now), outcome, now)
-
-
-def opened(**more: object) -> Circuit:
-    c = circuit(**more)
-    for _ in range(3):
-        fail(c, 0)
-    assert c.state(0) is State.OPEN
-    return c
-
-
-def test_a_neutral_error_does_not_close_a_half_open_circuit() -> None:
-    """A probe whose client went away says nothing: the circuit stays half-open and the place is free again."""
-    c = opened()
-    probe = permit(c, 10)
-    c.settle(probe, GONE, 11)
-    assert c.state(11) is State.HALF_OPEN
-    assert permit(c, 11).probe
-
-
-def test_half_open_admits_one_of_fifty() -> None:
-    """Of fifty requests that ask a half-open circuit at once, one is let through."""
-    c = opened()
-    given = [c.admit(10, 100) for _ in range(50)]
-    assert sum(isinstance(g, Permit) for g in given) == 1
-    assert all(g.reason == "probing" for g in given if isinstance(g, Refusal))
-
-
-def test_a_stale_success_does_not_close_a_circuit_whose_probe_is_out() -> None:
-    """The result of an attempt from before the circuit opened does not vote on the probe that is out."""
-    c = circuit()
-    stale = permit(c, 0)
-    for _ in range(3):
-        fail(c, 0)
-    probe = permit(c, 10)
-    assert c.settle(stale, OK, 11)
-    assert c.state(11) is State.HALF_OPEN
-    c.settle(probe, BAD, 12)
-    assert c.state(12) is State.OPEN
-
-
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("trigger", Trigger)
-def test_every_transition_is_in_the_table_or_raises(state: State, trigger: Trigger) -> None:
-    """The table says all there is: what is in it happens, anything else is a bug and raises."""
-    c = circuit()
-    c._state = state
-    if (state, trigger) in TRANSITIONS:
-        c._apply(trigger, 0)
-        assert c._state is TRANSITIONS[(state, trigger)]
-    else:
-        with pytest.raises(ValueError, match="illegal transition"):
-            c._apply(trigger, 0)
-
-
-def test_opens_at_the_threshold_of_consecutive_failures() -> None:
-    """A success in between starts the count again."""
-    c = circuit()
-    fail(c, 0)
-    fail(c, 0)
-    c.settle(permit(c, 0), OK, 0)
-    fail(c, 0)
-    fail(c, 0)
-    assert c.state(0) is State.CLOSED
-    fail(c, 0)
-    assert c.state(0) is State.OPEN
-
-
-def test_opens_at_the_failure_rate_over_the_window() -> None:
-    """Half of at least twenty attempts in the window: no row of failures is needed."""
-    c = circuit(failure_threshold=100, min_requests=20, failure_rate=0.5, window_seconds=60)
-    for i in range(19):
-        c.settle(permit(c, i), BAD if i % 2 else OK, i)
-    assert c.state(19) is State.CLOSED
-    fail(c, 19)
-    assert c.state(19) is State.OPEN
-
-
-def test_failures_that_left_the_window_do_not_count() -> None:
-    """The rate is of the last `window_seconds` only."""
-    c = circuit(failure_threshold=100, min_requests=4, failure_rate=0.5, window_seconds=60)
-    for _ in range(3):
-        fail(c, 0)
-    for _ in range(3):
-        c.settle(permit(c, 70), OK, 70)
-    fail(c, 71)
-    assert c.state(71) is State.CLOSED
-
-
-@pytest.mark.parametrize("outcome", [GONE, REJECTED, LIMITED])
-def test_what_is_no_failure_never_opens(outcome: Outcome) -> None:
-    """4xx, cooldowns and clients that left open no circuit, however many."""
-    c = circuit()
-    for _ in range(100):
-        c.settle(permit(c, 0), outcome, 0)
-    assert c.state(0) is State.CLOSED
-    assert c.snapshot(0).failures == 0
-
-
-def test_a_probe_decides() -> None:
-    """Success closes, failure reopens, an HTTP answer below 500 closes, a 429 only gives the place back."""
-    for outcome, after in ((OK, State.CLOSED), (BAD, State.OPEN), (REJECTED, State.CLOSED), (LIMITED, State.HALF_OPEN)):
-        c = opened()
-        c.settle(permit(c, 10), outcome, 11)
-        assert c.state(11) is after, outcome
-        assert c.snapshot(11).permits_out == 0
-
-
-def test_only_a_slow_probe_doubles_the_open_time() -> None:
-    """A quick failure costs the app nothing; closing takes the open time back to its beginning."""
-    c = opened(open_seconds_max=35)
-    now = 10.0
-    for outcome, wait in ((BAD, 10), (SLOW, 20), (BAD, 20), (SLOW, 35), (SLOW, 35)):
-        c.settle(permit(c, now), outcome, now)
-        refusal = c.admit(now, 1)
-        assert isinstance(refusal, Refusal)
-        assert refusal.retry_after == pytest.approx(wait)
-        now += wait
-    c.settle(permit(c, now), OK, now)
-    for _ in range(3):
-        fail(c, now)
-    refusal = c.admit(now, 1)
+def refused_for(circuit: Circuit, now: float) -> float | None:
+    refusal = circuit.admit(now, LEASE)
     assert isinstance(refusal, Refusal)
-    assert refusal.retry_after == pytest.approx(10)
+    assert refusal.reason == "open"
+    return refusal.retry_after
 
 
-def test_the_open_time_varies_by_a_tenth() -> None:
-    """Many processes do not probe in step."""
-    for jitter, seconds in ((0.0, 9.0), (1.0, 11.0)):
-        c = Circuit(CircuitSettings(failure_threshold=1, open_seconds=10), jitter=lambda j=jitter: j)
-        fail(c, 0)
-        refusal = c.admit(0, 1)
-        assert isinstance(refusal, Refusal)
-        assert refusal.retry_after == pytest.approx(seconds)
+def attempt(circuit: Circuit, outcome: Outcome, now: float) -> Permit:
+    """Admit and settle at once."""
+    permit = grant(circuit, now)
+    assert circuit.settle(permit, outcome, now)
+    return permit
 
 
-def test_a_probe_that_is_never_reported_gives_its_place_back() -> None:
-    """A lease ends; what comes after its end changes nothing."""
-    c = opened()
-    forgotten = permit(c, 10, lease=5)
-    refusal = c.admit(12, 5)
-    assert refusal == Refusal("probing", pytest.approx(3))
-    second = permit(c, 15)
-    assert second.probe
-    assert not c.settle(forgotten, OK, 16)
-    assert c.state(16) is State.HALF_OPEN
+def opened(now: float = 0.0, **more: Any) -> Circuit:
+    circuit = make(**more)
+    for _ in range(circuit.settings.failure_threshold):
+        attempt(circuit, FAILURE, now)
+    assert circuit.state(now) is State.OPEN
+    return circuit
 
 
-def test_a_permit_is_settled_once() -> None:
-    """The second word on a permit is not heard."""
-    c = circuit()
-    p = permit(c, 0)
-    assert c.settle(p, BAD, 0)
-    assert not c.settle(p, BAD, 0)
-    assert c.snapshot(0).failure_count == 1
+def counts(circuit: Circuit, now: float) -> tuple[int, int, int]:
+    snapshot = circuit.snapshot(now)
+    return snapshot.failure_count, snapshot.successes, snapshot.failures
 
 
-def test_a_stream_that_breaks_after_its_first_content_counts_as_the_failure_it_is() -> None:
-    """Three streams in a row that are cut after content open the circuit, though each had counted as success."""
-    c = circuit()
-    for i in range(3):
-        p = permit(c, i)
-        c.settle(p, OK, i)
-        assert c.amend(p, BAD, i)
-        assert not c.amend(p, BAD, i)
-    assert c.state(3) is State.OPEN
-    assert c.snapshot(3).successes == 0
+# --- what was measured in a neighbour
 
 
-def test_taking_back_a_success_keeps_another_one_that_came_since() -> None:
-    """Failures in a row are counted as if the broken stream had never succeeded."""
-    c = circuit()
-    fail(c, 0)
-    fail(c, 0)
-    p = permit(c, 1)
-    c.settle(p, OK, 1)
-    c.settle(permit(c, 2), OK, 2)
-    c.amend(p, BAD, 3)
-    assert c.snapshot(3).failure_count == 1
-    assert c.state(3) is State.CLOSED
+@pytest.mark.parametrize("outcome", [GONE, *COOLDOWNS, Outcome(Kind.NEUTRAL, "conflict", status=429)])
+def test_a_neutral_error_does_not_close_a_half_open_circuit(outcome: Outcome) -> None:
+    """A probe that proved nothing gives its place back, and the circuit stays half-open."""
+    circuit = opened()
+    probe = grant(circuit, 15)
+    generation = circuit.snapshot(15).generation
+    assert circuit.settle(probe, outcome, 16)
+    snapshot = circuit.snapshot(16)
+    assert (snapshot.state, snapshot.probes_out, snapshot.generation) == (State.HALF_OPEN, 0, generation)
+    assert grant(circuit, 16).probe
 
 
-def test_a_broken_probe_stream_counts_in_the_circuit_that_it_closed() -> None:
-    """The probe's first content closes the circuit; its break is the first failure of the closed one."""
-    c = opened()
-    probe = permit(c, 10)
-    c.settle(probe, OK, 10)
-    assert c.state(10) is State.CLOSED
-    assert c.amend(probe, BAD, 11)
-    assert c.snapshot(11).failure_count == 1
-    assert c.state(11) is State.CLOSED
+@pytest.mark.parametrize("probes", [1, 3])
+def test_of_fifty_requests_in_half_open_only_the_probes_are_admitted(probes: int) -> None:
+    """Half-open lets `half_open_probes` out at a time and no more."""
+    circuit = opened(half_open_probes=probes)
+    answers = [circuit.admit(15, LEASE) for _ in range(50)]
+    assert [isinstance(a, Permit) and a.probe for a in answers] == [True] * probes + [False] * (50 - probes)
+    assert set(answers[probes:]) == {Refusal("probing", LEASE)}
 
 
-def test_an_old_success_cannot_be_taken_back_after_the_state_changed() -> None:
-    """The generation decides, for amendments too."""
-    c = circuit()
-    p = permit(c, 0)
-    c.settle(p, OK, 0)
+@pytest.mark.parametrize("outcome", [SUCCESS, ALIVE])
+def test_a_stale_success_does_not_close_a_circuit_whose_probe_is_out(outcome: Outcome) -> None:
+    """The result of an attempt that began before the last change of state does not change it."""
+    circuit = make()
+    stale = grant(circuit, 0)
     for _ in range(3):
-        fail(c, 1)
-    assert not c.amend(p, BAD, 2)
+        attempt(circuit, FAILURE, 0)
+    probe = grant(circuit, 15)
+    before = circuit.snapshot(16)
+    assert circuit.settle(stale, outcome, 16)
+    assert (before.state, before.permits_out) == (State.HALF_OPEN, 2)
+    assert circuit.snapshot(16) == dataclasses.replace(before, permits_out=1)
+    circuit.settle(probe, FAILURE, 17)
+    assert circuit.state(17) is State.OPEN
 
 
-def test_held_by_hand() -> None:
-    """Forced open refuses without end, disabled lets through and counts, released starts afresh."""
-    c = circuit()
-    c.hold(State.FORCED_OPEN)
-    assert c.admit(1e9, 1) == Refusal("forced_open", None)
-    c.hold(State.DISABLED)
-    for _ in range(10):
-        fail(c, 0)
-    assert c.snapshot(0).failures == 10
-    assert c.snapshot(0).state is State.DISABLED
-    c.hold(None)
-    assert c.snapshot(0).state is State.CLOSED
-    assert c.snapshot(0).failures == 0
-    with pytest.raises(ValueError, match="expected forced_open or disabled"):
-        c.hold(State.OPEN)
+# --- the table
+
+C, O, H, F, D = State.CLOSED, State.OPEN, State.HALF_OPEN, State.FORCED_OPEN, State.DISABLED  # noqa: E741
+LEGAL = {
+    (C, "tripped"): O,
+    (O, "time_came"): H,
+    (H, "probe_succeeded"): C,
+    (H, "probe_failed"): O,
+    (C, "held_open"): F,
+    (O, "held_open"): F,
+    (H, "held_open"): F,
+    (F, "held_open"): F,
+    (D, "held_open"): F,
+    (C, "held_disabled"): D,
+    (O, "held_disabled"): D,
+    (H, "held_disabled"): D,
+    (F, "held_disabled"): D,
+    (D, "held_disabled"): D,
+    (F, "released"): C,
+    (D, "released"): C,
+}
+
+
+@pytest.mark.parametrize("trigger", Trigger)
+@pytest.mark.parametrize("state", State)
+def test_every_pair_is_legal_by_the_table_or_raises(state: State, trigger: Trigger) -> None:
+    """A legal trigger leads where the table says, under a new generation; any other raises, changing nothing."""
+    circuit = make()
+    circuit._state = state
+    after = LEGAL.get((state, trigger.value))
+    assert TRANSITIONS.get((state, trigger)) is after
+    if after is None:
+        with pytest.raises(ValueError, match=f"{trigger.value} in {state}"):
+            circuit._apply(trigger, 0)
+    else:
+        circuit._apply(trigger, 0)
+    assert circuit._state is (after or state)
+    assert circuit._generation == (0 if after in (None, state) else 1)
+
+
+# --- closed
+
+
+def test_opens_after_consecutive_failures() -> None:
+    """`failure_threshold` failures in a row open it, one fewer do not, and a success starts the row anew."""
+    circuit = make()
+    for outcome in (FAILURE, FAILURE, SUCCESS, FAILURE, SLOW):
+        attempt(circuit, outcome, 0)
+    assert circuit.state(0) is State.CLOSED
+    attempt(circuit, FAILURE, 0)
+    assert circuit.state(0) is State.OPEN
+
+
+def test_opens_at_the_failure_rate() -> None:
+    """The rate opens it once there are `min_requests` attempts, however the failures are spread."""
+    circuit = make()
+    for i in range(19):
+        attempt(circuit, FAILURE if i % 2 else SUCCESS, i)
+    assert (circuit.state(19), counts(circuit, 19)) == (State.CLOSED, (0, 10, 9))
+    attempt(circuit, FAILURE, 19)
+    assert circuit.state(19) is State.OPEN
+
+
+def test_failures_older_than_the_window_do_not_make_a_rate() -> None:
+    """What is older than `window_seconds` is no part of the rate."""
+    circuit = make()
+    for i in range(19):
+        attempt(circuit, FAILURE if i % 2 else SUCCESS, 0)
+    attempt(circuit, FAILURE, 60)
+    assert (circuit.state(60), counts(circuit, 60)) == (State.CLOSED, (1, 0, 1))
+
+
+def test_a_success_never_opens() -> None:
+    """Even where it completes the number that the rate needs."""
+    circuit = make()
+    for i in range(20):
+        attempt(circuit, SUCCESS if i % 2 else FAILURE, i)
+    assert (circuit.state(20), counts(circuit, 20)) == (State.CLOSED, (0, 10, 10))
+
+
+@pytest.mark.parametrize("outcome", [ALIVE, GONE, *COOLDOWNS])
+def test_neutral_and_cooldown_count_nothing(outcome: Outcome) -> None:
+    """In closed they neither add to a count nor break a row of failures."""
+    circuit = make()
+    attempt(circuit, FAILURE, 0)
+    for _ in range(50):
+        attempt(circuit, outcome, 0)
+    assert (circuit.state(0), counts(circuit, 0)) == (State.CLOSED, (1, 0, 1))
+
+
+# --- open
+
+
+@pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 13.5), (0.5, 15.0), (1.0, 16.5)])
+def test_refuses_until_its_time_and_says_when(jitter: float, seconds: float) -> None:
+    """Open lasts `open_seconds`, within 10 %; it refuses with the rest of it, and not a moment longer."""
+    circuit = make(jitter)
+    for _ in range(3):
+        attempt(circuit, FAILURE, 0)
+    assert refused_for(circuit, 0) == pytest.approx(seconds)
+    assert not circuit.would_admit(seconds - 0.01)
+    assert refused_for(circuit, seconds - 0.01) == pytest.approx(0.01)
+    assert circuit.would_admit(seconds)
+    assert grant(circuit, seconds).probe
+
+
+def test_half_open_is_decided_when_asked() -> None:
+    """No timer is needed: whoever asks after the time sees half-open."""
+    circuit = opened()
+    assert (circuit.state(14.9), circuit.state(15)) == (State.OPEN, State.HALF_OPEN)
+
+
+# --- half-open
+
+
+@pytest.mark.parametrize("outcome", [SUCCESS, ALIVE, Outcome(Kind.NEUTRAL, "unknown_model", status=404)])
+def test_a_sign_of_life_closes_with_clean_counts(outcome: Outcome) -> None:
+    """A probe's success, or an HTTP answer below 500 save 429, closes; nothing from before counts any more."""
+    circuit = opened()
+    attempt(circuit, outcome, 15)
+    assert (circuit.state(15), counts(circuit, 15)) == (State.CLOSED, (0, int(outcome is SUCCESS), 0))
+    assert not grant(circuit, 15).probe
+
+
+def test_a_quick_failure_reopens_for_the_same_time_a_slow_one_for_twice() -> None:
+    """Only a slow probe doubles the open time, up to its maximum; closing sets it back."""
+    circuit = opened(open_seconds_max=50)
+    now, waits = 0.0, []
+    for outcome in (FAILURE, FAILURE, SLOW, FAILURE, SLOW, SLOW):
+        now += circuit.snapshot(now).retry_after or 0
+        attempt(circuit, outcome, now)
+        waits.append(circuit.snapshot(now).retry_after)
+    assert waits == [15, 15, 30, 30, 50, 50]
+    now += 50
+    attempt(circuit, SUCCESS, now)
+    for _ in range(3):
+        attempt(circuit, FAILURE, now)
+    assert circuit.snapshot(now).retry_after == 15
+
+
+def test_doubling_never_shortens() -> None:
+    """An `open_seconds` above its maximum stays what it is when a probe was slow."""
+    circuit = opened(open_seconds=400)
+    attempt(circuit, SLOW, 400)
+    assert circuit.snapshot(400).retry_after == 400
+
+
+def test_the_first_probe_to_fail_reopens_whatever_the_others_say() -> None:
+    """With several probes out the first result decides; the others are of another generation."""
+    circuit = opened(half_open_probes=3)
+    first, second, third = (grant(circuit, 15) for _ in range(3))
+    circuit.settle(first, GONE, 16)
+    assert circuit.state(16) is State.HALF_OPEN
+    circuit.settle(second, FAILURE, 16)
+    circuit.settle(third, SUCCESS, 17)
+    snapshot = circuit.snapshot(17)
+    assert (snapshot.state, snapshot.times_opened, snapshot.permits_out) == (State.OPEN, 2, 0)
+
+
+def test_a_probe_of_an_earlier_round_holds_no_place() -> None:
+    """Once a failure has reopened, the probes still out take no place from the next half-open round."""
+    circuit = opened(half_open_probes=2)
+    first = grant(circuit, 15)
+    grant(circuit, 15)
+    circuit.settle(first, FAILURE, 16)
+    assert all(grant(circuit, 31).probe for _ in range(2))
+    snapshot = circuit.snapshot(31)
+    assert (snapshot.probes_out, snapshot.permits_out) == (2, 3)
+
+
+def test_a_forgotten_probe_gives_its_place_back() -> None:
+    """When a lease ends the next may probe, and the late result changes nothing."""
+    circuit = opened()
+    forgotten = grant(circuit, 15, lease=30)
+    assert circuit.admit(44, LEASE) == Refusal("probing", 1)
+    probe = grant(circuit, 45)
+    assert probe.probe
+    for outcome in (SUCCESS, FAILURE, ALIVE):
+        assert not circuit.settle(forgotten, outcome, 46)
+    snapshot = circuit.snapshot(46)
+    assert (snapshot.state, snapshot.probes_out) == (State.HALF_OPEN, 1)
+
+
+def test_the_refusal_names_the_lease_that_ends_first() -> None:
+    """With several probes out, the time to come back is the end of the earliest lease."""
+    circuit = opened(half_open_probes=2)
+    grant(circuit, 15, lease=50)
+    grant(circuit, 16, lease=9)
+    assert circuit.admit(17, LEASE) == Refusal("probing", 8)
+
+
+# --- permits
+
+
+def test_settled_exactly_once() -> None:
+    """Only the first word on a permit counts."""
+    circuit = make()
+    permit = grant(circuit, 0)
+    assert circuit.settle(permit, SUCCESS, 1)
+    assert permit.settled
+    for _ in range(5):
+        assert not circuit.settle(permit, FAILURE, 1)
+    assert (circuit.state(1), counts(circuit, 1)) == (State.CLOSED, (0, 1, 0))
+
+
+def test_a_permit_counts_only_where_it_was_given() -> None:
+    """After a reload an attempt of the replaced circuit says nothing to the new one, neither first nor later."""
+    replaced, circuit = make(failure_threshold=1), make(failure_threshold=1)
+    before = circuit.snapshot(2)
+    assert not circuit.settle(grant(replaced, 0), FAILURE, 2)
+    assert not circuit.amend(attempt(replaced, SUCCESS, 0), FAILURE, 2)
+    assert circuit.snapshot(2) == before
+
+
+@pytest.mark.parametrize("lease", [DAY, 1e12, math.inf, math.nan])
+def test_no_lease_is_longer_than_a_day(lease: float) -> None:
+    """Every lease ends, whatever it was asked to be."""
+    circuit = make()
+    assert grant(circuit, 0, lease).lease_until == DAY
+    assert circuit.snapshot(DAY - 1).permits_out == 1
+    assert circuit.snapshot(DAY).permits_out == 0
+
+
+@pytest.mark.parametrize("lease", [0.0, -1.0, -math.inf])
+def test_a_lease_that_is_over_before_it_began_is_a_bug(lease: float) -> None:
+    """It would let any number of probes out."""
+    with pytest.raises(ValueError, match="expected a lease above 0 seconds"):
+        make().admit(0, lease)
+
+
+# --- a success taken back
+
+
+SCRIPTS = {
+    # what is settled in order, "*" the success that is taken back; consecutive, successes, failures after
+    "*": (1, 0, 1),
+    "FF*": (3, 0, 3),
+    "FF*F": (4, 0, 4),
+    "F*FF": (4, 0, 4),
+    "FF*S": (1, 1, 3),
+    "FF*FSF": (2, 1, 5),
+    "S*": (1, 1, 1),
+    "SFF*": (3, 1, 3),
+}
+
+
+@pytest.mark.parametrize(("script", "expected"), SCRIPTS.items())
+def test_a_success_taken_back_counts_as_the_failure_that_it_was(script: str, expected: tuple[int, int, int]) -> None:
+    """The row of failures becomes what it would have been without that success, the window as well."""
+    circuit = make(failure_threshold=100)
+    settled = {i: attempt(circuit, FAILURE if c == "F" else SUCCESS, i) for i, c in enumerate(script)}
+    assert circuit.amend(settled[script.index("*")], SLOW, 30)
+    assert counts(circuit, 30) == expected
+
+
+def test_a_success_taken_back_may_open() -> None:
+    """Where it completes the row, the circuit opens."""
+    circuit = make()
+    attempt(circuit, FAILURE, 0)
+    attempt(circuit, FAILURE, 0)
+    stream = attempt(circuit, SUCCESS, 0)
+    assert circuit.amend(stream, SLOW, 5)
+    assert circuit.state(5) is State.OPEN
+
+
+def test_a_success_is_taken_back_once_and_only_by_a_failure() -> None:
+    """A later success, neutral or cooldown takes nothing back; a second failure counts no more."""
+    circuit = make(failure_threshold=100)
+    stream = attempt(circuit, SUCCESS, 0)
+    for outcome in (SUCCESS, GONE, ALIVE, *COOLDOWNS):
+        assert not circuit.amend(stream, outcome, 1)
+    assert circuit.amend(stream, SLOW, 1)
+    assert not circuit.amend(stream, SLOW, 1)
+    assert counts(circuit, 1) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("outcome", [FAILURE, GONE, ALIVE, RATE_LIMITED])
+def test_only_a_success_can_be_taken_back(outcome: Outcome) -> None:
+    """A permit that had another outcome, or none yet, is not amended."""
+    circuit = make(failure_threshold=100)
+    permit = grant(circuit, 0)
+    assert not circuit.amend(permit, SLOW, 0)
+    circuit.settle(permit, outcome, 0)
+    before = circuit.snapshot(1)
+    assert not circuit.amend(permit, SLOW, 1)
+    assert circuit.snapshot(1) == before
+
+
+@pytest.mark.parametrize(("threshold", "state"), [(1, State.OPEN), (2, State.CLOSED)])
+def test_the_success_that_closed_counts_as_one_failure(threshold: int, state: State) -> None:
+    """A probe's success taken back is one failure in the freshly closed circuit; the row from before is gone."""
+    circuit = opened(failure_threshold=threshold)
+    probe = attempt(circuit, SUCCESS, 15)
+    assert circuit.amend(probe, SLOW, 20)
+    assert circuit.state(20) is state
+    assert counts(circuit, 20) == (1, 0, 1)
+
+
+def test_a_success_from_before_the_last_change_stays() -> None:
+    """A stream that began before the circuit opened and breaks after it closed changes nothing."""
+    circuit = make()
+    stream = attempt(circuit, SUCCESS, 0)
+    for _ in range(3):
+        attempt(circuit, FAILURE, 0)
+    assert not circuit.amend(stream, SLOW, 1)
+    stream = attempt(circuit, SUCCESS, 15)
+    for _ in range(3):
+        attempt(circuit, FAILURE, 16)
+    attempt(circuit, SUCCESS, 31)
+    before = circuit.snapshot(32)
+    assert not circuit.amend(stream, SLOW, 32)
+    assert circuit.snapshot(32) == before
+
+
+# --- by hand
+
+
+def test_forced_open_always_refuses() -> None:
+    """Held open it refuses for as long as it is held, and knows no time to come back."""
+    circuit = make()
+    circuit.hold(State.FORCED_OPEN)
+    for now in (0, 1e3, 1e9):
+        assert circuit.admit(now, LEASE) == Refusal("forced_open", None)
+
+
+def test_disabled_lets_all_through_and_counts() -> None:
+    """Held disabled it never opens; failures are counted all the same, and no permit is a probe."""
+    circuit = make()
+    circuit.hold(State.DISABLED)
+    for _ in range(50):
+        assert not attempt(circuit, FAILURE, 0).probe
+    assert (circuit.state(0), counts(circuit, 0)) == (State.DISABLED, (50, 0, 50))
+
+
+@pytest.mark.parametrize("held", [State.FORCED_OPEN, State.DISABLED])
+@pytest.mark.parametrize("make_before", [make, opened])
+def test_released_it_is_closed_with_clean_counts(make_before: Any, held: State) -> None:
+    """Given back it starts afresh; what was asked before or during the hold no longer counts."""
+    circuit: Circuit = make_before()
+    circuit.hold(held)
+    during = circuit.admit(0, LEASE)
+    circuit.hold(None)
+    assert (circuit.state(0), counts(circuit, 0)) == (State.CLOSED, (0, 0, 0))
+    if isinstance(during, Permit):
+        circuit.settle(during, FAILURE, 1)
+    assert counts(circuit, 1) == (0, 0, 0)
+
+
+def test_releasing_what_is_not_held_changes_nothing() -> None:
+    """The command for it does not reset an open circuit."""
+    circuit = opened()
+    before = circuit.snapshot(1)
+    circuit.hold(None)
+    assert circuit.snapshot(1) == before
+
+
+def test_holding_again_changes_nothing() -> None:
+    """Held twice is held once: the permits given under the hold still count."""
+    circuit = make()
+    circuit.hold(State.DISABLED)
+    permit = grant(circuit, 0)
+    circuit.hold(State.DISABLED)
+    circuit.settle(permit, FAILURE, 0)
+    assert counts(circuit, 0) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("state", [State.CLOSED, State.OPEN, State.HALF_OPEN])
+def test_only_the_operator_states_are_held(state: State) -> None:
+    """The automatic states cannot be held by hand."""
+    with pytest.raises(ValueError, match=f"found {state}"):
+        make().hold(state)
+
+
+# --- what is seen
+
+
+def test_the_snapshot_tells_all() -> None:
+    """Through a whole life every value is what an operator would count."""
+    circuit = make()
+    attempt(circuit, SUCCESS, 0)
+    for _ in range(3):
+        attempt(circuit, FAILURE, 1)
+    grant(circuit, 16, lease=20)
+    assert circuit.snapshot(18) == Snapshot(
+        state=State.HALF_OPEN,
+        failure_count=3,
+        successes=1,
+        failures=3,
+        open_age=17,
+        retry_after=18,
+        permits_out=1,
+        probes_out=1,
+        generation=2,
+        times_opened=1,
+    )
+    assert repr(circuit) == "Circuit(half_open, failures=3, permits=1, generation=2)"
+    assert make().snapshot(5) == Snapshot(State.CLOSED, 0, 0, 0, None, None, 0, 0, 0, 0)
+
+
+# --- settings
+
+
+def test_defaults_are_the_contract() -> None:
+    """The `[circuit]` table, word for word."""
+    assert msgspec.to_builtins(CircuitSettings()) == {
+        "failure_threshold": 3,
+        "failure_rate": 0.5,
+        "window_seconds": 60,
+        "min_requests": 20,
+        "open_seconds": 15,
+        "open_seconds_max": 300,
+        "half_open_probes": 1,
+        "probe_wait_seconds": 10,
+        "scope": "provider",
+    }
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"failure_threshold": 0},
+        {"failure_rate": 0},
+        {"failure_rate": 1.01},
+        {"window_seconds": 0},
+        {"min_requests": 0},
+        {"open_seconds": 0},
+        {"open_seconds": math.inf},
+        {"open_seconds": math.nan},
+        {"open_seconds_max": -1},
+        {"open_seconds_max": math.inf},
+        {"half_open_probes": 0},
+        {"half_open_probes": 1.5},
+        {"probe_wait_seconds": -0.1},
+        {"scope": "galaxy"},
+        {"treshold": 3},
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused(bad: dict[str, object]) -> None:
+    """A value outside its range, or a field that does not exist, is an error."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(bad, CircuitSettings)
+
+
+@pytest.mark.parametrize("good", [{"failure_rate": 1}, {"probe_wait_seconds": 0}, {"scope": "model"}], ids=str)
+def test_settings_at_their_edges_are_taken(good: dict[str, object]) -> None:
+    """The ends of a range belong to it."""
+    msgspec.convert(good, CircuitSettings)
+
+
+# --- properties
+
+OUTCOMES = st.sampled_from([SUCCESS, FAILURE, FAILURE, FAILURE, SLOW, ALIVE, GONE, *COOLDOWNS])
 
 
 class CircuitMachine(RuleBasedStateMachine):
-    """Any order of asking, settling, forgetting and waiting."""
+    """Any order of asking, settling, amending, holding and waiting, beside a book of what is really out."""
 
-    @initialize(probes=st.integers(1, 3), threshold=st.integers(1, 4))
-    def start(self, probes: int, threshold: int) -> None:
-        self.now = 0.0
-        self.probes = probes
-        made = CircuitSettings(
-            failure_threshold=threshold, half_open_probes=probes, open_seconds=10, min_requests=5, failure_rate=0.6
+    @initialize(
+        probes=st.integers(1, 3),
+        threshold=st.integers(1, 3),
+        min_requests=st.integers(2, 8),
+        jitter=st.floats(0, 1),
+    )
+    def start(self, probes: int, threshold: int, min_requests: int, jitter: float) -> None:
+        self.circuit = make(
+            jitter,
+            half_open_probes=probes,
+            failure_threshold=threshold,
+            min_requests=min_requests,
+            open_seconds=10,
+            open_seconds_max=40,
         )
-        self.c = Circuit(made, jitter=lambda: 0.5)
+        self.now = 1000.0
         self.out: list[Permit] = []
+        """Granted, not settled, lease not over: by the test's own book."""
+        self.done: list[Permit] = []
+        """Settled, or forgotten until their lease was over."""
+        self.earliest = -math.inf
+        """Before this time an open circuit must not admit."""
+        self.last = self.circuit.snapshot(self.now)
 
-    @rule(lease=st.floats(0.5, 30))
-    def ask(self, lease: float) -> None:
-        before = self.c.state(self.now)
-        answer = self.c.admit(self.now, lease)
+    def look(self) -> Snapshot:
+        """A snapshot. A generation has one state; one that just opened stays so for its time less 10 %."""
+        snapshot = self.circuit.snapshot(self.now)
+        assert (snapshot.generation == self.last.generation) is (snapshot.state is self.last.state)
+        if snapshot.times_opened != self.last.times_opened:
+            assert snapshot.state is State.OPEN
+            self.earliest = self.now + 10 * 0.9 - 1e-6
+        self.last = snapshot
+        return snapshot
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        over = [p for p in self.out if self.now >= p.lease_until]
+        self.out = [p for p in self.out if p not in over]
+        self.done += over
+        self.look()
+
+    @rule(seconds=st.one_of(st.floats(0, 3), st.floats(0, 50)))
+    def wait(self, seconds: float) -> None:
+        self.pass_time(seconds)
+
+    def ask(self, lease: float) -> Permit | Refusal:
+        before = self.look()
+        would = self.circuit.would_admit(self.now)
+        answer = self.circuit.admit(self.now, lease)
+        assert isinstance(answer, Permit) is would
         if isinstance(answer, Permit):
-            assert before in (State.CLOSED, State.HALF_OPEN)
-            assert answer.probe == (before is State.HALF_OPEN)
+            assert before.state in (State.CLOSED, State.HALF_OPEN, State.DISABLED)
+            assert answer.probe is (before.state is State.HALF_OPEN)
+            assert (answer.generation, answer.granted_at) == (before.generation, self.now)
+            if answer.probe:
+                assert self.now >= self.earliest
             self.out.append(answer)
+        elif before.state is State.HALF_OPEN:
+            assert answer.reason == "probing"
+            assert before.probes_out == self.circuit.settings.half_open_probes
         else:
-            assert before in (State.OPEN, State.HALF_OPEN)
-            assert answer.retry_after is not None
-            assert answer.retry_after > 0
+            assert (before.state, answer.reason) in ((State.OPEN, "open"), (State.FORCED_OPEN, "forced_open"))
+        return answer
+
+    @rule(lease=st.floats(0.1, 60))
+    def admit(self, lease: float) -> None:
+        self.ask(lease)
+
+    @rule(lease=st.floats(0.1, 60))
+    def refused_comes_back_at_the_time_named(self, lease: float) -> None:
+        """A refusal says when to come back; then it is admitted, or refused with a new honest time."""
+        refusal = self.ask(lease)
+        if isinstance(refusal, Permit):
+            return
+        if refusal.reason == "forced_open":
+            assert refusal.retry_after is None
+            return
+        assert refusal.retry_after is not None
+        assert 0 < refusal.retry_after <= 60
+        self.pass_time(refusal.retry_after + 1e-6)
+        assert isinstance(self.ask(lease), Permit)
 
     @precondition(lambda self: self.out)
-    @rule(data=st.data(), outcome=st.sampled_from([OK, BAD, SLOW, GONE, REJECTED, LIMITED]))
+    @rule(data=st.data(), outcome=OUTCOMES)
     def settle(self, data: st.DataObject, outcome: Outcome) -> None:
-        p = data.draw(st.sampled_from(self.out))
-        self.out.remove(p)
-        before = self.c.snapshot(self.now)
-        heard = self.c.settle(p, outcome, self.now)
-        after = self.c.snapshot(self.now)
-        if not heard or p.generation not in (before.generation, after.generation):
-            assert (before.state, before.failure_count) == (after.state, after.failure_count)
-        if outcome in (GONE, LIMITED):
-            assert after.state is before.state
-            assert after.failure_count == before.failure_count
-        if before.state is State.OPEN:
-            assert after.state is State.OPEN
-
-    @rule(seconds=st.floats(0.01, 25))
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-
-    @rule()
-    def come_back_when_told(self) -> None:
-        """A refusal says when to come back; then one is let in, or told a new time."""
-        answer = self.c.admit(self.now, 5)
-        if isinstance(answer, Permit):
-            self.out.append(answer)
-            return
-        assert answer.retry_after is not None
-        self.now += answer.retry_after + 1e-6
-        again = self.c.admit(self.now, 5)
-        if isinstance(again, Permit):
-            self.out.append(again)
+        permit = data.draw(st.sampled_from(self.out))
+        before = self.look()
+        stale = permit.generation != before.generation
+        assert self.circuit.settle(permit, outcome, self.now)
+        self.out.remove(permit)
+        self.done.append(permit)
+        after = self.look()
+        assert after.permits_out == before.permits_out - 1
+        if stale:
+            self.same_but_for_places(before, after)
+        elif outcome.kind in (Kind.NEUTRAL, Kind.COOLDOWN):
+            if permit.probe and outcome is ALIVE:
+                assert after.state is State.CLOSED
+            else:
+                self.same_but_for_places(before, after)
+        elif permit.probe:
+            assert after.state is (State.CLOSED if outcome is SUCCESS else State.OPEN)
+        elif outcome is SUCCESS:
+            assert (after.state, after.failure_count) == (before.state, 0)
+            assert after.successes == before.successes + 1
         else:
-            assert again.reason == "probing"
+            assert (after.failure_count, after.failures) == (before.failure_count + 1, before.failures + 1)
+
+    @precondition(lambda self: self.done)
+    @rule(data=st.data(), outcome=OUTCOMES)
+    def settle_again(self, data: st.DataObject, outcome: Outcome) -> None:
+        """A permit that was settled or whose lease is over changes nothing."""
+        permit = data.draw(st.sampled_from(self.done))
+        before = self.look()
+        assert not self.circuit.settle(permit, outcome, self.now)
+        assert self.look() == before
+
+    @precondition(lambda self: self.done)
+    @rule(data=st.data(), outcome=OUTCOMES)
+    def amend(self, data: st.DataObject, outcome: Outcome) -> None:
+        permit = data.draw(st.sampled_from(self.done))
+        before = self.look()
+        changed = self.circuit.amend(permit, outcome, self.now)
+        after = self.look()
+        if not changed:
+            assert after == before
+            return
+        assert outcome.kind is Kind.FAILURE
+        assert permit.generation == before.generation
+        assert before.state in (State.CLOSED, State.DISABLED)
+        assert after.failure_count > before.failure_count
+        assert after.failures == before.failures + 1
+        assert before.successes - after.successes in (0, 1)
+
+    @rule(state=st.sampled_from([State.FORCED_OPEN, State.DISABLED, None, None, None]))
+    def hold(self, state: State | None) -> None:
+        before = self.look()
+        self.circuit.hold(state)
+        after = self.look()
+        if state is not None:
+            assert after.state is state
+        elif before.state in (State.FORCED_OPEN, State.DISABLED):
+            assert (after.state, after.failure_count, after.failures) == (State.CLOSED, 0, 0)
+        else:
+            assert after == before
+
+    @staticmethod
+    def same_but_for_places(before: Snapshot, after: Snapshot) -> None:
+        def rest(s: Snapshot) -> tuple[object, ...]:
+            return (s.state, s.failure_count, s.successes, s.failures, s.open_age, s.generation, s.times_opened)
+
+        assert rest(after) == rest(before)
 
     @invariant()
-    def never_more_probes_than_allowed(self) -> None:
-        if hasattr(self, "c"):
-            snapshot = self.c.snapshot(self.now)
-            assert snapshot.probes_out <= self.probes
-            assert snapshot.permits_out <= len(self.out)
+    def what_is_out_is_what_the_book_says(self) -> None:
+        snapshot = self.look()
+        assert snapshot.permits_out == len(self.out) == len(self.circuit._permits)
+        probes = [p for p in self.out if p.probe and p.generation == snapshot.generation]
+        assert snapshot.probes_out == len(probes) <= self.circuit.settings.half_open_probes
 
     def teardown(self) -> None:
-        if hasattr(self, "c"):
-            assert self.c.snapshot(self.now + 31).permits_out == 0, "a lease has not ended"
+        """All leases end: nothing is out any more, and an automatic circuit can be asked again."""
+        if not hasattr(self, "circuit"):
+            return
+        self.pass_time(61)
+        snapshot = self.look()
+        assert (snapshot.permits_out, snapshot.probes_out) == (0, 0)
+        if snapshot.state is not State.FORCED_OPEN:
+            assert isinstance(self.circuit.admit(self.now, LEASE), Permit)
 
 
+CircuitMachine.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestCircuitMachine = CircuitMachine.TestCase
-TestCircuitMachine.settings = hypothesis_settings(max_examples=120, stateful_step_count=40, deadline=None)

@@ -60,6 +60,7 @@ class Sidestep:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_watching: asyncio.Event | None = None
         self._logged: set[str] = set()
+        self._refused = ""
         self._replay_handler: type[clientplayback.ReplayHandler] | None = None
 
     def load(self, loader: Loader) -> None:
@@ -77,7 +78,14 @@ class Sidestep:
                 path = find_config(ctx.options.sidestep_config)
                 settings = load_settings(path, os.environ)
             except ConfigError as e:
-                raise exceptions.OptionsError(f"sidestep: {e}") from None
+                if self.engine is not None:
+                    raise exceptions.OptionsError(f"sidestep: {e}") from None
+                # An error that is logged while mitmproxy starts stops the start; one that is raised out of a
+                # script would show a traceback as well.
+                if str(e) != self._refused:
+                    self._refused = str(e)
+                    logger.error(f"sidestep: {e}")
+                return
             self._take(settings, path)
 
     def _take(self, settings: Settings, path: Path | None) -> None:

@@ -1,12 +1,14 @@
 """The built-in catalog: base URLs, keys and model names of well-known providers, as data.
 
-Pure. Each entry names the page of the provider's own documentation that it was read from.
+Pure: no environment, no I/O, no choice of whom to ask. Each entry names the page of the provider's own documentation
+that states its base URL and how it takes a key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 OFFICIAL = {
     "openai": "https://api.openai.com/v1",
@@ -17,10 +19,16 @@ OFFICIAL = {
 
 AUTH_BY_DIALECT = {"openai": "bearer", "anthropic": "x-api-key", "gemini": "x-goog-api-key"}
 
+_NONE: Mapping[str, int] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One provider. `env`: names of the environment variables with its key, the first that is set counts."""
+    """One provider. `env`: names of the environment variables with its key, the first that is set counts.
+
+    `models` and `only` are as in the configuration: what is asked for → what it is called here, and what it may be
+    asked for at all. An empty `auth` is the dialect's. A local one has no `env` and is never added by itself.
+    """
 
     dialect: str
     base_url: str
@@ -30,40 +38,35 @@ class Entry:
     models: tuple[tuple[str, str], ...] = ()
     only: tuple[str, ...] | None = None
     issuer: str | None = None
-    context_window: Mapping[str, int] = field(default_factory=dict)
+    context_window: Mapping[str, int] = field(default=_NONE)
 
 
 _OPENAI_FAMILIES = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*")
 
-_OPENROUTER_MODELS = tuple((glob, "openai/" + glob.replace("*", "*")) for glob in _OPENAI_FAMILIES)
-
+# OpenRouter writes a version with a dot and without a date: claude-opus-4-1-20250805 is anthropic/claude-opus-4.1.
 _OPENROUTER_CLAUDE = (
-    ("claude-opus-4-1*", "anthropic/claude-opus-4.1"),
-    ("claude-opus-4-5*", "anthropic/claude-opus-4.5"),
-    ("claude-sonnet-4-5*", "anthropic/claude-sonnet-4.5"),
-    ("claude-haiku-4-5*", "anthropic/claude-haiku-4.5"),
-    ("claude-3-7-sonnet*", "anthropic/claude-3.7-sonnet"),
-    ("claude-3-5-sonnet*", "anthropic/claude-3.5-sonnet"),
+    *((f"claude-3-{v}-sonnet*", f"anthropic/claude-3.{v}-sonnet") for v in (7, 5)),
     ("claude-3-5-haiku*", "anthropic/claude-3.5-haiku"),
-    ("claude-opus-4-0", "anthropic/claude-opus-4"),
-    ("claude-opus-4-2*", "anthropic/claude-opus-4"),
-    ("claude-sonnet-4-0", "anthropic/claude-sonnet-4"),
-    ("claude-sonnet-4-2*", "anthropic/claude-sonnet-4"),
+    *((f"claude-3-{family}*", f"anthropic/claude-3-{family}") for family in ("opus", "haiku")),
+    ("claude-opus-4-1*", "anthropic/claude-opus-4.1"),
+    *((f"claude-{family}-4-5*", f"anthropic/claude-{family}-4.5") for family in ("opus", "sonnet", "haiku")),
+    *((f"claude-{family}-4-0", f"anthropic/claude-{family}-4") for family in ("opus", "sonnet")),
+    *((f"claude-{family}-4-20*", f"anthropic/claude-{family}-4") for family in ("opus", "sonnet")),
+    *(
+        (f"claude-{family}-{major}-*", f"anthropic/claude-{family}-{major}.*")
+        for major in (4, 5)
+        for family in ("opus", "sonnet", "haiku")
+    ),
     ("claude-*", "anthropic/claude-*"),
 )
-
-# A provider that does not serve OpenAI's own models is asked for its own kinds only.
-_OPEN_WEIGHTS = (
-    "*/*",
-    "llama*",
-    "meta-llama*",
-    "qwen*",
-    "deepseek*",
-    "mixtral*",
-    "gemma*",
-    "kimi*",
-    "gpt-oss*",
+_OPENROUTER_MODELS = (
+    *((glob, "openai/" + glob.replace("*", "") + "*") for glob in _OPENAI_FAMILIES),
+    *_OPENROUTER_CLAUDE,
+    ("gemini-*", "google/gemini-*"),
 )
+
+# Open weights have no common names: these are the families' own, and `maker/model` as on Hugging Face.
+_OPEN_WEIGHTS = ("*/*", "llama*", "qwen*", "deepseek*", "mixtral*", "gemma*", "kimi*", "gpt-oss*")
 
 CATALOG: dict[str, Entry] = {
     "openai": Entry(
@@ -73,7 +76,7 @@ CATALOG: dict[str, Entry] = {
         "anthropic",
         OFFICIAL["anthropic"],
         ("ANTHROPIC_API_KEY",),
-        "https://docs.claude.com/en/api/overview",
+        "https://platform.claude.com/docs/en/api/overview",
         issuer="anthropic",
     ),
     "gemini": Entry(
@@ -88,15 +91,17 @@ CATALOG: dict[str, Entry] = {
         "https://openrouter.ai/api/v1",
         ("OPENROUTER_API_KEY",),
         "https://openrouter.ai/docs/quickstart",
-        models=(*_OPENROUTER_MODELS, *_OPENROUTER_CLAUDE, ("gemini-*", "google/gemini-*")),
+        models=_OPENROUTER_MODELS,
+        only=(*_OPENAI_FAMILIES, "claude-*", "gemini-*", "*/*"),
     ),
     "openrouter-anthropic": Entry(
         "anthropic",
         "https://openrouter.ai/api",
         ("OPENROUTER_API_KEY",),
-        "https://openrouter.ai/docs/guides/guides/claude-code-integration",
+        "https://openrouter.ai/docs/guides/coding-agents/claude-code-integration",
         auth="bearer",
         models=_OPENROUTER_CLAUDE,
+        only=("claude-*", "*/*"),
         issuer="anthropic",
     ),
     "groq": Entry(
@@ -108,9 +113,9 @@ CATALOG: dict[str, Entry] = {
     ),
     "together": Entry(
         "openai",
-        "https://api.together.xyz/v1",
+        "https://api.together.ai/v1",
         ("TOGETHER_API_KEY",),
-        "https://docs.together.ai/docs/openai-api-compatibility",
+        "https://docs.together.ai/docs/inference/openai-compatibility",
         only=("*/*",),
     ),
     "fireworks": Entry(
@@ -122,7 +127,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "deepseek": Entry(
         "openai",
-        "https://api.deepseek.com/v1",
+        "https://api.deepseek.com",
         ("DEEPSEEK_API_KEY",),
         "https://api-docs.deepseek.com/",
         only=("deepseek*",),
@@ -132,13 +137,14 @@ CATALOG: dict[str, Entry] = {
         "https://api.deepseek.com/anthropic",
         ("DEEPSEEK_API_KEY",),
         "https://api-docs.deepseek.com/guides/anthropic_api",
+        # It takes claude-* too, and answers with a model of its own: whoever wants that says so in `only`.
         only=("deepseek*",),
     ),
     "mistral": Entry(
         "openai",
         "https://api.mistral.ai/v1",
         ("MISTRAL_API_KEY",),
-        "https://docs.mistral.ai/api/",
+        "https://docs.mistral.ai/api",
         only=(
             "mistral*",
             "ministral*",
@@ -161,14 +167,14 @@ CATALOG: dict[str, Entry] = {
         "openai",
         "https://api.anthropic.com/v1",
         ("ANTHROPIC_API_KEY",),
-        "https://docs.claude.com/en/api/openai-sdk",
+        "https://platform.claude.com/docs/cli-sdks-libraries/libraries/openai-sdk",
         only=("claude*",),
     ),
     "xai": Entry(
         "openai",
         "https://api.x.ai/v1",
         ("XAI_API_KEY",),
-        "https://docs.x.ai/docs/api-reference",
+        "https://docs.x.ai/api/integrations",
         only=("grok*",),
     ),
     "cerebras": Entry(
@@ -182,7 +188,7 @@ CATALOG: dict[str, Entry] = {
         "openai",
         "https://api.moonshot.ai/v1",
         ("MOONSHOT_API_KEY",),
-        "https://platform.moonshot.ai/docs/introduction",
+        "https://platform.kimi.ai/docs/overview",
         only=("kimi*", "moonshot*"),
     ),
     "moonshot-anthropic": Entry(
@@ -208,6 +214,41 @@ CATALOG: dict[str, Entry] = {
         auth="bearer",
         only=("glm*",),
     ),
+    "nvidia": Entry(
+        "openai",
+        "https://integrate.api.nvidia.com/v1",
+        ("NVIDIA_API_KEY",),
+        "https://build.nvidia.com/",
+        only=("*/*",),
+    ),
+    "perplexity": Entry(
+        "openai",
+        "https://api.perplexity.ai",
+        ("PERPLEXITY_API_KEY",),
+        "https://docs.perplexity.ai/docs/sonar/openai-compatibility",
+        only=("sonar*",),
+    ),
+    "sambanova": Entry(
+        "openai",
+        "https://api.sambanova.ai/v1",
+        ("SAMBANOVA_API_KEY",),
+        "https://docs.sambanova.ai/cloud/docs/resources/glossary",
+        only=("Meta-Llama*", "Llama-*", "DeepSeek*", "Qwen*", "MiniMax*", "gemma*", "gpt-oss*"),
+    ),
+    "deepinfra": Entry(
+        "openai",
+        "https://api.deepinfra.com/v1/openai",
+        ("DEEPINFRA_TOKEN", "DEEPINFRA_API_KEY"),
+        "https://docs.deepinfra.com/chat/overview",
+        only=("*/*",),
+    ),
+    "hyperbolic": Entry(
+        "openai",
+        "https://api.hyperbolic.xyz/v1",
+        ("HYPERBOLIC_API_KEY",),
+        "https://docs.hyperbolic.ai/inference/text-apis",
+        only=("*/*",),
+    ),
     "ollama": Entry(
         "openai",
         "http://localhost:11434/v1",
@@ -226,7 +267,7 @@ CATALOG: dict[str, Entry] = {
         "openai",
         "http://localhost:1234/v1",
         (),
-        "https://lmstudio.ai/docs/app/api/endpoints/openai",
+        "https://lmstudio.ai/docs/api/openai-api",
         auth="none",
     ),
 }

@@ -216,7 +216,7 @@ class Circuit:
         success_at, permit.success_at = permit.success_at, None
         if permit.generation != self._generation:
             return False
-        self._window.take_back_success(success_at, now)
+        self._window.take_back_success(success_at)
         if permit.success_serial == self._serial:
             # No other success since: the failures before it stand in one row with those after it.
             self._failures += permit.failures_before

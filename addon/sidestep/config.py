@@ -1,6 +1,7 @@
 """Text → frozen settings, with every problem and the place it is at.
 
-Pure but for `load`, which reads one file. The environment is an argument. What a setting does is elsewhere.
+Pure but for `load`, which reads one file. The environment is an argument. What a setting does is elsewhere, and so is
+where the file lies.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import ipaddress
+import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
 import msgspec
 
@@ -26,10 +29,18 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 DIALECT_NAMES = ("openai", "anthropic", "gemini")
 STRATEGIES = ("priority", "weighted", "cheapest", "fastest")
+MODES = ("enforce", "observe", "off")
+
+OWN_CREDENTIAL = "the app's own credential goes only to the host that the app addressed"
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A header name (RFC 9110, 5.6.2)."""
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
+_CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key")
+_FRAMING_HEADERS = (
+    *("host", "content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive"),
+    *("te", "trailer", "upgrade", "expect"),
+)
 
 
 class Secret:
@@ -55,7 +66,7 @@ class Secret:
     def __bool__(self) -> bool:
         return bool(self._value)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a secret is not to be saved")
 
 
@@ -103,8 +114,8 @@ class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """USD per million tokens."""
 
-    input: NotNegative
-    output: NotNegative
+    input: NotNegative = 0
+    output: NotNegative = 0
 
 
 TABLES: dict[str, type[msgspec.Struct]] = {
@@ -118,7 +129,10 @@ TABLES: dict[str, type[msgspec.Struct]] = {
 
 
 class Provider(msgspec.Struct, frozen=True):
-    """A provider as it is used, with the tables that apply to it."""
+    """A provider as it is used, with the tables that apply to it.
+
+    Without `api_key` the app's own credential stays, or none is sent at all (`auth` is `none`).
+    """
 
     name: str
     dialect: str
@@ -132,7 +146,7 @@ class Provider(msgspec.Struct, frozen=True):
     issuer: str
     weight: float
     price: Price | None
-    context_window: dict[str, int]
+    context_window: Mapping[str, int]
     circuit: CircuitSettings
     attempts: AttemptSettings
     timeouts: TimeoutSettings
@@ -188,18 +202,22 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing wrong, at its place."""
+    """One thing wrong: where, what was expected there, what was found."""
 
     source: str
     path: str
-    text: str
+    expected: str
+    found: str
+    hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.path}: {self.text}" if self.path else f"{self.source}: {self.text}"
+        where = f"{self.source}: {self.path}" if self.path else self.source
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{where}: expected {self.expected}, found {self.found}{hint}"
 
 
 class ConfigError(Exception):
-    """All that is wrong with a configuration. Never quotes an expanded secret."""
+    """All that is wrong with a configuration, a line each. Never quotes an expanded secret."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         self.problems = problems
@@ -210,42 +228,38 @@ def load(path: Path, env: Mapping[str, str]) -> Settings:
     """The settings of a file. ConfigError: everything wrong with it."""
     source = str(path)
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError((Problem(source, "", "expected a file, found nothing there"),)) from None
+        found = "nothing there"
     except IsADirectoryError:
-        raise ConfigError((Problem(source, "", "expected a file, found a folder"),)) from None
+        found = "a folder"
     except UnicodeDecodeError as e:
-        text = f"expected UTF-8 text, found byte {e.object[e.start]:#04x} at offset {e.start}"
-        raise ConfigError((Problem(source, "", text),)) from None
+        raise _error(source, "UTF-8 text", f"byte {e.object[e.start]:#04x} at offset {e.start}") from None
     except OSError as e:
-        raise ConfigError((Problem(source, "", f"expected a readable file, found: {e.strerror}"),)) from None
-    return parse(text, env, source)
+        found = f"one that cannot be read: {e.strerror}"
+    except ValueError as e:
+        found = f"a path that cannot be read: {e}"
+    else:
+        return parse(text, env, source)
+    raise _error(source, "a file", found)
 
 
 def parse(text: str, env: Mapping[str, str], source: str = "<config>") -> Settings:
     """The settings of a TOML text. ConfigError: everything wrong with it."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise ConfigError((Problem(source, "", f"expected TOML, found: {e}"),)) from None
-    reader = _Reader(source, env)
-    settings = reader.settings(data)
-    if reader.problems:
-        raise ConfigError(tuple(reader.problems))
-    return settings
+    except (ValueError, RecursionError) as e:
+        where = f"at the end, line {text.count(chr(10)) + 1}"
+        raise _error(source, "TOML", f"a mistake: {e}".replace("at end of document", where)) from None
+    return _Reader(source, env).settings(data)
 
 
 def default(env: Mapping[str, str]) -> Settings:
     """What holds without any configuration: each dialect's own provider first, with the app's credential, then
     the catalog's providers whose keys are in the environment."""
-    reader = _Reader("the built-in catalog", env)
-    names = [*DIALECT_NAMES]
-    names += [n for n, e in catalog.CATALOG.items() if n not in names and any(env.get(v) for v in e.env)]
-    settings = reader.settings({"providers": [{"name": name} for name in names]})
-    if reader.problems:
-        raise ConfigError(tuple(reader.problems))
-    return settings
+    keyed = [name for name, entry in catalog.CATALOG.items() if _key_of(entry, env) is not None]
+    names = dict.fromkeys((*DIALECT_NAMES, *keyed))
+    return _Reader("the built-in catalog", env).settings({"providers": [{"name": name} for name in names]})
 
 
 def describe(settings: Settings) -> list[str]:
@@ -258,193 +272,181 @@ def describe(settings: Settings) -> list[str]:
     return lines
 
 
+def _error(source: str, expected: str, found: str) -> ConfigError:
+    return ConfigError((Problem(source, "", expected, found),))
+
+
+def _key_of(entry: catalog.Entry, env: Mapping[str, str]) -> str | None:
+    """The key of a catalog's provider in the environment."""
+    return next((env[name] for name in entry.env if env.get(name, "").strip()), None)
+
+
 def _found(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    """A value of the file in words. Never what is inside a table or an array: that may be a key."""
+    match value:
+        case dict():
+            return "a table"
+        case list():
+            return "an array"
+        case str():
+            text = repr(value)
+            return text if len(text) <= 60 else text[:57] + "…'"
+        case _:
+            return str(value)[:60]
 
 
-def _words(kind: Any) -> str:
-    """What a field's type expects, in words."""
-    if isinstance(kind, type) and issubclass(kind, bool):
-        return "true or false"
-    args = getattr(kind, "__args__", ())
-    metadata = getattr(kind, "__metadata__", ())
+def _words(kind: Any, value: Any = None) -> str:
+    """What a field's type expects, in words; an upper bound only where the value exceeds it."""
     base = getattr(kind, "__origin__", kind)
     if base is Literal:
-        return "one of " + ", ".join(repr(a) for a in args)
-    if base is tuple:
-        return "an array of strings"
-    word = {int: "a whole number", float: "a number", str: "a string"}.get(base, "a value of another type")
-    for meta in metadata:
+        return _one_of(map(repr, kind.__args__))
+    word = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a string",
+        tuple: "an array of strings",
+    }[base]
+    for meta in getattr(kind, "__metadata__", ()):
         if meta.gt is not None:
             word += f" greater than {meta.gt}"
         if meta.ge is not None:
             word += f" of at least {meta.ge}"
-        if meta.le is not None:
+        if meta.le is not None and isinstance(value, int | float) and value > meta.le:
             word += f" and at most {meta.le}"
     return word
 
 
-def _unknown(key: str, known: list[str], what: str = "key") -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
-    return f"expected a known {what}, found {key!r}{hint}"
+def _one_of(choices: Iterable[str]) -> str:
+    return "one of " + ", ".join(choices)
 
 
-_PROVIDER_KEYS = [
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+_PROVIDER_KEYS = (
     *("name", "dialect", "base_url", "api_key", "auth", "models", "only", "drop_fields", "headers"),
     *("issuer", "weight", "price", "context_window"),
     *TABLES,
-]
-_ROUTE_KEYS = ["name", "intercept", "providers", "strategy"]
-_TOP_KEYS = ["mode", "providers", "routes", "proxy", *TABLES]
+)
+_ROUTE_KEYS = ("name", "intercept", "providers", "strategy")
+_TOP_KEYS = ("mode", "providers", "routes", "proxy", *TABLES)
 
 
 class _Reader:
-    """Walks a parsed file table by table and collects problems on its way."""
+    """Walks a parsed file table by table. State: the problems met so far, and the providers that have some."""
 
     def __init__(self, source: str, env: Mapping[str, str]) -> None:
         self.source = source
         self.env = env
         self.problems: list[Problem] = []
+        self.broken: set[str] = set()
 
-    def problem(self, path: str, text: str) -> None:
-        self.problems.append(Problem(self.source, path, text))
+    def problem(self, path: str, expected: str, found: str, hint: str = "") -> None:
+        self.problems.append(Problem(self.source, path, expected, found, hint))
 
     # --- the whole file
 
     def settings(self, data: dict[str, Any]) -> Settings:
-        for key in data:
-            if key not in _TOP_KEYS:
-                self.problem(key, _unknown(key, _TOP_KEYS))
-        mode = self.choice(data, "mode", "mode", ("enforce", "observe", "off"), "enforce")
-        tables: dict[str, Any] = {n: self.table(kind, data.get(n, {}), n) for n, kind in TABLES.items()}
-        proxy = self.table(ProxySettings, data.get("proxy", {}), "proxy")
-        assert isinstance(proxy, ProxySettings)
-        for i, network in enumerate(proxy.allow_clients):
+        self.known_keys(data, "", _TOP_KEYS)
+        mode = self.choice(data, "mode", "", MODES) or MODES[0]
+        tables: dict[str, Any] = {name: self.table(kind(), data, name, "") for name, kind in TABLES.items()}
+        proxy = self.table(ProxySettings(), data, "proxy", "")
+        self.networks(proxy.allow_clients)
+        raw_providers = self.tables(data, "providers")
+        raw_routes = self.tables(data, "routes")
+        intercepts = _intercepts_by_provider(raw_providers or [], raw_routes or [])
+        providers = self.providers(raw_providers or [], tables, intercepts)
+        routes: tuple[Route, ...] = ()
+        if raw_providers is not None and raw_routes is not None:
+            names = [r["name"] for r in raw_providers if isinstance(r.get("name"), str)]
+            routes = self.routes(raw_routes, providers, names) if raw_routes else _default_routes(providers)
+        if self.problems:
+            raise ConfigError(tuple(self.problems))
+        return Settings(source=self.source, mode=mode, providers=providers, routes=routes, proxy=proxy, **tables)
+
+    def networks(self, networks: tuple[str, ...]) -> None:
+        for i, network in enumerate(networks):
             try:
                 ipaddress.ip_network(network, strict=False)
             except ValueError:
-                self.problem(f"proxy.allow_clients[{i}]", f"expected a network such as 10.0.0.0/8, found {network!r}")
-        raw_providers = self.tables(data, "providers")
-        raw_routes = self.tables(data, "routes")
-        intercepts_by_name = self.intercepts_of(raw_providers, raw_routes)
-        providers: list[Provider] = []
-        for i, raw in enumerate(raw_providers):
-            provider = self.provider(raw, f"providers[{i}]", tables, intercepts_by_name)
-            if provider is None:
-                continue
-            if any(p.name == provider.name for p in providers):
-                self.problem(f"providers[{i}].name", f"expected a name of its own, found {provider.name!r} twice")
-                continue
-            providers.append(provider)
-        routes = self.routes(raw_routes, raw_providers, providers)
-        return Settings(source=self.source, mode=mode, providers=tuple(providers), routes=routes, proxy=proxy, **tables)
-
-    def tables(self, data: dict[str, Any], key: str) -> list[dict[str, Any]]:
-        raw = data.get(key, [])
-        if not isinstance(raw, list) or not all(isinstance(r, dict) for r in raw):
-            self.problem(key, f"expected tables headed [[{key}]], found {_found(raw)}")
-            return []
-        return raw
-
-    def table(self, kind: type[msgspec.Struct], raw: Any, path: str) -> msgspec.Struct:
-        """A table of plain settings; what is wrong in it stays at its default."""
-        if not isinstance(raw, dict):
-            self.problem(path, f"expected a table, found {_found(raw)}")
-            return kind()
-        hints = get_type_hints(kind, include_extras=True)
-        good: dict[str, Any] = {}
-        for key, value in raw.items():
-            where = f"{path}.{key}"
-            if key not in hints:
-                self.problem(where, _unknown(key, list(hints)))
-            elif self.has_reference(value, where):
-                pass
-            else:
-                try:
-                    good[key] = self.convert(value, hints[key])
-                except (msgspec.ValidationError, ValueError):
-                    self.problem(where, f"expected {_words(hints[key])}, found {_found(value)}")
-        try:
-            return kind(**good)
-        except TypeError:
-            missing = [f for f in kind.__struct_fields__ if f not in good and f not in raw]
-            for name in missing:
-                self.problem(f"{path}.{name}", f"expected {_words(hints[name])}, found nothing")
-            return msgspec.convert(dict.fromkeys(kind.__struct_fields__, 0), kind)
-
-    @staticmethod
-    def convert(value: Any, kind: Any) -> Any:
-        if isinstance(value, bool) and kind is not bool:
-            raise ValueError
-        if isinstance(value, float) and value != value:
-            raise ValueError
-        return msgspec.convert(value, kind)
-
-    def has_reference(self, value: Any, path: str) -> bool:
-        """`${…}` where it does not expand is a mistake, not a value."""
-        if isinstance(value, str) and _REFERENCE.search(value):
-            self.problem(path, "expected no ${…} here: environment references expand in api_key and headers only")
-            return True
-        return False
+                self.problem(f"proxy.allow_clients[{i}]", "a network such as 10.0.0.0/8", _found(network))
 
     # --- providers
 
-    def provider(
-        self,
-        raw: dict[str, Any],
-        path: str,
-        tables: dict[str, Any],
-        intercepts_by_name: dict[str, set[BaseURL]],
-    ) -> Provider | None:
-        before = len(self.problems)
-        for key in raw:
-            if key not in _PROVIDER_KEYS:
-                self.problem(f"{path}.{key}", _unknown(key, _PROVIDER_KEYS))
+    def providers(
+        self, raw_providers: list[dict[str, Any]], tables: dict[str, Any], intercepts: dict[str, set[BaseURL]]
+    ) -> tuple[Provider, ...]:
+        providers: list[Provider] = []
+        first: dict[str, str] = {}
+        for i, raw in enumerate(raw_providers):
+            path = f"providers[{i}]"
+            before = len(self.problems)
+            self.known_keys(raw, path, _PROVIDER_KEYS)
+            name = self.name(raw, path)
+            if name is None:
+                continue
+            if name in first:
+                self.problem(f"{path}.name", "a name of its own", f"{name!r} twice", f"{first[name]} has it too")
+            first.setdefault(name, path)
+            provider = self.provider(raw, path, name, tables, intercepts.get(name, set()))
+            if len(self.problems) > before:
+                self.broken.add(name)
+            elif provider is not None:
+                providers.append(provider)
+        return tuple(providers)
+
+    def name(self, raw: dict[str, Any], path: str) -> str | None:
         name = self.string(raw, "name", path)
         if name is None:
             if "name" not in raw:
-                self.problem(f"{path}.name", "expected a name, found nothing")
+                self.problem(f"{path}.name", "a name", "nothing")
             return None
-        if not name or any(c in ",:\r\n" or not c.isprintable() for c in name):
-            self.problem(f"{path}.name", f"expected a name without commas, colons and line ends, found {name!r}")
+        # It stands in response headers, in `a:503, b:200`.
+        if (
+            not name.strip()
+            or name != name.strip()
+            or not (name.isascii() and name.isprintable())
+            or set(name) & {*",:"}
+        ):
+            self.problem(f"{path}.name", "a name of ASCII characters without commas and colons", _found(name))
+        return name
+
+    def provider(
+        self, raw: dict[str, Any], path: str, name: str, tables: dict[str, Any], intercepts: set[BaseURL]
+    ) -> Provider | None:
         entry = catalog.CATALOG.get(name)
-        dialect = self.choice(
-            raw, "dialect", f"{path}.dialect", DIALECT_NAMES, None if entry is None else entry.dialect
-        )
-        base_url = self.base_url(raw, path, name, entry)
-        if dialect is None:
-            if "dialect" not in raw:
-                self.problem(f"{path}.dialect", f"expected one of {', '.join(DIALECT_NAMES)}, found nothing")
-            dialect = "openai"
-        auth = self.auth(raw, path, entry, dialect)
-        intercepted = base_url is not None and base_url in intercepts_by_name.get(name, set())
-        api_key = self.api_key(raw, path, name, entry, auth, intercepted=intercepted, base_url=base_url)
-        own_tables: dict[str, Any] = {}
-        for table, kind in TABLES.items():
-            own = raw.get(table, {})
-            if own and isinstance(own, dict):
-                checked = self.table(kind, own, f"{path}.{table}")
-                values = {f: getattr(checked, f) for f in own if f in kind.__struct_fields__}
-                own_tables[table] = msgspec.structs.replace(tables[table], **values)
+        dialect = self.choice(raw, "dialect", path, DIALECT_NAMES)
+        if dialect is None and "dialect" not in raw:
+            if entry is not None:
+                dialect = entry.dialect
             else:
-                if own != {}:
-                    self.problem(f"{path}.{table}", f"expected a table, found {_found(own)}")
-                own_tables[table] = tables[table]
-        models = self.models(raw, path, entry)
+                self.problem(f"{path}.dialect", _one_of(DIALECT_NAMES), "nothing")
+        base_url = self.base_url(raw, path, name, entry)
+        auth = self.auth(raw, path, entry, dialect)
+        api_key = self.api_key(raw, path, entry, auth, base_url, intercepts)
+        own_tables = {table: self.table(above, raw, table, path) for table, above in tables.items()}
+        models = self.models(raw, path)
         only = self.strings(raw, "only", path)
+        if only == ():
+            self.problem(f"{path}.only", "at least one model", "an empty array")
+        if only is None and entry is not None and entry.only is not None:
+            # Who says what a model is called here means it to be asked for.
+            only = (*entry.only, *(glob for glob, _ in models or ()))
+        if models is None:
+            models = () if entry is None else entry.models
         drop = self.strings(raw, "drop_fields", path)
-        headers = self.headers(raw, path)
+        headers = self.headers(raw, path, auth)
         issuer = self.string(raw, "issuer", path)
         weight = self.number(raw, "weight", path, Positive, 1.0)
-        price = None
-        if "price" in raw:
-            checked_price = self.table(Price, raw["price"], f"{path}.price")
-            price = checked_price if isinstance(checked_price, Price) else None
-        windows = self.windows(raw, path, entry)
-        if len(self.problems) > before or base_url is None:
-            return self.placeholder(name, dialect, base_url, own_tables)
+        price = self.price(raw, path)
+        windows = self.windows(raw, path)
+        if windows is None:
+            windows = MappingProxyType({}) if entry is None else entry.context_window
+        if dialect is None or base_url is None:
+            return None
         return Provider(
             name=name,
             dialect=dialect,
@@ -452,7 +454,7 @@ class _Reader:
             api_key=api_key,
             auth=auth,
             models=models,
-            only=only if only is not None or "only" in raw or entry is None else entry.only,
+            only=only,
             drop_fields=frozenset(drop or ()),
             headers=headers,
             issuer=issuer or (entry.issuer if entry is not None and entry.issuer else name),
@@ -462,298 +464,348 @@ class _Reader:
             **own_tables,
         )
 
-    def placeholder(self, name: str, dialect: str, base_url: BaseURL | None, tables: dict[str, Any]) -> Provider:
-        """Stands for a provider that has problems, so that routes which name it have none of their own."""
-        base = base_url or BaseURL("https", "invalid", 443, "")
-        none: dict[str, int] = {}
-        return Provider(name, dialect, base, None, "none", (), None, frozenset(), (), name, 1.0, None, none, **tables)
-
     def base_url(self, raw: dict[str, Any], path: str, name: str, entry: catalog.Entry | None) -> BaseURL | None:
+        if "base_url" not in raw and entry is None:
+            hint = _did_you_mean(name, catalog.CATALOG)
+            self.problem(f"{path}.base_url", f"a URL, since {name!r} is no name of the catalog", "nothing", hint)
+            return None
+        if "base_url" not in raw:
+            assert entry is not None
+            return BaseURL.parse(entry.base_url)
         text = self.string(raw, "base_url", path)
-        if text is None:
-            if "base_url" in raw:
-                return None
-            if entry is None:
-                names = list(catalog.CATALOG)
-                close = difflib.get_close_matches(name, names, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                self.problem(f"{path}.base_url", f"expected a URL, since {name!r} is no name of the catalog{hint}")
-                return None
-            text = entry.base_url
-        return self.url(text, f"{path}.base_url")
+        return None if text is None else self.url(text, f"{path}.base_url")
 
     def url(self, text: str, path: str) -> BaseURL | None:
         try:
             return BaseURL.parse(text)
         except ValueError as e:
-            self.problem(path, str(e))
+            expected, _, found = str(e).removeprefix("expected ").partition(", found ")
+            self.problem(path, expected, found)
             return None
 
-    def auth(self, raw: dict[str, Any], path: str, entry: catalog.Entry | None, dialect: str) -> str:
+    def auth(self, raw: dict[str, Any], path: str, entry: catalog.Entry | None, dialect: str | None) -> str:
+        """A scheme word (`bearer`, `none`) or the name of the header that bears the key."""
         auth = self.string(raw, "auth", path)
         if auth is None:
-            return (entry.auth if entry is not None and entry.auth else "") or catalog.AUTH_BY_DIALECT[dialect]
-        if not _TOKEN.fullmatch(auth):
-            self.problem(f"{path}.auth", f"expected bearer, none or a header name, found {auth!r}")
-        return auth
+            if entry is not None and entry.auth and entry.dialect == dialect:
+                # A key for one that needs none by itself: it does here.
+                return entry.auth if entry.auth != "none" or "api_key" not in raw else catalog.AUTH_BY_DIALECT[dialect]
+            return catalog.AUTH_BY_DIALECT[dialect or "openai"]
+        if not _TOKEN.fullmatch(auth) or auth.lower() in _FRAMING_HEADERS:
+            self.problem(f"{path}.auth", "bearer, none or a header name", _found(auth))
+        return auth.lower() if auth.lower() in ("bearer", "none") else auth
 
     def api_key(
         self,
         raw: dict[str, Any],
         path: str,
-        name: str,
         entry: catalog.Entry | None,
         auth: str,
-        *,
-        intercepted: bool,
         base_url: BaseURL | None,
+        intercepts: set[BaseURL],
     ) -> Secret | None:
+        """The key to send; None: the app's own credential stays, or there is none.
+
+        Only what the file says replaces the credential of a call that the provider was addressed by: a key that
+        happens to be in the environment does not, so that such a call leaves as without Sidestep. Where a call to
+        another host may reach the provider too, it needs a key.
+        """
         where = f"{path}.api_key"
         if "api_key" in raw:
             text = raw["api_key"]
             if not isinstance(text, str):
-                self.problem(where, f"expected a string, found {type(text).__name__}")
+                self.problem(where, "a string", type(text).__name__)
                 return None
             if auth == "none":
-                self.problem(where, 'expected no key, since auth = "none"')
+                self.problem(where, 'no key, since auth = "none"', "one")
                 return None
-            value = self.expand(text, where)
-            if value is None:
+            if "$" in text and not _REFERENCE.search(text):
+                self.problem(where, "a key, or a reference written ${NAME}", "a $ without its braces")
                 return None
-            if not value.strip():
-                self.problem(where, "expected a key, found an empty string")
-            elif not value.isprintable() or not value.isascii():
-                self.problem(where, "expected a key of printable ASCII characters, found others")
-            return Secret(value)
-        if auth == "none" or intercepted:
-            # The app's own credential stays where the provider is the one that the app addresses.
+            return self.secret(self.expand(text, where), where)
+        if auth == "none" or base_url is None or intercepts == {base_url}:
             return None
         if entry is not None and entry.env:
-            value = next((self.env[v] for v in entry.env if self.env.get(v)), None)
-            if value is None:
-                self.problem(where, f"expected a key, found none: {' or '.join(entry.env)} is not set")
-                return None
-            return Secret(value)
-        if base_url is not None:
-            self.problem(
-                where,
-                'expected a key or auth = "none", found nothing: the app\'s own credential goes only to the host '
-                "that the app addressed",
-            )
+            key = _key_of(entry, self.env)
+            if key is not None:
+                return self.secret(key, where)
+            expected, found = "a key", f"none: {' or '.join(entry.env)} is not set"
+        else:
+            expected, found = 'a key or auth = "none"', "nothing"
+        others = ", ".join(sorted(str(b) for b in intercepts - {base_url}))
+        reached = f", and calls to {others} may reach this one" if others else ""
+        self.problem(where, expected, found, OWN_CREDENTIAL + reached)
         return None
 
-    def expand(self, text: str, path: str) -> str | None:
-        missing = [n for n in _REFERENCE.findall(text) if n not in self.env]
-        for name in missing:
-            self.problem(path, f"expected the environment variable {name!r}, found it unset")
-        if missing:
+    def secret(self, value: str | None, path: str) -> Secret | None:
+        if value is None:
             return None
-        return _REFERENCE.sub(lambda m: self.env[m[1]], text)
+        value = value.strip()
+        if not value:
+            self.problem(path, "a key", "an empty string")
+        elif not (value.isascii() and value.isprintable()):
+            self.problem(path, "a key of printable ASCII characters", "others")
+        return Secret(value)
 
-    def models(self, raw: dict[str, Any], path: str, entry: catalog.Entry | None) -> tuple[tuple[str, str], ...]:
+    def expand(self, text: str, path: str) -> str | None:
+        missing = dict.fromkeys(name for name in _REFERENCE.findall(text) if name not in self.env)
+        for name in missing:
+            self.problem(path, f"the environment variable {name!r}", "it unset")
+        return None if missing else _REFERENCE.sub(lambda m: self.env[m[1]], text)
+
+    def models(self, raw: dict[str, Any], path: str) -> tuple[tuple[str, str], ...] | None:
         if "models" not in raw:
-            return () if entry is None else entry.models
-        value = raw["models"]
-        if not isinstance(value, dict):
-            self.problem(f"{path}.models", f"expected a table of names, found {_found(value)}")
-            return ()
+            return None
         pairs = []
-        for glob, target in value.items():
+        for glob, target in self.mapping(raw["models"], f"{path}.models", "a table of names"):
             where = f"{path}.models.{glob}"
             if not isinstance(target, str) or not target:
-                self.problem(where, f"expected the provider's name of the model, found {_found(target)}")
+                self.problem(where, "the provider's name of the model", _found(target))
             elif self.has_reference(target, where):
                 pass
             elif target.count("*") > 1:
-                self.problem(where, f"expected at most one * in {target!r}")
-            elif "*" in target and (glob.count("*") != 1 or any(c in glob for c in "?[")):
-                self.problem(where, f"expected exactly one * in {glob!r}, since {target!r} repeats what it stood for")
+                self.problem(where, "at most one * on the right", _found(target))
+            elif "*" in target and (glob.count("*") != 1 or set(glob) & {*"?["}):
+                found = "? or [ beside it" if glob.count("*") == 1 else str(glob.count("*"))
+                self.problem(where, f"exactly one * in {glob!r}", found, f"{target!r} repeats what it stood for")
             else:
                 pairs.append((glob, target))
         return tuple(pairs)
 
-    def headers(self, raw: dict[str, Any], path: str) -> tuple[tuple[str, Secret], ...]:
-        value = raw.get("headers", {})
-        if not isinstance(value, dict):
-            self.problem(f"{path}.headers", f"expected a table of headers, found {_found(value)}")
-            return ()
+    def headers(self, raw: dict[str, Any], path: str, auth: str) -> tuple[tuple[str, Secret], ...]:
         pairs = []
-        for name, text in value.items():
+        for name, text in self.mapping(raw.get("headers", {}), f"{path}.headers"):
             where = f"{path}.headers.{name}"
             if not _TOKEN.fullmatch(name):
-                self.problem(where, f"expected a header name, found {name!r}")
-            elif name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
-                self.problem(where, f"expected a header that may be set, found {name!r}")
+                self.problem(where, "a header name", _found(name))
+            elif name.lower() in _FRAMING_HEADERS:
+                self.problem(where, "a header that may be set", _found(name))
+            elif name.lower() in _CREDENTIAL_HEADERS or name.lower() == auth.lower():
+                self.problem(where, "a header that is no credential", _found(name), "a key belongs in api_key and auth")
             elif not isinstance(text, str):
-                self.problem(where, f"expected a string, found {_found(text)}")
-            elif (expanded := self.expand(text, where)) is not None:
-                if any(c in expanded for c in "\r\n\0") or not expanded.isascii():
-                    self.problem(where, "expected ASCII text without line ends, found others")
-                pairs.append((name, Secret(expanded)))
+                self.problem(where, "a string", type(text).__name__)
+            elif (value := self.expand(text, where)) is not None:
+                if not (value.isascii() and value.isprintable()):
+                    self.problem(where, "printable ASCII text", "others")
+                pairs.append((name, Secret(value)))
         return tuple(pairs)
 
-    def windows(self, raw: dict[str, Any], path: str, entry: catalog.Entry | None) -> dict[str, int]:
+    def price(self, raw: dict[str, Any], path: str) -> Price | None:
+        if "price" not in raw:
+            return None
+        price = self.table(Price(), raw, "price", path)
+        if isinstance(raw["price"], dict):
+            for name in ("input", "output"):
+                if name not in raw["price"]:
+                    self.problem(f"{path}.price.{name}", _words(NotNegative), "nothing")
+        return price
+
+    def windows(self, raw: dict[str, Any], path: str) -> Mapping[str, int] | None:
         if "context_window" not in raw:
-            return {} if entry is None else dict(entry.context_window)
-        value = raw["context_window"]
-        if not isinstance(value, dict):
-            self.problem(f"{path}.context_window", f"expected a table of models, found {_found(value)}")
-            return {}
+            return None
         windows = {}
-        for model, tokens in value.items():
-            if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-                self.problem(
-                    f"{path}.context_window.{model}",
-                    f"expected a whole number of tokens of at least 1, found {_found(tokens)}",
-                )
-            else:
-                windows[model] = tokens
-        return windows
+        for model, tokens in self.mapping(raw["context_window"], f"{path}.context_window"):
+            where = f"{path}.context_window.{model}"
+            windows[model] = self.value(tokens, AtLeastOne, where, "a whole number of tokens of at least 1")
+        return MappingProxyType(windows)
 
     # --- routes
 
-    def intercepts_of(
-        self, raw_providers: list[dict[str, Any]], raw_routes: list[dict[str, Any]]
-    ) -> dict[str, set[BaseURL]]:
-        """For each provider the base URLs that its routes intercept; problems are reported elsewhere."""
-
-        def parsed(text: object) -> BaseURL | None:
-            try:
-                return BaseURL.parse(text) if isinstance(text, str) else None
-            except ValueError:
-                return None
-
-        found: dict[str, set[BaseURL]] = {}
-        if raw_routes:
-            for raw in raw_routes:
-                intercepts = raw.get("intercept", [])
-                bases = {b for t in (intercepts if isinstance(intercepts, list) else []) if (b := parsed(t))}
-                names = raw.get("providers", [])
-                for name in names if isinstance(names, list) else []:
-                    if isinstance(name, str):
-                        found.setdefault(name, set()).update(bases)
-            return found
-        for raw in raw_providers:
-            name = raw.get("name")
-            if isinstance(name, str):
-                entry = catalog.CATALOG.get(name)
-                dialect = raw.get("dialect", None if entry is None else entry.dialect)
-                if isinstance(dialect, str) and dialect in catalog.OFFICIAL:
-                    found.setdefault(name, set()).add(BaseURL.parse(catalog.OFFICIAL[dialect]))
-        return found
-
     def routes(
-        self,
-        raw_routes: list[dict[str, Any]],
-        raw_providers: list[dict[str, Any]],
-        providers: list[Provider],
+        self, raw_routes: list[dict[str, Any]], providers: tuple[Provider, ...], names: list[str]
     ) -> tuple[Route, ...]:
-        if not raw_routes:
-            made = []
-            for dialect in DIALECT_NAMES:
-                chosen = tuple(p for p in providers if p.dialect == dialect)
-                if chosen:
-                    base = BaseURL.parse(catalog.OFFICIAL[dialect])
-                    made.append(Route(dialect, dialect, (base,), chosen, "priority"))
-            return tuple(made)
         by_name = {p.name: p for p in providers}
-        declared = [r["name"] for r in raw_providers if isinstance(r.get("name"), str)]
         routes: list[Route] = []
         claimed: dict[BaseURL, str] = {}
+        taken = {r["name"] for r in raw_routes if isinstance(r.get("name"), str)}
         for i, raw in enumerate(raw_routes):
             path = f"routes[{i}]"
-            for key in raw:
-                if key not in _ROUTE_KEYS:
-                    self.problem(f"{path}.{key}", _unknown(key, _ROUTE_KEYS))
-            strategy = self.choice(raw, "strategy", f"{path}.strategy", STRATEGIES, "priority")
+            self.known_keys(raw, path, _ROUTE_KEYS)
+            strategy = self.choice(raw, "strategy", path, STRATEGIES) or STRATEGIES[0]
             intercepts = self.intercepts(raw, path, claimed)
-            members = self.members(raw, path, by_name, declared)
+            members = self.members(raw, path, by_name, names)
             dialects = sorted({p.dialect for p in members})
             if len(dialects) > 1:
-                self.problem(f"{path}.providers", f"expected providers of one dialect, found {', '.join(dialects)}")
+                self.problem(f"{path}.providers", "providers of one dialect", ", ".join(dialects))
             name = self.string(raw, "name", path)
-            dialect = dialects[0] if dialects else "openai"
+            if name is not None and any(r.name == name for r in routes):
+                self.problem(f"{path}.name", "a name of its own", f"{name!r} again")
+            if not members:
+                continue
             if name is None:
-                taken = sum(1 for r in routes if r.dialect == dialect)
-                name = dialect if not taken else f"{dialect}-{taken + 1}"
-            if members and intercepts:
-                routes.append(Route(name, dialect, intercepts, tuple(members), strategy or "priority"))
+                name = _free_name(dialects[0], taken)
+                taken.add(name)
+            routes.append(Route(name, dialects[0], intercepts, members, strategy))
         return tuple(routes)
 
     def intercepts(self, raw: dict[str, Any], path: str, claimed: dict[BaseURL, str]) -> tuple[BaseURL, ...]:
         texts = self.strings(raw, "intercept", path)
-        if not texts:
-            if "intercept" not in raw or texts == ():
-                self.problem(f"{path}.intercept", "expected at least one base URL, found none")
-            return ()
+        if texts == () or "intercept" not in raw:
+            self.problem(f"{path}.intercept", "at least one base URL", "none")
         bases = []
-        for i, text in enumerate(texts):
+        for i, text in enumerate(texts or ()):
             where = f"{path}.intercept[{i}]"
             base = self.url(text, where)
             if base is None:
                 continue
             if base in claimed:
-                self.problem(where, f"expected a base URL of its own, found {text!r}, which {claimed[base]} has too")
+                self.problem(where, "a base URL of its own", f"{text!r}, which {claimed[base]} has too")
                 continue
             claimed[base] = where
             bases.append(base)
         return tuple(bases)
 
     def members(
-        self, raw: dict[str, Any], path: str, by_name: dict[str, Provider], declared: list[str]
-    ) -> list[Provider]:
-        names = self.strings(raw, "providers", path)
-        if not names:
-            if "providers" not in raw or names == ():
-                self.problem(f"{path}.providers", "expected at least one provider, found none")
-            return []
-        members = []
-        for i, name in enumerate(names):
+        self, raw: dict[str, Any], path: str, by_name: dict[str, Provider], names: list[str]
+    ) -> tuple[Provider, ...]:
+        wanted = self.strings(raw, "providers", path)
+        if wanted == () or "providers" not in raw:
+            self.problem(f"{path}.providers", "at least one provider", "none")
+        members: list[Provider] = []
+        for i, name in enumerate(wanted or ()):
             where = f"{path}.providers[{i}]"
-            if name in by_name:
-                if by_name[name] in members:
-                    self.problem(where, f"expected each provider once, found {name!r} again")
+            if name in (wanted or ())[:i]:
+                self.problem(where, "each provider once", f"{name!r} again")
+            elif name in by_name:
                 members.append(by_name[name])
-            elif name not in declared:
-                self.problem(where, _unknown(name, declared, "provider"))
-        return members
+            elif name not in self.broken:
+                hint = _did_you_mean(name, names) or "it needs a [[providers]] table"
+                self.problem(where, "a known provider", _found(name), hint)
+        return tuple(members)
 
     # --- values
 
+    def known_keys(self, raw: dict[str, Any], path: str, known: Iterable[str]) -> None:
+        for key in raw:
+            if key not in known:
+                hint = _did_you_mean(key, known) or f"known are {', '.join(sorted(known))}"
+                self.problem(_at(path, key), "a known key", _found(key), hint)
+
+    def tables(self, data: dict[str, Any], key: str) -> list[dict[str, Any]] | None:
+        """An array of tables; None: it is something else."""
+        raw = data.get(key, [])
+        if not isinstance(raw, list):
+            self.problem(key, f"tables headed [[{key}]]", _found(raw))
+            return None
+        for i, item in enumerate(raw):
+            if not isinstance(item, dict):
+                self.problem(f"{key}[{i}]", f"a table headed [[{key}]]", _found(item))
+                return None
+        return raw
+
+    def table[T: msgspec.Struct](self, above: T, raw: dict[str, Any], key: str, path: str) -> T:
+        """A table of plain settings over those `above` it; what is wrong in it changes nothing."""
+        hints = get_type_hints(type(above), include_extras=True)
+        path = _at(path, key)
+        changes: dict[str, Any] = {}
+        for name, value in self.mapping(raw.get(key, {}), path):
+            if name not in hints:
+                self.known_keys({name: value}, path, hints)
+            elif (good := self.value(value, hints[name], f"{path}.{name}")) is not None:
+                changes[name] = good
+        return msgspec.structs.replace(above, **changes)
+
+    def mapping(self, raw: Any, path: str, words: str = "a table") -> Iterable[tuple[str, Any]]:
+        if isinstance(raw, dict):
+            return raw.items()
+        self.problem(path, words, _found(raw))
+        return ()
+
+    def value(self, value: Any, kind: Any, path: str, words: str = "") -> Any:
+        """A value of this type; None: it is none."""
+        if self.has_reference(value, path):
+            return None
+        # For msgspec a list is a good tuple and 1.0 a good int; infinity would be no limit at all.
+        if not (isinstance(value, float) and not math.isfinite(value)):
+            try:
+                return msgspec.convert(value, kind)
+            except (msgspec.ValidationError, OverflowError):
+                pass
+        self.problem(path, words or _words(kind, value), _found(value))
+        return None
+
+    def has_reference(self, value: Any, path: str) -> bool:
+        """`${…}` where it does not expand is a mistake, not a value."""
+        if isinstance(value, list):
+            found = [self.has_reference(v, f"{path}[{i}]") for i, v in enumerate(value)]
+            return any(found)
+        if isinstance(value, str) and _REFERENCE.search(value):
+            self.problem(path, "no ${…} here", _found(value), "references expand in api_key and headers only")
+            return True
+        return False
+
     def string(self, raw: dict[str, Any], key: str, path: str) -> str | None:
-        value = raw.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, str):
-            self.problem(f"{path}.{key}", f"expected a string, found {_found(value)}")
-            return None
-        if self.has_reference(value, f"{path}.{key}"):
-            return None
-        return value
+        text: str | None = self.value(raw[key], str, _at(path, key)) if key in raw else None
+        return text
 
     def strings(self, raw: dict[str, Any], key: str, path: str) -> tuple[str, ...] | None:
-        value = raw.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            self.problem(f"{path}.{key}", f"expected an array of strings, found {_found(value)}")
-            return None
-        if any(self.has_reference(v, f"{path}.{key}[{i}]") for i, v in enumerate(value)):
-            return None
-        return tuple(value)
+        texts: tuple[str, ...] | None = self.value(raw[key], tuple[str, ...], _at(path, key)) if key in raw else None
+        return texts
 
     def number(self, raw: dict[str, Any], key: str, path: str, kind: Any, default: float) -> float:
-        if key not in raw:
-            return default
-        try:
-            return float(self.convert(raw[key], kind))
-        except (msgspec.ValidationError, ValueError):
-            self.problem(f"{path}.{key}", f"expected {_words(kind)}, found {_found(raw[key])}")
-            return default
+        number: float | None = self.value(raw[key], kind, _at(path, key)) if key in raw else None
+        return default if number is None else number
 
-    def choice(self, raw: dict[str, Any], key: str, path: str, choices: tuple[str, ...], default: Any) -> Any:
-        value = raw.get(key, default)
-        if key in raw and (not isinstance(value, str) or value not in choices):
-            self.problem(path, f"expected one of {', '.join(choices)}, found {_found(value)}")
-            return default
-        return value
+    def choice(self, raw: dict[str, Any], key: str, path: str, choices: tuple[str, ...]) -> str | None:
+        if key not in raw or self.has_reference(raw[key], _at(path, key)):
+            return None
+        value = raw[key]
+        if isinstance(value, str) and value in choices:
+            return value
+        hint = _did_you_mean(value, choices) if isinstance(value, str) else ""
+        self.problem(_at(path, key), _one_of(choices), _found(value), hint)
+        return None
+
+
+def _at(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _free_name(dialect: str, taken: set[str]) -> str:
+    """The dialect, or dialect-2, dialect-3 …"""
+    name, number = dialect, 1
+    while name in taken:
+        number += 1
+        name = f"{dialect}-{number}"
+    return name
+
+
+def _default_routes(providers: tuple[Provider, ...]) -> tuple[Route, ...]:
+    """One a dialect that has providers: its official base URL, its providers in their order."""
+    routes = []
+    for dialect in DIALECT_NAMES:
+        members = tuple(p for p in providers if p.dialect == dialect)
+        if members:
+            routes.append(Route(dialect, dialect, (BaseURL.parse(catalog.OFFICIAL[dialect]),), members, STRATEGIES[0]))
+    return tuple(routes)
+
+
+def _intercepts_by_provider(
+    raw_providers: list[dict[str, Any]], raw_routes: list[dict[str, Any]]
+) -> dict[str, set[BaseURL]]:
+    """The base URLs whose calls may reach each provider. What is wrong with them is reported elsewhere."""
+    found: dict[str, set[BaseURL]] = {}
+    for raw in raw_routes:
+        for name in _strings_in(raw.get("providers")):
+            found.setdefault(name, set()).update(_urls_in(raw.get("intercept")))
+    if not raw_routes:
+        for raw in raw_providers:
+            for name in _strings_in([raw.get("name")]):
+                entry = catalog.CATALOG.get(name)
+                dialect = raw.get("dialect", None if entry is None else entry.dialect)
+                found.setdefault(name, set()).update(_urls_in([catalog.OFFICIAL.get(str(dialect))]))
+    return found
+
+
+def _strings_in(value: object) -> list[str]:
+    return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+
+
+def _urls_in(value: object) -> set[BaseURL]:
+    bases = set()
+    for text in _strings_in(value):
+        try:
+            bases.add(BaseURL.parse(text))
+        except ValueError:
+            continue
+    return bases

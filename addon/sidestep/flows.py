@@ -6,6 +6,7 @@ before.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote_plus
 
@@ -35,6 +36,9 @@ CREDENTIAL_WORDS = (b"auth", b"api-key", b"api_key", b"apikey", b"token", b"secr
 """A header whose name contains one of these is taken for a credential too."""
 CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "token"})
 """Query parameters that bear a credential; Gemini's is `key`."""
+
+SECRET_LENGTH = 8
+"""Shorter values are no keys; looking for them would find them everywhere."""
 
 Field = tuple[bytes, bytes]
 
@@ -119,7 +123,7 @@ class Original:
     def values(self) -> tuple[bytes, ...]:
         """The secret strings themselves, to find copies of them."""
         found = [value.rpartition(b" ")[2] for _, (_, value) in self.secrets]
-        return tuple(v for v in found if len(v) >= 8)
+        return tuple(v for v in found if len(v) >= SECRET_LENGTH)
 
 
 def with_secrets(fields: tuple[Field, ...], secrets: tuple[tuple[int, Field], ...]) -> tuple[Field, ...]:
@@ -233,9 +237,16 @@ def credential_fields(provider: Provider) -> tuple[Field, ...]:
     return tuple(fields)
 
 
-def bears_key(body: bytes, provider: Provider) -> bool:
-    """Whether a provider repeats our key to it in what it says."""
-    values = [v.reveal() for _, v in provider.headers]
-    if provider.api_key is not None:
-        values.append(provider.api_key.reveal())
-    return any(len(v) >= 8 and v.encode("utf-8", "replace") in body for v in values)
+def secrets_of(providers: Iterable[Provider]) -> tuple[bytes, ...]:
+    """The strings that must appear nowhere: the providers' keys and the values of their own headers."""
+    found: set[str] = set()
+    for provider in providers:
+        found.update(v.reveal() for _, v in provider.headers)
+        if provider.api_key is not None:
+            found.add(provider.api_key.reveal())
+    return tuple(v.encode("utf-8", "replace") for v in found if len(v) >= SECRET_LENGTH)
+
+
+def bears_secret(text: bytes, secrets: tuple[bytes, ...]) -> bool:
+    """Whether a provider repeats a key in what it says."""
+    return any(secret in text for secret in secrets)

@@ -1,6 +1,7 @@
 """When a provider wants to be asked again, as its headers and bodies say it.
 
-Pure: no mitmproxy, no clock. Headers come by lower-case name; `wall_now` is Unix time in seconds.
+Pure: no mitmproxy, no clock. Headers come by lower-case name; `wall_now` is Unix time in seconds. A value
+that cannot be read is as good as none.
 """
 
 from __future__ import annotations
@@ -8,19 +9,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import msgspec
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER = re.compile(r"\d{1,20}(?:\.\d*)?|\.\d+")
+_DURATION = re.compile(r"(\d{1,20}(?:\.\d*)?)(ns|us|µs|ms|s|m|h|d)")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 EPOCH_SECONDS = 1e9
 """A plain number above this is a point in time, not a length: seconds, or milliseconds above 1e12."""
 
 
 def retry_after(headers: Mapping[str, str], wall_now: float) -> float | None:
-    """Seconds until the provider wants to be asked again, None if it does not say. Never negative."""
+    """Seconds until the provider wants to be asked again, None if it does not say. Never negative.
+
+    What it says outright comes first, then the resets of its limits: of those that are used up, else of those
+    of which it does not say what remains. The latest one counts.
+    """
     if (value := _number(headers.get("retry-after-ms"))) is not None:
         return value / 1000
     if (text := headers.get("retry-after")) is not None:
@@ -29,16 +35,13 @@ def retry_after(headers: Mapping[str, str], wall_now: float) -> float | None:
         if (date := _http_date(text)) is not None:
             return max(0.0, date - wall_now)
     limits = _limits(headers, wall_now)
-    told = [seconds for remaining, seconds in limits if remaining is not None and remaining <= 0]
-    return max(told or [seconds for _, seconds in limits], default=None)
+    used_up = [seconds for remaining, seconds in limits if remaining == 0]
+    return max(used_up or [seconds for remaining, seconds in limits if remaining is None], default=None)
 
 
 def exhausted(headers: Mapping[str, str], wall_now: float) -> float | None:
     """Seconds until the reset of a limit that an answer says is used up; None if none is."""
-    return max(
-        (seconds for remaining, seconds in _limits(headers, wall_now) if remaining is not None and remaining <= 0),
-        default=None,
-    )
+    return max((seconds for remaining, seconds in _limits(headers, wall_now) if remaining == 0), default=None)
 
 
 def retry_delay_in_body(body: bytes) -> float | None:
@@ -47,7 +50,7 @@ def retry_delay_in_body(body: bytes) -> float | None:
         return None
     try:
         data = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if isinstance(data, list) and data:
         data = data[0]
@@ -61,7 +64,7 @@ def retry_delay_in_body(body: bytes) -> float | None:
 
 
 def _limits(headers: Mapping[str, str], wall_now: float) -> list[tuple[float | None, float]]:
-    """What remains of each announced limit, and seconds until its reset."""
+    """What remains of each announced limit, if that is told, and seconds until its reset."""
     found = []
     for name, text in headers.items():
         if name.startswith("x-ratelimit-reset"):
@@ -101,17 +104,15 @@ def _duration(text: str) -> float | None:
 
 
 def _number(text: str | None) -> float | None:
-    if text is None:
+    if text is None or _NUMBER.fullmatch(text.strip()) is None:
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
+    value = float(text)
+    return value if math.isfinite(value) else None
 
 
 def _http_date(text: str) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp()
+        at = parsedate_to_datetime(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None

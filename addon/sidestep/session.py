@@ -91,6 +91,10 @@ class Session:
     # --- what the layer asks
 
     @property
+    def _secrets(self) -> tuple[bytes, ...]:
+        return flows.secrets_of(self.engine.settings.providers)
+
+    @property
     def hold_bytes(self) -> int:
         assert self.attempt is not None
         return self.attempt.candidate.provider.stream.hold_bytes
@@ -107,7 +111,7 @@ class Session:
         if error is None:
             how = "went silent" if outcome.reason == "timeout" else "ended before its end"
             return ErrorKind.SERVER, f"the stream from {provider.name} {how}"
-        if not error.message or flows.bears_key(error.message.encode("utf-8", "replace"), provider):
+        if not error.message or flows.bears_secret(error.message.encode("utf-8", "replace"), self._secrets):
             return error.kind, f"{provider.name} ended the stream with an error"
         return error.kind, error.message
 
@@ -119,7 +123,7 @@ class Session:
         """An error body in place of one that repeats our key; None if it does not."""
         assert self.watch is not None or self.call is not None
         readable = http.Response.make(200, body, response.headers).get_content(strict=False) or body
-        if not flows.bears_key(readable, provider) and not flows.bears_key(body, provider):
+        if not flows.bears_secret(readable, self._secrets) and not flows.bears_secret(body, self._secrets):
             return None
         text = f"{provider.name} answered {response.status_code}; its words are withheld: they repeat its key"
         replaced = self.match.dialect.phrase_error(response.status_code, ErrorKind.SERVER, text)

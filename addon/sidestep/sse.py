@@ -1,7 +1,7 @@
 """Scans streams for their events, byte for byte: server-sent events, and JSON arrays sent piece by piece.
 
 Pure: no mitmproxy, no clock, no I/O, no meaning. The raws of all events, joined, are the input. Each byte is
-looked at a bounded number of times, however it is cut up.
+looked at a bounded number of times, however the stream is cut up.
 """
 
 from __future__ import annotations
@@ -14,26 +14,42 @@ _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?:\r\n|\n|\r)")
 (WHATWG HTML, 9.2.5); the first is matched atomically, so that CR LF is never taken for two ends."""
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
-_STRUCTURAL = re.compile(rb'["{}\[\]\\,]')
+_CR, _LF = 0x0D, 0x0A
+
+_OUTSIDE = re.compile(rb'["{}\[\]]')
+_INSIDE = re.compile(rb'["\\]')
+_QUOTE, _BACKSLASH = 0x22, 0x5C
+_OPENING = b"{["
 
 
 class Scanned(NamedTuple):
-    """One event: exactly the bytes that made it up, its name and its data lines joined by LF."""
+    """One event: exactly the bytes that made it up, its name, and its data lines joined by LF."""
 
     raw: bytes
     name: bytes
     data: bytes
+    whole: bool = True
+    """False: the stream ended before the event did."""
 
 
 class EventScanner:
-    """Splits a stream into events. State: the bytes of the event that is not complete, and how far they were
-    searched."""
+    """Splits a stream into events.
 
-    __slots__ = ("_buffer", "_searched")
+    An event reaches to the end of its blank line. A CR that ends it is not waited upon: should an LF follow in
+    the next piece, it comes as an event of its own, without name and data.
+
+    State: the bytes of the event that is not complete, how far they were searched, whether a CR is among
+    them, whether the last event ended in a CR that an LF may yet follow, whether any event came before.
+    """
+
+    __slots__ = ("_after_cr", "_begun", "_buffer", "_crs", "_searched")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._searched = 0
+        self._crs = False
+        self._after_cr = False
+        self._begun = False
 
     @property
     def pending(self) -> int:
@@ -41,30 +57,45 @@ class EventScanner:
         return len(self._buffer)
 
     def feed(self, data: bytes) -> list[Scanned]:
-        """The events that these bytes complete. An event ends with its blank line; an LF that turns out to
-        belong to a CR before it opens the next event, where it means nothing."""
-        buffer = self._buffer
-        buffer += data
+        """The events that these bytes complete."""
+        if not data:
+            return []
         events: list[Scanned] = []
+        if self._after_cr:
+            self._after_cr = False
+            if data[0] == _LF:
+                events.append(Scanned(b"\n", b"", b""))
+                data = data[1:]
+        buffer = self._buffer
+        crs = b"\r" in data
+        if not buffer and not crs:
+            *whole, rest = data.split(b"\n\n")
+            for event in whole:
+                events.append(self._parse_lines(event))
+            if rest:
+                buffer += rest
+                self._searched = len(rest) - rest.endswith(b"\n")
+            return events
+        buffer += data
+        self._crs = self._crs or crs
         start = 0
-        at = self._searched
-        if b"\r" not in buffer:
-            while (end := buffer.find(b"\n\n", at)) >= 0:
-                end += 2
-                events.append(_parse(bytes(buffer[start:end])))
-                start = at = end
-        else:
+        if self._crs:
+            at = self._searched
             while (match := _BLANK_LINE.search(buffer, at)) is not None:
-                end = match.end()
-                events.append(_parse(bytes(buffer[start:end])))
-                start = at = end
+                at = match.end()
+                events.append(self._parse(bytes(buffer[start:at])))
+                start = at
+            self._after_cr = 0 < start == len(buffer) and buffer[-1] == _CR
+        else:
+            at = self._searched
+            while (end := buffer.find(b"\n\n", at)) >= 0:
+                events.append(self._parse_lines(bytes(buffer[start:end])))
+                start = at = end + 2
         if start:
             del buffer[:start]
-        # A blank line may have begun in the last two bytes; never resume between a CR and its LF.
-        resume = max(0, len(buffer) - 2)
-        if resume and buffer[resume - 1] == 0x0D and buffer[resume] == 0x0A:
-            resume -= 1
-        self._searched = resume
+            self._crs = self._crs and b"\r" in buffer
+        # What is left holds no blank line, so that one can only begin with the line end that it ends in.
+        self._searched = len(buffer) - (2 if buffer.endswith(b"\r\n") else buffer.endswith((b"\n", b"\r")))
         return events
 
     def close(self) -> Scanned | None:
@@ -74,34 +105,52 @@ class EventScanner:
         raw = bytes(self._buffer)
         self._buffer.clear()
         self._searched = 0
-        return _parse(raw)
+        self._crs = False
+        return self._parse(raw)._replace(whole=False)
 
+    def _parse_lines(self, event: bytes) -> Scanned:
+        """An event without CRs, given without its blank line."""
+        if event.startswith(b"data: "):
+            if b"\n" not in event:
+                self._begun = True
+                return Scanned(event + b"\n\n", b"", event[6:])
+        elif event.startswith(b"event: "):
+            head, _, tail = event.partition(b"\n")
+            if tail.startswith(b"data: ") and b"\n" not in tail:
+                self._begun = True
+                return Scanned(event + b"\n\n", head[7:], tail[6:])
+        return self._parse(event + b"\n\n")
 
-def _parse(raw: bytes) -> Scanned:
-    if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
-        return Scanned(raw, b"", raw[6:-2])
-    name = b""
-    lines: list[bytes] = []
-    for line in _LINE_END.split(raw.removeprefix(_BOM)):
-        field, colon, value = line.partition(b":")
-        if field == b"data":
-            lines.append(value[1:] if value.startswith(b" ") else value)
-        elif field == b"event" and colon:
-            name = value[1:] if value.startswith(b" ") else value
-    return Scanned(raw, name, b"\n".join(lines))
+    def _parse(self, raw: bytes) -> Scanned:
+        text = raw if self._begun else raw.removeprefix(_BOM)
+        self._begun = True
+        name = b""
+        values: list[bytes] = []
+        for line in _LINE_END.split(text):
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                values.append(value.removeprefix(b" "))
+            elif field == b"event":
+                name = value.removeprefix(b" ")
+        return Scanned(raw, name, b"\n".join(values))
 
 
 class ArrayScanner:
-    """Splits `[{…}, {…}]` into its elements as they come. State: unfinished bytes, the depth, whether inside a
-    string, where the element began."""
+    """Splits `[{…}, {…}]` into its elements as they come; a document that is one object is one element.
 
-    __slots__ = ("_begin", "_buffer", "_depth", "_in_string", "_searched", "closed", "elements")
+    The raw of an element begins with what stood between it and the one before. State: the bytes not yet given
+    out, how far they were searched, the depth there and whether it is inside a string, the depth at which
+    elements lie, where the present one began.
+    """
+
+    __slots__ = ("_base", "_begin", "_buffer", "_depth", "_in_string", "_searched", "closed", "elements")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._searched = 0
         self._depth = 0
         self._in_string = False
+        self._base: int | None = None
         self._begin = -1
         self.elements = 0
         """Elements completed."""
@@ -110,57 +159,59 @@ class ArrayScanner:
 
     @property
     def pending(self) -> int:
+        """Bytes of an element that is not complete."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> list[Scanned]:
-        """The elements that these bytes complete, each with what stood before it since the last one."""
+        """The elements that these bytes complete; the array's end comes as an event without data."""
         buffer = self._buffer
         buffer += data
         events: list[Scanned] = []
-        start = 0
-        at = self._searched
-        while (match := _STRUCTURAL.search(buffer, at)) is not None:
-            at = match.end()
+        start, at = 0, self._searched
+        while not self.closed and at < len(buffer):
+            match = (_INSIDE if self._in_string else _OUTSIDE).search(buffer, at)
+            if match is None:
+                at = len(buffer)
+                break
             byte = buffer[match.start()]
-            if byte == 0x5C:  # backslash: whatever follows is escaped
-                if self._in_string:
-                    if at == len(buffer):
-                        at -= 1
-                        break
-                    at += 1
-            elif byte == 0x22:
-                self._in_string = not self._in_string
-            elif self._in_string or byte == 0x2C:
+            if byte == _BACKSLASH:
+                if match.end() == len(buffer):
+                    at = match.start()
+                    break
+                at = match.end() + 1
                 continue
-            elif byte in (0x7B, 0x5B):
-                self._depth += 1
-                if self._depth == 2 and self._begin < 0:
+            at = match.end()
+            if byte == _QUOTE:
+                self._in_string = not self._in_string
+            elif byte in _OPENING:
+                if self._base is None:
+                    self._base = int(byte == _OPENING[1])
+                if self._depth == self._base:
                     self._begin = match.start()
-            else:
+                self._depth += 1
+            elif self._depth:
                 self._depth -= 1
-                if self._depth == 1 and self._begin >= 0:
+                if self._depth == self._base:
                     events.append(Scanned(bytes(buffer[start:at]), b"", bytes(buffer[self._begin : at])))
                     self.elements += 1
-                    start = at
-                    self._begin = -1
+                    start, self._begin = at, -1
                 elif self._depth == 0:
                     self.closed = True
-        else:
-            at = len(buffer)
-        if self._begin >= 0:
-            self._begin -= start
-        del buffer[:start]
+        if self.closed and start < len(buffer):
+            events.append(Scanned(bytes(buffer[start:]), b"", b""))
+            start = at = len(buffer)
+        if start:
+            del buffer[:start]
+            if self._begin >= 0:
+                self._begin -= start
         self._searched = at - start
-        if self.closed and buffer:
-            events.append(Scanned(bytes(buffer), b"", b""))
-            buffer.clear()
-            self._searched = 0
         return events
 
     def close(self) -> Scanned | None:
+        """What is left at the end of the stream, None if nothing is."""
         if not self._buffer:
             return None
         raw = bytes(self._buffer)
         self._buffer.clear()
         self._searched = 0
-        return Scanned(raw, b"", b"" if self._begin < 0 else raw[self._begin :])
+        return Scanned(raw, b"", raw[self._begin :] if self._begin >= 0 else raw.strip(), whole=False)

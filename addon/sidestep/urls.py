@@ -27,7 +27,7 @@ class BaseURL:
         """ValueError: what was expected and what was found. It quotes no password and no query: they may be keys."""
         found = text.partition("?")[0].partition("#")[0]
         if "@" in found:
-            raise ValueError("expected a URL without user name and password, found one with '@' in it")
+            raise ValueError("expected a URL without a user name or password, found one with '@' in it")
         if not text.isprintable() or any(c.isspace() or c == "\\" for c in text):
             raise ValueError(f"expected a URL without spaces and backslashes, found {found!r}")
         try:

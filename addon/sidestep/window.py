@@ -45,12 +45,12 @@ class Window:
     def failure(self, now: float) -> None:
         self._failures[self._bucket(now)] += 1
 
-    def take_back_success(self, then: float, now: float) -> None:
+    def take_back_success(self, then: float) -> None:
         """A success recorded at `then` was none: forget it, if the window still knows it."""
         epoch = int(then // self._step)
         place = epoch % BUCKETS
-        if self._epochs[place] == epoch and epoch > int(now // self._step) - BUCKETS:
-            self._successes[place] = max(0, self._successes[place] - 1)
+        if self._epochs[place] == epoch and self._successes[place]:
+            self._successes[place] -= 1
 
     def totals(self, now: float) -> Totals:
         oldest = int(now // self._step) - BUCKETS

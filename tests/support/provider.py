@@ -38,6 +38,8 @@ class Behaviour:
     pings_only: bool = False
     """Lifecycle events and pings, never content."""
     tokens: int = 6
+    pace: float = 0
+    """Seconds between tokens."""
     cut_after: int | None = None
     """Tokens after which the connection is cut with RST."""
     end_after: int | None = None
@@ -96,7 +98,7 @@ class Provider:
         self.port = 0
         self._connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop
         self._server: asyncio.Server | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"provider {name}", daemon=True)
@@ -114,6 +116,7 @@ class Provider:
             self._thread.join(5)
 
     def _run(self) -> None:
+        self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._listen())
         self._ready.set()
@@ -313,6 +316,8 @@ class Provider:
         for i in range(b.tokens):
             if b.gate is not None and b.gate_at == i:
                 await self._pass(b.gate, seen)
+            if b.pace:
+                await asyncio.sleep(b.pace)
             if b.cut_after == i:
                 self._rst(writer)
                 return False
@@ -603,7 +608,7 @@ _GRAMMARS: dict[str, type[_Grammar]] = {
 def main() -> None:
     """Run as a process of its own, to be killed: prints its port, then serves slow streams for ever."""
     with Provider("mortal") as provider:
-        provider.chooser = lambda seen: Behaviour(tokens=10_000)
+        provider.chooser = lambda seen: Behaviour(tokens=10_000, pace=0.002)
         print(provider.port, flush=True)
         provider._thread.join()
 

@@ -23,7 +23,8 @@ _KEYS = re.compile(r"_API_KEY$|^(HTTPS?|ALL|NO)_PROXY$", re.IGNORECASE)
 
 def clean_env(**more: str) -> dict[str, str]:
     """The environment without anybody's keys and proxies."""
-    return {**{k: v for k, v in os.environ.items() if not _KEYS.search(k)}, **more}
+    kept = {k: v for k, v in os.environ.items() if not _KEYS.search(k) and k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **more}
 
 
 class Mitmdump:
@@ -44,7 +45,9 @@ class Mitmdump:
         self.config = folder / "sidestep.toml"
         self.may_complain = False
         command = [str(Path(sys.executable).parent / "mitmdump"), "--listen-host", listen, "--listen-port", "0"]
-        command += ["--set", f"confdir={self.confdir}", "--set", "flow_detail=0"]
+        command += ["--set", f"confdir={self.confdir}"]
+        if not any("flow_detail" in option for option in options):
+            command += ["--set", "flow_detail=0"]
         if script is not None:
             command += ["-s", str(script)]
             if config is not None:
@@ -139,6 +142,12 @@ class Mitmdump:
     def client_env(self) -> dict[str, str]:
         """What an unmodified program needs: proxy and CA, nothing else."""
         return {"HTTPS_PROXY": self.url, "HTTP_PROXY": self.url, "SSL_CERT_FILE": str(self.ca)}
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes of the process."""
+        fields = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", fields)[1]) * 1024  # type: ignore[index]
 
     def page(self, path: str) -> tuple[int, bytes]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": self.url}))

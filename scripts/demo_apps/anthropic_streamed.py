@@ -1,0 +1,14 @@
+"""A question a line in, an answer a line out as it is generated, with the official anthropic SDK."""
+
+import sys
+
+from anthropic import Anthropic
+
+client = Anthropic()
+print("ready", flush=True)
+for line in sys.stdin:
+    messages = [{"role": "user", "content": line.strip()}]
+    with client.messages.stream(model="claude-opus-4-6", max_tokens=200, messages=messages) as stream:
+        for text in stream.text_stream:
+            print(text, end="")
+    print(flush=True)

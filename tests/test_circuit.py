@@ -697,8 +697,38 @@ class CircuitMachine(RuleBasedStateMachine):
         assert after.failures == before.failures + 1
         assert before.successes - after.successes in (0, 1)
 
-    @rule(state=st.sampled_from([State.FORCED_OPEN, State.DISABLED, None, None, None]))
+    @precondition(lambda self: self.last.state is State.CLOSED)
+    @rule()
+    def break_down(self) -> None:
+        """Fail until it opens, so that the other rules often meet an open circuit."""
+        while self.look().state is State.CLOSED:
+            permit = self.ask(1.0)
+            assert isinstance(permit, Permit)
+            assert self.circuit.settle(permit, FAILURE, self.now)
+            self.out.remove(permit)
+            self.done.append(permit)
+        assert self.last.failure_count <= self.circuit.settings.failure_threshold
+
+    @precondition(lambda self: self.last.state is State.OPEN)
+    @rule(lease=st.floats(5, 60))
+    def probe(self, lease: float) -> None:
+        """Wait until it may be asked, and ask."""
+        assert self.last.retry_after is not None
+        self.pass_time(self.last.retry_after + 1e-6)
+        permit = self.ask(lease)
+        assert isinstance(permit, Permit)
+        assert permit.probe
+
+    @precondition(lambda self: self.last.state in (State.FORCED_OPEN, State.DISABLED))
+    @rule()
+    def release(self) -> None:
+        self.hold_or_release(None)
+
+    @rule(state=st.sampled_from([None, None, None, None, State.FORCED_OPEN, State.DISABLED]))
     def hold(self, state: State | None) -> None:
+        self.hold_or_release(state)
+
+    def hold_or_release(self, state: State | None) -> None:
         before = self.look()
         self.circuit.hold(state)
         after = self.look()

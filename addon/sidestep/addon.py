@@ -25,7 +25,7 @@ from mitmproxy.log import ALERT
 from mitmproxy.proxy import layer as proxy_layer
 from mitmproxy.proxy.layers.http import HttpLayer
 
-from sidestep import answers, judging, routing, status, story
+from sidestep import answers, judging, prices, routing, status, story
 from sidestep.circuit import State
 from sidestep.config import ConfigError, Settings, describe
 from sidestep.engine import Attempt, Engine
@@ -57,7 +57,7 @@ class Sidestep:
         self.adopted: set[str] = set()
         self.replayable: OrderedDict[str, Original] = OrderedDict()
         self.path: Path | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._stop_watching: asyncio.Event | None = None
         self._logged: set[str] = set()
         self._refused = ""
@@ -106,6 +106,8 @@ class Sidestep:
             logger.info("sidestep: connection_strategy set to lazy, so that a host that is down cannot stop a call")
         self._adopt_replay()
         self._watch_file()
+        # The price list takes a quarter of a second to read: not in the middle of somebody's call.
+        self._keep(asyncio.get_running_loop().create_task(asyncio.to_thread(prices.rates, "", "gpt-4o")))
 
     def done(self) -> None:
         if self._stop_watching is not None:
@@ -463,7 +465,10 @@ class Sidestep:
         stop = self._stop_watching = asyncio.Event()
         if self.path is None:
             return
-        task = asyncio.get_running_loop().create_task(self._reload_on_change(self.path, stop))
+        self._keep(asyncio.get_running_loop().create_task(self._reload_on_change(self.path, stop)))
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        """Tasks that nobody holds may vanish."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

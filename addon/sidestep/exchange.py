@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sidestep.dialects.base import Call
 from sidestep.engine import Attempt, Engine, Refused
 from sidestep.outcomes import Outcome, Then
+from sidestep.prices import context_window
 from sidestep.routing import Candidate, Match, Plan
 
 LEASE_MARGIN_SECONDS = 30.0
@@ -178,9 +179,9 @@ class Exchange:
         return not (self.plan.pinned and outcome.then is Then.LARGER)
 
     def _spend_not_larger_than(self, candidate: Candidate) -> None:
-        limit = window_of(candidate)
+        limit = context_window(candidate.provider, candidate.model)
         for other in self.plan.candidates:
-            window = window_of(other)
+            window = context_window(other.provider, other.model)
             if other is candidate or window is None or (limit is not None and window <= limit):
                 self._spent.add(other.provider.name)
 
@@ -193,10 +194,3 @@ class Exchange:
         if outcome.reason == "context_too_long":
             return 2
         return 0 if outcome.reason in ("credential", "unknown_model") else 1
-
-
-def window_of(candidate: Candidate) -> int | None:
-    """The context window that is known for a candidate's model, in tokens."""
-    if candidate.model is None:
-        return None
-    return candidate.provider.context_window.get(candidate.model)

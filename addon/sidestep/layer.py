@@ -59,6 +59,8 @@ MAX_REQUEST_BYTES = 256 * 1024 * 1024
 """A routed request's body is kept to be sent again; a larger one goes where the app sent it."""
 ERROR_BODY_SECONDS = 5.0
 """An error body that does not come in this time is judged by its status alone."""
+KEEP_ALIVE_SECONDS = 5.0
+"""While a whole stream is held back the app is sent a sign of life this often."""
 TIMER_SLACK_SECONDS = 0.05
 """A deadline this much earlier than the armed timer is worth a timer of its own."""
 
@@ -120,7 +122,8 @@ class Held:
 
 class FailoverStream(HttpStream):
     """One client request. State: the session, the phase, the upstream id, the held answer, the best failed
-    answer so far, the deadline of the phase (monotonic seconds)."""
+    answer so far, the deadline of the phase, when to send the next sign of life (monotonic seconds), and
+    whether the app has been sent headers made up by us: from then on everything must end in band."""
 
     session: Session | None = None
     phase: Phase = Phase.IDLE
@@ -129,21 +132,27 @@ class FailoverStream(HttpStream):
     held: Held | None = None
     best: Held | None = None
     deadline: float | None = None
+    keep_alive_at: float | None = None
+    made_up: bool = False
+    dropped: bool = False
     asked_session: bool = False
     parent: FailoverLayer
 
     # --- the way in and out: ids, credentials, and the guard
 
     def handle_event(self, event: events.Event) -> Commands:
-        if isinstance(event, HttpEvent) and event.stream_id == self.up_id:
-            event.stream_id = self.stream_id
         try:
             for command in super().handle_event(event):
                 if isinstance(command, SendHttp):
-                    if command.connection is not self.context.client and not self._addressed(command):
-                        continue
-                elif isinstance(command, DropStream) and self.up_id is not None:
-                    self.parent.streams.pop(self.up_id, None)
+                    if command.connection is not self.context.client:
+                        if not self._addressed(command):
+                            continue
+                    elif self.made_up and isinstance(command.event, ResponseHeaders):
+                        continue  # the app has headers already
+                elif isinstance(command, DropStream):
+                    self.dropped = True
+                    if self.up_id is not None:
+                        self.parent.streams.pop(self.up_id, None)
                 yield command
         except Exception as e:
             if self.session is None:
@@ -185,6 +194,8 @@ class FailoverStream(HttpStream):
                 cancel = RequestProtocolError(up_id, "internal error", ErrorCode.CANCEL)
                 yield SendHttp(cancel, upstream)
         self.session = None
+        if self.dropped:
+            return  # the app has had its end
         yield SendHttp(
             ResponseProtocolError(self.stream_id, "sidestep: internal error", ErrorCode.GENERIC_SERVER_ERROR),
             self.context.client,
@@ -194,6 +205,11 @@ class FailoverStream(HttpStream):
 
     def _handle_event(self, event: events.Event) -> Commands:
         session = self.session
+        if isinstance(event, HttpEvent) and event.stream_id != self.stream_id:
+            # Not in `handle_event`: an event may have waited there while its attempt was given up.
+            if event.stream_id != self.up_id:
+                return
+            event.stream_id = self.stream_id
         if session is None or self.phase is Phase.IDLE:
             if not isinstance(event, Expired):
                 yield from super()._handle_event(event)
@@ -240,9 +256,24 @@ class FailoverStream(HttpStream):
                 self.session = None
                 yield from self._send_unrouted()
             else:
+                if session.complete and session.keep_alive:
+                    self.keep_alive_at = session.clock() + KEEP_ALIVE_SECONDS
+                    yield from self.parent.arm(self.keep_alive_at)
                 yield from self._attempt()
         else:
             yield from super().state_consume_request_body(event)
+
+    def signs_of_life(self) -> Iterator[HttpEvent]:
+        """What keeps the app from giving up while its whole answer is held back."""
+        session = self.session
+        if session is None or self.phase is Phase.FLOW:
+            self.keep_alive_at = None
+            return
+        self.keep_alive_at = session.clock() + KEEP_ALIVE_SECONDS
+        if not self.made_up:
+            self.made_up = True
+            yield ResponseHeaders(self.stream_id, session.made_up_response(), end_stream=False)
+        yield ResponseData(self.stream_id, session.keep_alive)
 
     def _answer(self) -> Commands:
         """Give the client the response that was set, by us or by another addon."""
@@ -363,6 +394,10 @@ class FailoverStream(HttpStream):
         assert session is not None
         self.phase = Phase.IDLE
         best, self.best = self.best, None
+        if self.made_up:
+            kind, message = session.phrase_nobody()
+            yield from self._close_in_band(message, session.error_event(kind, message))
+            return
         if best is not None:
             session.answered_by = best.provider
             self._withhold_key(best)
@@ -434,6 +469,9 @@ class FailoverStream(HttpStream):
                 yield from self._arm(session.timeouts.idle)
             if piece.content:
                 session.settle(judging.SUCCESS)
+            if session.complete and watch.shape is Shape.STREAM and held.size <= session.hold_bytes:
+                yield from self._hold_whole(watch, held, piece)
+            elif piece.content:
                 yield from self._commit(held)
                 if piece.error is not None:
                     yield from self._end_in_band(judging.STREAM_ERROR, piece.error)
@@ -458,11 +496,27 @@ class FailoverStream(HttpStream):
         else:
             held.headers.response.trailers = getattr(event, "trailers", None)
 
+    def _hold_whole(self, watch: Watch, held: Held, piece: Piece) -> Commands:
+        """`commit = "complete"`: nothing is let go before the stream's end."""
+        session = self.session
+        assert session is not None
+        if piece.error is not None:
+            begun = watch.begun
+            yield from self._failed(judging.BROKEN_STREAM if begun else watch.judge_error_event(piece.error))
+        elif watch.finished:
+            yield from self._commit(held)
+        elif watch.begun:
+            yield from self._arm(session.timeouts.idle)
+
     def _judged(self, outcome: Outcome, held: Held) -> Commands:
         """A whole answer has its outcome: hand it over or move on."""
         session = self.session
         assert session is not None
-        if outcome.kind is Kind.SUCCESS or outcome.then is Then.HAND_OVER:
+        if outcome.reason == "truncated":
+            yield from self._failed(judging.CUT_STREAM)
+        elif self.made_up and outcome.kind is not Kind.SUCCESS:
+            yield from self._failed(outcome)
+        elif outcome.kind is Kind.SUCCESS or outcome.then is Then.HAND_OVER:
             if held.ended:
                 session.end(outcome)
             else:
@@ -563,6 +617,22 @@ class FailoverStream(HttpStream):
         session.end(outcome)
         session.note(message)
         yield from self._abandon()
+        whole = watch.plain and response is not None and "content-length" not in response.headers
+        last = session.error_event(kind, message)
+        if last and (self.made_up or (whole and watch.shape is Shape.STREAM)):
+            yield from self._close_in_band(message, last)
+            return
+        self.flow.error = flow.Error(message)
+        self.flow.live = False
+        over = self._is_over()
+        self.client_state = self.server_state = self.state_done
+        if not over:
+            yield HttpErrorHook(self.flow)
+            cut = ResponseProtocolError(self.stream_id, message, ErrorCode.CANCEL)
+            yield SendHttp(cut, self.context.client)
+            yield DropStream(self.stream_id)
+
+    def _close_in_band(self, message: str, last: bytes) -> Commands:
         self.flow.error = flow.Error(message)
         self.flow.live = False
         over = self._is_over()
@@ -570,16 +640,9 @@ class FailoverStream(HttpStream):
         if over:
             return
         yield HttpErrorHook(self.flow)
-        whole = watch.plain and response is not None and "content-length" not in response.headers
-        if whole and watch.shape is Shape.STREAM:
-            last = session.error_event(kind, message)
-            yield SendHttp(ResponseData(self.stream_id, last), self.context.client)
-            yield DropStream(self.stream_id)
-            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
-        else:
-            cut = ResponseProtocolError(self.stream_id, message, ErrorCode.CANCEL)
-            yield SendHttp(cut, self.context.client)
-            yield DropStream(self.stream_id)
+        yield SendHttp(ResponseData(self.stream_id, last), self.context.client)
+        yield DropStream(self.stream_id)
+        yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
 
     # --- ends that are nobody's message
 
@@ -607,8 +670,11 @@ class FailoverStream(HttpStream):
         status = held.headers.response.status_code
         session = self.session
         assert session is not None
-        if session.watch is not None and session.watch.shape is Shape.ERROR:
-            return session.watch.judge_end()
+        watch = session.watch
+        if watch is not None and watch.shape is Shape.ERROR:
+            return watch.judge_end()
+        if watch is not None and watch.shape is Shape.STREAM and watch.begun:
+            return judging.CUT_STREAM
         return judging.judge_no_answer(status)
 
     def _cut(self, event: ResponseProtocolError) -> Commands:
@@ -803,11 +869,15 @@ class FailoverLayer(HttpLayer):
             if connection in self.connections:
                 yield commands.CloseConnection(self._outermost(connection))
         for stream in tuple(self._routed_streams()):
+            if stream.keep_alive_at is not None and stream.keep_alive_at <= now:
+                for sign in stream.signs_of_life():
+                    yield from self.event_to_child(self.connections[self.context.client], sign)
             if stream.deadline is not None and stream.deadline <= now:
                 stream.deadline = min(stream.deadline, self.clock())
                 yield from self.event_to_child(stream, Expired(stream.stream_id))
         pending = [at for at, _ in self.connecting.values()]
-        pending += [s.deadline for s in self._routed_streams() if s.deadline is not None]
+        for stream in self._routed_streams():
+            pending += [at for at in (stream.deadline, stream.keep_alive_at) if at is not None]
         if pending:
             yield from self.arm(max(min(pending), self.clock() + TIMER_SLACK_SECONDS))
 

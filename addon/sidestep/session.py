@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from mitmproxy import http
 
-from sidestep import flows, judging
+from sidestep import flows, judging, prices
 from sidestep.config import Provider, TimeoutSettings
 from sidestep.dialects.base import Call
 from sidestep.engine import Attempt, Engine
@@ -99,6 +99,34 @@ class Session:
         assert self.attempt is not None
         return self.attempt.candidate.provider.stream.hold_bytes
 
+    @property
+    def complete(self) -> bool:
+        """The whole stream is to be held back, and failover works until its end."""
+        return self.streaming and self.engine.settings.stream.commit == "complete"
+
+    @property
+    def keep_alive(self) -> bytes:
+        """What keeps the app waiting, empty if nothing does."""
+        assert self.call is not None
+        if self.call.dialect == "gemini" and "alt=sse" not in self.original.path:
+            return b""  # a JSON array has no place for it
+        return self.match.dialect.keep_alive(self.call)
+
+    def made_up_response(self) -> http.Response:
+        """Headers for an app that waits, before anybody has answered."""
+        assert self.exchange is not None
+        fields = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+        fields["x-sidestep-request-id"] = self.exchange.id
+        if self.flow.request.http_version != "HTTP/1.0":
+            fields["transfer-encoding"] = "chunked"
+        headers = http.Headers([(k.encode(), v.encode()) for k, v in fields.items()])
+        return http.Response(b"HTTP/1.1", 200, b"OK", headers, None, None, time.time(), None)
+
+    def phrase_nobody(self) -> tuple[ErrorKind, str]:
+        """What the app is told in band when nobody gave an answer."""
+        assert self.exchange is not None
+        return ErrorKind.SERVER, f"no provider gave an answer: {self.exchange.trail}"
+
     def note(self, text: str) -> None:
         """Something about the attempt under way that its story should tell. Never a quotation."""
         if self.attempt is not None and len(self.attempt.notes) < NOTES:
@@ -116,8 +144,11 @@ class Session:
         return error.kind, error.message
 
     def error_event(self, kind: ErrorKind, message: str) -> bytes:
-        assert self.watch is not None
-        return self.watch.error_event(kind, message)
+        """What ends the stream so that the app's SDK raises its own API error."""
+        assert self.call is not None
+        if self.watch is not None:
+            return self.watch.error_event(kind, message)
+        return self.match.dialect.phrase_error_event(self.call, kind, message)
 
     def without_key(self, response: http.Response, body: bytes, provider: Provider) -> bytes | None:
         """An error body in place of one that repeats our key; None if it does not."""
@@ -156,6 +187,9 @@ class Session:
         watch = self.watch
         if watch is not None:
             attempt.usage = watch.usage
+            if watch.usage is not None:
+                candidate = attempt.candidate
+                attempt.cost = prices.cost(candidate.provider, candidate.model, watch.usage)
             if watch.ids:
                 self.engine.issued(watch.ids, attempt.candidate.provider)
         self.engine.ended(attempt, self.clock())

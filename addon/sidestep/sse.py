@@ -162,6 +162,11 @@ class ArrayScanner:
         """Bytes of an element that is not complete."""
         return len(self._buffer)
 
+    @property
+    def alone(self) -> bool:
+        """The document is no array but one object."""
+        return self._base == 0
+
     def feed(self, data: bytes) -> list[Scanned]:
         """The elements that these bytes complete; the array's end comes as an event without data."""
         buffer = self._buffer

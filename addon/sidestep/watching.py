@@ -107,8 +107,9 @@ class Watch:
 
     @property
     def finished(self) -> bool:
-        """Whatever ends the stream now, the answer is whole."""
-        return self._reader is not None and self._reader.finished
+        """Whatever ends the stream now, the answer is whole: its terminal event has come, or at least the reason
+        why it stopped. Many who speak the OpenAI dialect leave `[DONE]` out."""
+        return self._reader is not None and (self._reader.finished or self._reader.answered)
 
     def feed(self, data: bytes) -> Piece:
         """What some bytes of the body mean. ValueError: they are not in their content encoding."""
@@ -167,6 +168,8 @@ class Watch:
 
     def error_event(self, kind: ErrorKind, message: str) -> bytes:
         """The event that ends this stream so that the app's SDK raises its own API error."""
+        if self._reader is not None:
+            return self._reader.error_event(kind, message)
         return self.dialect.phrase_error_event(self.call, kind, message)
 
     def judge_error_event(self, error: ErrorFacts) -> Outcome:

@@ -1,18 +1,34 @@
 """The Anthropic dialect: Messages and token counting.
 
-Pure. Grammar after Anthropic's Messages API reference, streaming page included.
+Pure: no mitmproxy, no clock, no I/O. Grammar after Anthropic's Messages API reference, streaming page included.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from sidestep.dialects import common
-from sidestep.dialects.base import Answer, Call, Mark, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.common import Reader, dicts_in, digest, fields_of, int_of, text_of, value_of
+from sidestep.dialects.base import Answer, Call, Pin, PinKind, StreamReader, Usage
+from sidestep.dialects.common import (
+    CONTENT,
+    LIFECYCLE,
+    Reader,
+    Reading,
+    bounded,
+    decode_event,
+    dicts_in,
+    digest,
+    error_reading,
+    fields_of,
+    int_of,
+    text_of,
+    value_of,
+)
+from sidestep.dialects.errors import facts_in
 from sidestep.outcomes import ErrorFacts, ErrorKind
 
 OPERATIONS = {"/v1/messages": "messages", "/v1/messages/count_tokens": "count_tokens"}
@@ -26,8 +42,20 @@ _ERROR_TYPES = {
     ErrorKind.CONTEXT_TOO_LONG: "invalid_request_error",
     ErrorKind.UNKNOWN_MODEL: "not_found_error",
 }
-_PIN_WORDS = (b'"container"', b'"file_id"', b'"signature"', b'"redacted_thinking"')
-_EMPTY_STARTS = ("text", "thinking")
+_SIGNED = {
+    "thinking": "signature",
+    "redacted_thinking": "data",
+    "compaction": "encrypted_content",
+    "web_search_result": "encrypted_content",
+    "encrypted_code_execution_result": "encrypted_stdout",
+}
+"""Blocks that come back in later calls with something that only their issuer can read, and where that is."""
+_PIN_WORDS = (
+    *(b'"container"', b'"file_id"', b'"signature"', b'"redacted_thinking"'),
+    *(b'"encrypted_content"', b'"encrypted_stdout"'),
+)
+_FREE = frozenset({"input"})
+"""Fields whose insides are somebody's own JSON."""
 
 
 class _Event(msgspec.Struct):
@@ -61,7 +89,7 @@ class Anthropic:
             stream=operation == "messages" and value_of(fields.get("stream")) is True,
             pin=_pin(fields, body),
             max_output_tokens=int_of(value_of(fields.get("max_tokens"))) or None,
-            conversation=_conversation(fields),
+            conversation=common.conversation_of(fields.get("messages"), b'"assistant"'),
         )
 
     def rewrite(
@@ -70,34 +98,37 @@ class Anthropic:
         return tail, common.with_fields(body, model, drop)
 
     def reader(self, call: Call, content_type: str) -> StreamReader:
-        return Reader(_mark)
+        return _MessageReader(partial(self.phrase_error_event, call))
 
     def is_stream(self, call: Call, content_type: str) -> bool:
-        return "text/event-stream" in content_type.lower()
+        kind = common.media_type(content_type)
+        # The SDKs do not look at the type: what was asked for as a stream and bears a vague one is read as one.
+        return kind == "text/event-stream" or (call.stream and kind in ("", "text/plain", "application/octet-stream"))
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
-        fields = fields_of(body)
+        fields = None if common.is_html(content_type, body) else fields_of(body)
         if fields is None:
             return Answer(good=False)
-        if "error" in fields or text_of(fields.get("type")) == "error":
+        if value_of(fields.get("error")) or text_of(fields.get("type")) == "error":
             return common.no_answer(body)
         if ("input_tokens" if call.operation == "count_tokens" else "content") not in fields:
             return common.no_answer(body)
-        ids = tuple(_signatures(value_of(fields.get("content")))) if b'"signature"' in body else ()
-        usage = _usage(value_of(fields.get("usage")), None)
+        signed = b'"signature"' in body or b'"redacted_thinking"' in body or b'"encrypted_' in body
+        ids = _signatures(value_of(fields.get("content"))) if signed else []
         container = value_of(fields.get("container"))
         if isinstance(container, dict) and isinstance(container.get("id"), str):
-            ids += (container["id"],)
-        return Answer(True, None, usage, text_of(fields.get("model")), ids)
+            ids.append(container["id"])
+        usage = _usage(value_of(fields.get("usage")), None)
+        return Answer(True, None, usage, text_of(fields.get("model")), bounded(ids))
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorFacts:
-        return common.error_in(status, body)
+        return facts_in(status, body)
 
     def phrase_error(self, status: int, kind: ErrorKind, message: str) -> bytes:
-        return msgspec.json.encode(_error(kind, message))
+        return common.encode(_error(kind, message))
 
     def phrase_error_event(self, call: Call, kind: ErrorKind, message: str) -> bytes:
-        return b"event: error\ndata: " + msgspec.json.encode(_error(kind, message)) + b"\n\n"
+        return b"event: error\ndata: " + common.encode(_error(kind, message)) + b"\n\n"
 
     def keep_alive(self, call: Call) -> bytes:
         return b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -119,81 +150,101 @@ def _usage(usage: Any, before: Usage | None) -> Usage | None:
     made = int_of(usage.get("output_tokens"))
     if before is None:
         return Usage(given, made, cached)
-    return Usage(given or before.input, made or before.output, cached or before.cached)
+    return Usage(max(given, before.input), max(made, before.output), max(cached, before.cached))
 
 
 def _signatures(value: Any) -> list[str]:
-    """Names for the signed pieces of thinking in some content."""
+    """Names for the signed and the encrypted pieces in some content."""
     found = []
-    for block in dicts_in(value, frozenset({"input"})):
-        signed = block.get("signature") or (block.get("data") if block.get("type") == "redacted_thinking" else None)
-        if block.get("type") in ("thinking", "redacted_thinking") and isinstance(signed, str) and signed:
-            found.append(digest(signed.encode()))
-    return found[-common.MAX_IDS :]
+    for block in dicts_in(value, _FREE):
+        kind = block.get("type")
+        where = _SIGNED.get(kind) if isinstance(kind, str) else None
+        signed = block.get(where) if where is not None else None
+        if isinstance(signed, str) and signed:
+            found.append(digest(signed.encode("utf-8", "surrogatepass")))
+    return found
 
 
 def _pin(fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin | None:
     if not any(word in body for word in _PIN_WORDS):
         return None
+    ids: list[str] = []
     container = value_of(fields.get("container"))
     if isinstance(container, dict):
+        skills = container.get("skills")
+        for skill in skills if isinstance(skills, list) else ():
+            # Anthropic's own skills are found wherever Claude is; others live with a workspace.
+            if isinstance(skill, dict) and skill.get("type") == "custom":
+                ids.append(skill.get("skill_id") or "")
         container = container.get("id")
     if isinstance(container, str) and container:
-        return Pin(PinKind.STATE, "container", (container,))
+        ids.append(container)
+    if ids:
+        return Pin(PinKind.STATE, "container", bounded([i for i in ids if i]))
     conversation = [value_of(fields.get("system")), value_of(fields.get("messages"))]
-    files = [
-        block["file_id"]
-        for block in dicts_in(conversation, frozenset({"input"}))
-        if isinstance(block.get("file_id"), str) and block["file_id"]
-    ]
+    files = [b["file_id"] for b in dicts_in(conversation, _FREE) if isinstance(b.get("file_id"), str) and b["file_id"]]
     if files:
-        return Pin(PinKind.STATE, "file_id", tuple(files[: common.MAX_IDS]))
+        return Pin(PinKind.STATE, "file_id", bounded(files))
     signed = _signatures(conversation[1])
-    return Pin(PinKind.SIGNATURE, "thinking", tuple(reversed(signed))) if signed else None
+    # The newest first: it was issued by whoever answered last.
+    return Pin(PinKind.SIGNATURE, "thinking", tuple(reversed(bounded(signed)))) if signed else None
 
 
-def _conversation(fields: Mapping[str, msgspec.Raw]) -> str | None:
-    raw = fields.get("messages")
-    if raw is None or b'"assistant"' not in bytes(raw):
-        return None
-    try:
-        messages = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    except msgspec.DecodeError:
-        return None
-    # The first message alone: the cache marks in it may move from turn to turn, the system prompt's too.
-    return digest(bytes(messages[0])) if len(messages) > 1 else None
+class _MessageReader(Reader):
+    """The event stream of Messages. State beside the base's: whether it has said why it stopped."""
 
+    _stopped = False
 
-def _mark(reader: Reader, name: bytes, data: bytes) -> tuple[Mark, ErrorFacts | None]:
-    try:
-        event = _event.decode(data)
-    except msgspec.ValidationError:
-        return Mark.LIFECYCLE, None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return common.unreadable(data)
-    kind = event.type
-    if kind == "content_block_delta":
-        delta = event.delta if isinstance(event.delta, dict) else {}
-        if delta.get("type") == "signature_delta" and isinstance(delta.get("signature"), str):
-            reader.note_id(digest(delta["signature"].encode()))
-        return Mark.CONTENT, None
-    if kind == "error" or name == b"error":
-        return Mark.ERROR, common.error_event_facts(data)
-    if kind == "message_start" and isinstance(event.message, dict):
-        reader.usage = _usage(event.message.get("usage"), reader.usage)
-        if isinstance(event.message.get("model"), str):
-            reader.model = event.message["model"]
-        return Mark.LIFECYCLE, None
-    if kind == "content_block_start" and isinstance(event.content_block, dict):
-        block = event.content_block
-        if block.get("type") == "redacted_thinking" and isinstance(block.get("data"), str):
-            reader.note_id(digest(block["data"].encode()))
-        return (Mark.LIFECYCLE if block.get("type") in _EMPTY_STARTS else Mark.CONTENT), None
-    if kind == "message_delta":
-        reader.usage = _usage(event.usage, reader.usage)
-        delta = event.delta if isinstance(event.delta, dict) else {}
-        return (Mark.CONTENT if delta.get("stop_reason") else Mark.LIFECYCLE), None
-    if kind == "message_stop":
-        reader.finished = True
-        return Mark.TERMINAL, None
-    return Mark.LIFECYCLE, None
+    @property
+    def answered(self) -> bool:
+        return self.finished or self._stopped
+
+    def read(self, name: bytes, data: bytes) -> Reading:
+        if data == b"[DONE]":
+            return LIFECYCLE
+        event = decode_event(_event, data)
+        if event is None:
+            return LIFECYCLE if name != b"error" else error_reading(data)
+        kind = event.type
+        if kind == "content_block_delta":
+            delta = event.delta
+            if not isinstance(delta, dict):
+                return LIFECYCLE
+            if delta.get("type") == "signature_delta" and isinstance(delta.get("signature"), str):
+                self.note_ids(digest(delta["signature"].encode("utf-8", "surrogatepass")))
+            return CONTENT if any(v for k, v in delta.items() if k != "type") else LIFECYCLE
+        if kind == "error" or name == b"error" or (event.error and not kind):
+            return error_reading(data)
+        if kind == "message_start":
+            return self._start(event.message)
+        if kind == "content_block_start":
+            block = event.content_block
+            if not isinstance(block, dict):
+                return LIFECYCLE
+            self.note_ids(*_signatures(block))
+            if block.get("type") in ("text", "thinking"):
+                return CONTENT if block.get("text") or block.get("thinking") else LIFECYCLE
+            return CONTENT
+        if kind == "message_delta":
+            self.usage = _usage(event.usage, self.usage)
+            delta = event.delta if isinstance(event.delta, dict) else {}
+            self._note_container(delta.get("container"))
+            if not delta.get("stop_reason"):
+                return LIFECYCLE
+            self._stopped = True
+            return CONTENT
+        if kind == "message_stop":
+            return self.end()
+        return LIFECYCLE
+
+    def _start(self, message: Any) -> Reading:
+        if isinstance(message, dict):
+            self.usage = _usage(message.get("usage"), self.usage)
+            if isinstance(message.get("model"), str):
+                self.model = message["model"]
+            self._note_container(message.get("container"))
+        return LIFECYCLE
+
+    def _note_container(self, container: Any) -> None:
+        if isinstance(container, dict):
+            self.note_ids(container.get("id"))

@@ -55,7 +55,8 @@ class Mark(enum.Enum):
     CONTENT = "content"
     """The first or a further piece of an answer: text, refusal, reasoning, tool call, audio, …"""
     TERMINAL = "terminal"
-    """The event after which the answer is whole."""
+    """The event after which the answer is whole. It may bear content too; one that comes before any content,
+    and bears none, is LIFECYCLE."""
     ERROR = "error"
     """The provider gave up in band."""
     MALFORMED = "malformed"
@@ -84,11 +85,17 @@ class StreamReader(Protocol):
     """Reads one answer's stream. The `raw` of all events, in order, is the input, byte for byte."""
 
     finished: bool
-    """A terminal event has been seen: whatever ends the stream now, the answer is whole."""
+    """The terminal event has been seen: whatever ends the stream now, the answer is whole."""
     content: bool
     """Content has been seen."""
     usage: Usage | None
     model: str | None
+
+    @property
+    def answered(self) -> bool:
+        """The provider has said why it stopped, of every choice seen: nothing but bookkeeping and the
+        terminal event was to come. Some who speak a dialect leave its terminal event out."""
+        ...
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -106,6 +113,11 @@ class StreamReader(Protocol):
     @property
     def pending(self) -> int:
         """Bytes held back because their event is not complete."""
+        ...
+
+    def error_event(self, kind: ErrorKind, message: str) -> bytes:
+        """Bytes that end this stream, after the raws given out so far (those marked MALFORMED left out), so that
+        the official SDK raises its own API error; empty where nothing valid can follow."""
         ...
 
 
@@ -162,7 +174,8 @@ class Dialect(Protocol):
         ...
 
     def phrase_error_event(self, call: Call, kind: ErrorKind, message: str) -> bytes:
-        """Bytes that end a stream of this call so that the official SDK raises its own API error."""
+        """An event that the official SDK raises as its own API error, to be sent after a complete event of a
+        stream of this call; `StreamReader.error_event` knows where a stream stands."""
         ...
 
     def keep_alive(self, call: Call) -> bytes:

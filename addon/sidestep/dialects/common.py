@@ -1,4 +1,4 @@
-"""What the dialects share: reading JSON without touching it, stream readers, the words of error bodies.
+"""What the dialects share: reading JSON without touching it, and the frame of their stream readers.
 
 Pure: no mitmproxy, no clock, no I/O, no single dialect's grammar.
 """
@@ -6,6 +6,7 @@ Pure: no mitmproxy, no clock, no I/O, no single dialect's grammar.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -13,37 +14,45 @@ from typing import Any
 import msgspec
 
 from sidestep.dialects.base import Answer, Event, Mark, Usage
+from sidestep.dialects.errors import facts_in
 from sidestep.outcomes import NO_ERROR, ErrorFacts, ErrorKind
-from sidestep.sse import EventScanner, Scanned
+from sidestep.sse import ArrayScanner, EventScanner, Scanned
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_items = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder()
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
-MAX_MESSAGE = 2_000
-"""Characters kept of a provider's error message."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 MAX_IDS = 64
 """Identifiers remembered of one answer."""
+_CACHE_MARK = re.compile(rb',?\s*"cache_control"\s*:\s*(?:null|\{[^{}]*\})')
 
 
 # --- JSON, untouched
 
 
-def fields_of(body: bytes) -> dict[str, msgspec.Raw] | None:
-    """The top-level fields of a JSON object, each with its own bytes; None if it is no object."""
+def fields_of(body: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
+    """The fields of a JSON object, each with its own bytes; None if it is no object."""
     try:
         return _fields.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
+
+
+def items_of(raw: bytes | msgspec.Raw | None) -> list[msgspec.Raw]:
+    """The items of a JSON array, each with its own bytes; empty if it is no array."""
+    try:
+        return [] if raw is None else _items.decode(raw)
+    except UNREADABLE:
+        return []
 
 
 def value_of(raw: msgspec.Raw | bytes | None) -> Any:
     """A JSON value, None if there is none or it cannot be read."""
-    if raw is None:
-        return None
     try:
-        return _any.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None if raw is None else _any.decode(raw)
+    except UNREADABLE:
         return None
 
 
@@ -58,28 +67,35 @@ def int_of(value: Any) -> int:
 
 def with_fields(body: bytes, model: str | None, drop: Collection[str]) -> bytes:
     """A JSON body with another model and without some fields; the very same bytes if nothing changes."""
+    if model is None and not drop:
+        return body
     fields = fields_of(body)
     if fields is None:
         return body
     changed = False
-    if model is not None and "model" in fields:
-        fields["model"] = msgspec.Raw(_encode(model))
+    if model is not None and "model" in fields and value_of(fields["model"]) != model:
+        fields["model"] = msgspec.Raw(encode(model))
         changed = True
     for name in drop:
         changed = fields.pop(name, None) is not None or changed
-    return _encode(fields) if changed else body
+    return encode(fields) if changed else body
 
 
 def dicts_in(value: Any, skip: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:
-    """Every object inside a JSON value, not descending into the keys in `skip`."""
+    """Every object inside a JSON value in reading order, not descending into the keys in `skip`."""
     stack = [value]
     while stack:
         item = stack.pop()
         if isinstance(item, dict):
             yield item
-            stack.extend(v for k, v in item.items() if k not in skip and isinstance(v, (dict, list)))
+            stack.extend(reversed([v for k, v in item.items() if k not in skip and isinstance(v, (dict, list))]))
         elif isinstance(item, list):
-            stack.extend(v for v in item if isinstance(v, (dict, list)))
+            stack.extend(reversed([v for v in item if isinstance(v, (dict, list))]))
+
+
+def bounded(ids: list[str]) -> tuple[str, ...]:
+    """Each identifier once, the last ones of too many."""
+    return tuple(dict.fromkeys(ids))[-MAX_IDS:]
 
 
 def digest(*parts: bytes) -> str:
@@ -87,119 +103,105 @@ def digest(*parts: bytes) -> str:
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 
+def conversation_of(raw: msgspec.Raw | None, *answers: bytes) -> str | None:
+    """A name for the conversation that these messages continue; None before its first answer.
+
+    The first message of the user stands for it, without the cache marks that wander from turn to turn;
+    system prompts often bear a date. `answers`: what is in the bytes of a message that is an answer.
+    """
+    if raw is None:
+        return None
+    body = bytes(raw)
+    if not any(word in body for word in answers):
+        return None
+    messages = items_of(raw)
+    if len(messages) < 2:
+        return None
+    first = next((m for m in map(bytes, messages) if b'"user"' in m), bytes(messages[0]))
+    return digest(_CACHE_MARK.sub(b"", first))
+
+
+def media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
 def is_html(content_type: str, body: bytes) -> bool:
-    if "html" in content_type.lower():
+    if "html" in media_type(content_type):
         return True
-    return body.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
-
-
-# --- errors
-
-_UNKNOWN_MODEL = re.compile(
-    r"model[_ ]not[_ ]found|no such model|unknown model|invalid model|invalid_model|model\b.{0,120}?"
-    r"(?:does not exist|doesn't exist|not found|is not found|not supported|not available|not a valid|unavailable)"
-    r"|(?:not a valid|unknown|unsupported) model"
-    r"|no endpoints found|models/\S+ is not found|^model: ",
-    re.IGNORECASE | re.DOTALL,
-)
-_CONTEXT = re.compile(
-    r"context[_ ]length|context window|maximum context|prompt is too long|input is too long|too many (?:input )?tokens"
-    r"|exceeds? the (?:maximum|max|limit).{0,40}token|input token count|maximum (?:number of )?tokens|request_too_large"
-    r"|exceed_context_size|input length and .?max_tokens.? exceed|reduce the length",
-    re.IGNORECASE | re.DOTALL,
-)
-_QUOTA = re.compile(
-    r"insufficient[_ ](?:quota|balance|credits?|funds)|exceeded your current quota|credit balance is too low"
-    r"|billing|payment required|out of credits|spending limit|billing_error|not enough credits",
-    re.IGNORECASE,
-)
-_CREDENTIAL = re.compile(
-    r"invalid[_ ]api[_ ]key|incorrect api key|api key not valid|api_key_invalid|authentication|unauthorized"
-    r"|invalid x-api-key",
-    re.IGNORECASE,
-)
-_RATE = re.compile(r"rate[_ ]limit|resource_exhausted|too many requests|rate_limit_exceeded", re.IGNORECASE)
-_OVERLOADED = re.compile(r"overloaded|unavailable|at capacity|server is busy", re.IGNORECASE)
-_INVALID = re.compile(r"invalid_request|invalid_argument|bad request|content_policy|content_filter", re.IGNORECASE)
-
-
-def error_words(body: bytes) -> tuple[str, str]:
-    """The message and the codes of an error body, whatever its shape; empty where there are none."""
-    data = value_of(body)
-    if isinstance(data, list) and data:
-        data = data[0]
-    if not isinstance(data, dict):
-        return "", ""
-    error = data.get("error", data)
-    if isinstance(error, str):
-        return error[:MAX_MESSAGE], _joined(data)
-    if not isinstance(error, dict):
-        return "", ""
-    message = error.get("message") or error.get("detail") or data.get("message") or data.get("detail") or ""
-    reasons = (
-        [d.get("reason") for d in error.get("details") or () if isinstance(d, dict)]
-        if isinstance(error.get("details"), list)
-        else []
-    )
-    words = " ".join([_joined(error), *(str(r) for r in reasons if r)])
-    return (message if isinstance(message, str) else str(message))[:MAX_MESSAGE], words
-
-
-def _joined(error: dict[str, Any]) -> str:
-    return " ".join(str(error[k]) for k in ("code", "type", "status") if isinstance(error.get(k), (str, int)))
-
-
-def facts_of(status: int, message: str, words: str) -> ErrorFacts:
-    """What an error means: its codes are believed before its message. `status` 0: it came in a stream."""
-    both = f"{words} {message}"
-    if "insufficient_quota" in words or status == 402 or (status != 429 and _QUOTA.search(both)):
-        return ErrorFacts(ErrorKind.QUOTA, message)
-    if status == 429 and _QUOTA.search(words):
-        return ErrorFacts(ErrorKind.QUOTA, message)
-    if status in (0, 400, 404, 413, 422):
-        if "context_length_exceeded" in words or (status in (0, 400, 413) and _CONTEXT.search(both)):
-            return ErrorFacts(ErrorKind.CONTEXT_TOO_LONG, message)
-        if _UNKNOWN_MODEL.search(words) or (status in (400, 404) and _UNKNOWN_MODEL.search(message)):
-            return ErrorFacts(ErrorKind.UNKNOWN_MODEL, message)
-    if status == 429 or _RATE.search(words):
-        return ErrorFacts(ErrorKind.RATE_LIMIT, message)
-    if status in (401, 403) or _CREDENTIAL.search(both if status in (0, 400) else words):
-        return ErrorFacts(ErrorKind.CREDENTIAL, message)
-    if status == 529 or _OVERLOADED.search(words):
-        return ErrorFacts(ErrorKind.OVERLOADED, message)
-    if (400 <= status < 500) or (status == 0 and _INVALID.search(words)):
-        return ErrorFacts(ErrorKind.INVALID, message)
-    return ErrorFacts(ErrorKind.SERVER, message)
-
-
-def error_in(status: int, body: bytes) -> ErrorFacts:
-    message, words = error_words(body)
-    return facts_of(status, message, words)
+    return body[:200].lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
 
 
 def no_answer(body: bytes) -> Answer:
     """A 2xx body that is no answer, with the error that it holds, if it does."""
-    message, words = error_words(body)
-    return Answer(good=False, error=facts_of(0, message, words) if message or words else None)
+    error = facts_in(0, body)
+    return Answer(good=False, error=None if error is NO_ERROR else error)
 
 
 # --- streams
 
 
-class Reader:
-    """What all readers of event streams share; `mark` gives each event its meaning.
+class Malformed(Exception):  # noqa: N818  # an answer, not an error of ours
+    """The data of an event is no JSON."""
 
-    State: the scanner, what was seen so far. Memory is bounded by the largest single event.
+
+def decode_event[T](decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
+    """The data of an event as a struct, None if it is JSON of another shape.
+
+    Malformed is raised only for what the SDKs cannot read either: Python's `json` takes lone surrogates, for one.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError:
+        return None
+    except UNREADABLE:
+        pass
+    try:
+        return msgspec.convert(json.loads(data), decoder.type)
+    except msgspec.ValidationError:
+        return None
+    except (ValueError, RecursionError):
+        raise Malformed from None
+
+
+Reading = tuple[Mark, ErrorFacts | None]
+
+LIFECYCLE: Reading = (Mark.LIFECYCLE, None)
+CONTENT: Reading = (Mark.CONTENT, None)
+TERMINAL: Reading = (Mark.TERMINAL, None)
+
+
+def error_reading(data: bytes) -> Reading:
+    """The meaning of an error event."""
+    return Mark.ERROR, facts_in(0, data)
+
+
+class Reader:
+    """What all readers share; `read` gives each event its meaning.
+
+    State: the scanner, what was seen so far, whether the last event lacked its end. Memory is bounded by the
+    largest single event.
     """
 
-    def __init__(self, mark: Callable[[Any, bytes, bytes], tuple[Mark, ErrorFacts | None]]) -> None:
-        self._scanner = EventScanner()
-        self._mark = mark
+    def __init__(
+        self, phrase: Callable[[ErrorKind, str], bytes], scanner: EventScanner | ArrayScanner | None = None
+    ) -> None:
+        """`phrase`: the dialect's error event for this call."""
+        self._scanner = EventScanner() if scanner is None else scanner
+        self._phrase = phrase
+        self._open_end = b""
         self.finished = False
         self.content = False
         self.usage: Usage | None = None
         self.model: str | None = None
         self._ids: dict[str, None] = {}
+
+    def read(self, name: bytes, data: bytes) -> Reading:
+        """The meaning of one event that has data. May raise Malformed."""
+        raise NotImplementedError
+
+    @property
+    def answered(self) -> bool:
+        return self.finished
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -209,37 +211,46 @@ class Reader:
     def pending(self) -> int:
         return self._scanner.pending
 
-    def note_id(self, identifier: Any) -> None:
-        if isinstance(identifier, str) and identifier and len(self._ids) < MAX_IDS:
-            self._ids[identifier] = None
-
     def feed(self, data: bytes) -> list[Event]:
         return [self._event(scanned) for scanned in self._scanner.feed(data)]
 
     def close(self) -> list[Event]:
         rest = self._scanner.close()
-        return [] if rest is None else [self._event(rest)]
+        if rest is None:
+            return []
+        event = self._event(rest)
+        if event.mark is not Mark.MALFORMED:
+            self._open_end = event.raw[-1:]
+        return [event]
+
+    def error_event(self, kind: ErrorKind, message: str) -> bytes:
+        phrased = self._phrase(kind, message)
+        if self._open_end:
+            return (b"\n" if self._open_end in b"\r\n" else b"\n\n") + phrased
+        return phrased
+
+    def note_ids(self, *identifiers: Any) -> None:
+        for identifier in identifiers:
+            if isinstance(identifier, str) and identifier and len(self._ids) < MAX_IDS:
+                self._ids[identifier] = None
+
+    def end(self) -> Reading:
+        """A terminal event that bears no content: where there was none before, it ends no answer."""
+        if not self.content:
+            return LIFECYCLE
+        self.finished = True
+        return TERMINAL
 
     def _event(self, scanned: Scanned) -> Event:
-        raw, name, data = scanned
-        if not data:
+        raw, name, data, _ = scanned
+        if not data and name != b"error":
             return Event(raw, Mark.LIFECYCLE)
-        mark, error = self._mark(self, name, data)
+        try:
+            mark, error = self.read(name, data)
+        except Malformed:
+            if name != b"error":
+                return Event(raw, Mark.MALFORMED)
+            mark, error = error_reading(data)
         if mark is Mark.CONTENT or mark is Mark.TERMINAL:
             self.content = True
         return Event(raw, mark, error)
-
-
-def unreadable(data: bytes) -> tuple[Mark, ErrorFacts | None]:
-    """An event that is not of the expected shape: another shape of JSON, or no JSON at all."""
-    try:
-        _any.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Mark.MALFORMED, None
-    return Mark.LIFECYCLE, None
-
-
-def error_event_facts(data: bytes) -> ErrorFacts:
-    """What an error event says."""
-    message, words = error_words(data)
-    return facts_of(0, message, words) if message or words else NO_ERROR

@@ -1,12 +1,13 @@
-"""The Gemini dialect: the model in the path, SSE and JSON-array streams.
+"""The Gemini dialect: the model in the path, streams as events and as one JSON array.
 
-Pure. Grammar after Google's Generative Language API reference.
+Pure: no mitmproxy, no clock, no I/O. Grammar after Google's Generative Language API reference.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -14,18 +15,41 @@ import msgspec
 
 from sidestep.dialects import common
 from sidestep.dialects.base import Answer, Call, Event, Mark, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.common import Reader, dicts_in, digest, fields_of, int_of, value_of
+from sidestep.dialects.common import (
+    CONTENT,
+    LIFECYCLE,
+    TERMINAL,
+    Reader,
+    Reading,
+    bounded,
+    decode_event,
+    dicts_in,
+    digest,
+    error_reading,
+    fields_of,
+    int_of,
+    items_of,
+    text_of,
+    value_of,
+)
+from sidestep.dialects.errors import facts_in
 from sidestep.outcomes import ErrorFacts, ErrorKind
 from sidestep.sse import ArrayScanner, Scanned
 
 OPERATIONS = frozenset(
     {"generateContent", "streamGenerateContent", "embedContent", "batchEmbedContents", "countTokens"}
 )
-_TAIL = re.compile(r"(?P<before>/.*?models/)(?P<model>[^/:]+):(?P<operation>[A-Za-z]+)")
+_TAIL = re.compile(r"(?P<before>/(?:[^/]+/)*models/)(?P<model>[^/:]+):(?P<operation>[A-Za-z]+)")
+_FILE = re.compile(r"(?:https?://generativelanguage\.googleapis\.com/(?:[^?#]*/)?)?files/")
+"""Files of the Files API live with the key that uploaded them; other addresses can be read by anybody."""
 _PIN_WORDS = (
     *(b'"cachedContent"', b'"cached_content"', b'"fileUri"', b'"file_uri"'),
-    *(b'"thoughtSignature"', b'"thought_signature"'),
+    *(b'"fileSearchStoreNames"', b'"file_search_store_names"', b'"thoughtSignature"', b'"thought_signature"'),
 )
+_FREE = frozenset({"args", "response", "parameters", "parametersJsonSchema", "responseSchema", "responseJsonSchema"})
+"""Fields whose insides are somebody's own JSON."""
+_NO_SIGNATURES = frozenset({"skip_thought_signature_validator", "context_engineering_is_the_way_to_go"})
+"""What Google's documentation gives to those who have no signature."""
 
 _STATUS = {
     ErrorKind.CREDENTIAL: (401, "UNAUTHENTICATED"),
@@ -38,12 +62,12 @@ _STATUS = {
 }
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, rename="camel"):
     candidates: Any = None
     error: Any = None
-    promptFeedback: Any = None  # noqa: N815  # the field's own name
-    usageMetadata: Any = None  # noqa: N815
-    modelVersion: Any = None  # noqa: N815
+    prompt_feedback: Any = None
+    usage_metadata: Any = None
+    model_version: Any = None
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
@@ -56,9 +80,7 @@ class Gemini:
 
     def operation(self, method: str, tail: str) -> str | None:
         found = _TAIL.fullmatch(tail) if method == "POST" else None
-        if found is None or found["before"].endswith("tunedModels/"):
-            return None
-        return found["operation"] if found["operation"] in OPERATIONS else None
+        return found["operation"] if found is not None and found["operation"] in OPERATIONS else None
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
         found = _TAIL.fullmatch(tail)
@@ -70,164 +92,198 @@ class Gemini:
             operation,
             unquote(found["model"]) if found else None,
             stream=operation == "streamGenerateContent",
-            pin=_pin(fields, body),
+            pin=_pin(body),
             max_output_tokens=limit or None,
-            conversation=_conversation(fields),
+            conversation=common.conversation_of(fields.get("contents"), b'"model"'),
         )
 
     def rewrite(
         self, call: Call, tail: str, content_type: str, body: bytes, model: str | None, drop: Collection[str]
     ) -> tuple[str, bytes]:
-        if model is not None and (found := _TAIL.fullmatch(tail)) is not None:
+        if model is not None and model != call.model and (found := _TAIL.fullmatch(tail)) is not None:
             tail = f"{found['before']}{quote(model, safe='')}:{found['operation']}"
+            body = _with_model(body, model)
         return tail, common.with_fields(body, None, drop)
 
     def reader(self, call: Call, content_type: str) -> StreamReader:
-        return _SSEReader() if "text/event-stream" in content_type.lower() else _ArrayReader()
+        if common.media_type(content_type) == "text/event-stream":
+            return _GeminiReader(partial(self.phrase_error_event, call))
+        return _ArrayReader(lambda kind, message: self.phrase_error(_STATUS.get(kind, (500,))[0], kind, message))
 
     def is_stream(self, call: Call, content_type: str) -> bool:
-        kind = content_type.lower()
-        return "text/event-stream" in kind or (call.stream and "json" in kind)
+        kind = common.media_type(content_type)
+        return kind == "text/event-stream" or (call.stream and kind == "application/json")
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
-        fields = fields_of(body)
+        fields = None if common.is_html(content_type, body) else fields_of(body)
         if fields is None:
             return Answer(good=False)
-        if "error" in fields:
+        if value_of(fields.get("error")):
             return common.no_answer(body)
         if call.operation == "generateContent" and not ("candidates" in fields or "promptFeedback" in fields):
             return common.no_answer(body)
-        ids = tuple(_signatures(value_of(fields.get("candidates")))) if b"ignature" in body else ()
-        model = value_of(fields.get("modelVersion"))
-        return Answer(
-            True,
-            None,
-            _usage(value_of(fields.get("usageMetadata"))),
-            model if isinstance(model, str) else None,
-            ids,
-        )
+        signed = b'"thoughtSignature"' in body or b'"thought_signature"' in body
+        ids = _signatures(value_of(fields.get("candidates"))) if signed else []
+        usage = _usage(value_of(fields.get("usageMetadata")))
+        return Answer(True, None, usage, text_of(fields.get("modelVersion")), bounded(ids))
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorFacts:
-        return common.error_in(status, body)
+        return facts_in(status, body)
 
     def phrase_error(self, status: int, kind: ErrorKind, message: str) -> bytes:
         word = _STATUS.get(kind, (status, "UNAVAILABLE" if status == 503 else "INTERNAL"))[1]
-        return msgspec.json.encode({"error": {"code": status, "message": f"sidestep: {message}", "status": word}})
+        return common.encode({"error": {"code": status, "message": f"sidestep: {message}", "status": word}})
 
     def phrase_error_event(self, call: Call, kind: ErrorKind, message: str) -> bytes:
+        # The Python SDK raises for a chunk that begins with `error` and has a code of 400 or more.
         code, _ = _STATUS.get(kind, (500, "INTERNAL"))
         return b"data: " + self.phrase_error(code, kind, message) + b"\n\n"
 
     def keep_alive(self, call: Call) -> bytes:
-        # The Python SDK takes a comment line for an answer and fails on it; an empty line is ignored by all.
+        # The Python SDK takes a comment line for an answer and fails on it; all ignore an empty line.
         return b"\n"
+
+
+def _with_model(body: bytes, model: str) -> bytes:
+    """The body with another model wherever it repeats the path's, which it must agree with."""
+    if b'"model"' not in body:
+        return body
+    fields = fields_of(body)
+    if fields is None:
+        return body
+    fields = _renamed(fields, model)
+    if "generateContentRequest" in fields:
+        inner = fields_of(fields["generateContentRequest"])
+        if inner is not None:
+            fields["generateContentRequest"] = msgspec.Raw(common.encode(_renamed(inner, model)))
+    if "requests" in fields:
+        requests = [(raw, fields_of(raw)) for raw in items_of(fields["requests"])]
+        renamed = [raw if request is None else _renamed(request, model) for raw, request in requests]
+        fields["requests"] = msgspec.Raw(common.encode(renamed))
+    return common.encode(fields)
+
+
+def _renamed(fields: dict[str, msgspec.Raw], model: str) -> dict[str, msgspec.Raw]:
+    named = text_of(fields.get("model"))
+    if named is None:
+        return fields
+    prefix = "models/" if named.startswith("models/") else ""
+    return {**fields, "model": msgspec.Raw(common.encode(prefix + model))}
 
 
 def _usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
+    given = int_of(usage.get("promptTokenCount")) + int_of(usage.get("toolUsePromptTokenCount"))
     made = int_of(usage.get("candidatesTokenCount")) + int_of(usage.get("thoughtsTokenCount"))
-    return Usage(int_of(usage.get("promptTokenCount")), made, int_of(usage.get("cachedContentTokenCount")))
+    return Usage(given, made, int_of(usage.get("cachedContentTokenCount")))
 
 
 def _signatures(value: Any) -> list[str]:
+    """Names for the signatures in some content."""
     found = []
-    for part in dicts_in(value, frozenset({"args", "response"})):
+    for part in dicts_in(value, _FREE):
         signed = part.get("thoughtSignature") or part.get("thought_signature")
-        if isinstance(signed, str) and signed:
-            found.append(digest(signed.encode()))
-    return found[-common.MAX_IDS :]
+        if isinstance(signed, str) and signed and signed not in _NO_SIGNATURES:
+            found.append(digest(signed.encode("utf-8", "surrogatepass")))
+    return found
 
 
-def _pin(fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin | None:
+def _pin(body: bytes) -> Pin | None:
     if not any(word in body for word in _PIN_WORDS):
         return None
-    cached = value_of(fields.get("cachedContent")) or value_of(fields.get("cached_content"))
-    if isinstance(cached, str):
-        return Pin(PinKind.STATE, "cachedContent", (cached,))
-    contents = value_of(fields.get("contents"))
-    files = []
-    for part in dicts_in(contents, frozenset({"args", "response"})):
+    request = value_of(body)
+    caches: list[str] = []
+    files: list[str] = []
+    stores: list[str] = []
+    for part in dicts_in(request, _FREE):
+        cache = part.get("cachedContent") or part.get("cached_content")
+        if isinstance(cache, str):
+            caches.append(cache)
         uri = part.get("fileUri") or part.get("file_uri")
-        # Files of the Files API live with the key that uploaded them; other URIs can be read by anybody.
-        if isinstance(uri, str) and ("/files/" in uri or uri.startswith("files/")):
+        if isinstance(uri, str) and _FILE.match(uri):
             files.append(uri)
-    if files:
-        return Pin(PinKind.STATE, "fileUri", tuple(files[: common.MAX_IDS]))
-    signed = _signatures(contents)
-    return Pin(PinKind.SIGNATURE, "thoughtSignature", tuple(reversed(signed))) if signed else None
+        names = part.get("fileSearchStoreNames") or part.get("file_search_store_names")
+        if isinstance(names, list):
+            stores += [n for n in names if isinstance(n, str) and n]
+    for reason, ids in (("cachedContent", caches), ("fileUri", files), ("fileSearchStoreNames", stores)):
+        if ids:
+            return Pin(PinKind.STATE, reason, bounded(caches + files + stores))
+    signed = _signatures(request)
+    # The newest first: it was issued by whoever answered last.
+    return Pin(PinKind.SIGNATURE, "thoughtSignature", tuple(reversed(bounded(signed)))) if signed else None
 
 
-def _conversation(fields: Mapping[str, msgspec.Raw]) -> str | None:
-    raw = fields.get("contents")
-    if raw is None or b'"model"' not in bytes(raw):
-        return None
-    try:
-        contents = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    except msgspec.DecodeError:
-        return None
-    return digest(bytes(contents[0])) if len(contents) > 1 else None
+class _GeminiReader(Reader):
+    """Chunks of `streamGenerateContent`. There is no terminal event: the answer is whole when every candidate
+    has its finish reason. State beside the base's: the candidates begun and not finished."""
 
+    def __init__(self, phrase: Callable[[ErrorKind, str], bytes], scanner: ArrayScanner | None = None) -> None:
+        super().__init__(phrase, scanner)
+        self._open: set[Any] = set()
 
-def _mark(reader: Reader, name: bytes, data: bytes) -> tuple[Mark, ErrorFacts | None]:
-    try:
-        chunk = _chunk.decode(data)
-    except msgspec.ValidationError:
-        return Mark.LIFECYCLE, None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return common.unreadable(data)
-    if chunk.error:
-        return Mark.ERROR, common.error_event_facts(data)
-    if isinstance(chunk.modelVersion, str):
-        reader.model = chunk.modelVersion
-    reader.usage = _usage(chunk.usageMetadata) or reader.usage
-    if b"ignature" in data:
-        for name_of_signed in _signatures(chunk.candidates):
-            reader.note_id(name_of_signed)
-    if isinstance(chunk.promptFeedback, dict) and chunk.promptFeedback.get("blockReason"):
-        reader.finished = True
-        return Mark.TERMINAL, None
-    candidates = (
-        [c for c in chunk.candidates or () if isinstance(c, dict)] if isinstance(chunk.candidates, list) else []
-    )
-    if candidates and any(c.get("finishReason") for c in candidates):
-        reader.finished = True
-        return Mark.TERMINAL, None
-    for candidate in candidates:
-        content = candidate.get("content")
-        parts = content.get("parts") if isinstance(content, dict) else None
-        if isinstance(parts, list) and any(_says_something(p) for p in parts):
-            return Mark.CONTENT, None
-    return Mark.LIFECYCLE, None
+    def read(self, name: bytes, data: bytes) -> Reading:
+        chunk = decode_event(_chunk, data)
+        if name == b"error":
+            return error_reading(data)
+        if chunk is None:
+            return LIFECYCLE
+        if chunk.error:
+            return error_reading(data)
+        if isinstance(chunk.model_version, str):
+            self.model = chunk.model_version
+        if chunk.usage_metadata is not None:
+            self.usage = _usage(chunk.usage_metadata) or self.usage
+        candidates = chunk.candidates
+        if b'"thoughtSignature"' in data or b'"thought_signature"' in data:
+            self.note_ids(*_signatures(candidates))
+        if isinstance(chunk.prompt_feedback, dict) and chunk.prompt_feedback.get("blockReason"):
+            self.finished = True
+            return TERMINAL
+        speaks = stopped = False
+        for candidate in candidates if isinstance(candidates, list) else ():
+            if not isinstance(candidate, dict):
+                continue
+            index = candidate.get("index") or 0
+            content = candidate.get("content")
+            parts = content.get("parts") if isinstance(content, dict) else None
+            says = isinstance(parts, list) and any(_says_something(p) for p in parts)
+            speaks = speaks or says
+            if candidate.get("finishReason") not in (None, "", "FINISH_REASON_UNSPECIFIED"):
+                stopped = True
+                self._open.discard(index)
+            elif says:
+                # Some give every chunk a finish reason: what speaks on without one was not finished.
+                self._open.add(index)
+                self.finished = False
+        if stopped and not self._open:
+            self.finished = True
+            return TERMINAL
+        return CONTENT if speaks or stopped else LIFECYCLE
 
 
 def _says_something(part: Any) -> bool:
-    return isinstance(part, dict) and any(v for k, v in part.items() if k not in ("thought", "thoughtSignature"))
+    return isinstance(part, dict) and any(
+        v for k, v in part.items() if k not in ("thought", "thoughtSignature", "thought_signature")
+    )
 
 
-class _SSEReader(Reader):
-    def __init__(self) -> None:
-        super().__init__(_mark)
+class _ArrayReader(_GeminiReader):
+    """A stream that is one JSON array, sent piece by piece: what there is without `alt=sse`."""
 
-
-class _ArrayReader(Reader):
-    """A stream that is one JSON array, sent piece by piece: what it gives without `alt=sse`."""
-
-    def __init__(self) -> None:
-        super().__init__(_mark)
+    def __init__(self, phrase: Callable[[ErrorKind, str], bytes]) -> None:
         self._array = ArrayScanner()
+        super().__init__(phrase, self._array)
 
-    @property
-    def pending(self) -> int:
-        return self._array.pending
+    def error_event(self, kind: ErrorKind, message: str) -> bytes:
+        """The array's last element, and its end."""
+        if self._array.closed or self._array.alone:
+            return b""
+        return (b",\n" if self._array.elements else b"[") + self._phrase(kind, message) + b"]"
 
-    def feed(self, data: bytes) -> list[Event]:
-        return [self._event(scanned) for scanned in self._array.feed(data)]
-
-    def close(self) -> list[Event]:
-        rest = self._array.close()
-        return [] if rest is None else [self._event(Scanned(rest.raw, b"", rest.data))]
-
-    def error_event(self, phrased: bytes) -> bytes:
-        """An error as the array's last element."""
-        return (b",\n" if self._array.elements else b"[") + phrased + b"]"
+    def _event(self, scanned: Scanned) -> Event:
+        event = super()._event(scanned)
+        if event.mark is Mark.MALFORMED and scanned.whole and scanned.raw.lstrip().startswith(b"["):
+            # The array's opening bracket goes with it: nothing valid could follow.
+            return Event(event.raw, Mark.ERROR, facts_in(0, b""))
+        return event

@@ -1,19 +1,38 @@
 """The OpenAI dialect: chat completions, completions, Responses, embeddings, images, audio, moderations.
 
-Pure. Grammar after the API reference of OpenAI and the streams of those who speak its dialect.
+Pure: no mitmproxy, no clock, no I/O. Grammar after the API reference of OpenAI and the streams of those who
+speak its dialect.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 
 from sidestep.dialects import common
-from sidestep.dialects.base import Answer, Call, Mark, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.common import Reader, dicts_in, digest, fields_of, int_of, text_of, value_of
+from sidestep.dialects.base import Answer, Call, Pin, PinKind, StreamReader, Usage
+from sidestep.dialects.common import (
+    CONTENT,
+    LIFECYCLE,
+    TERMINAL,
+    Reader,
+    Reading,
+    bounded,
+    decode_event,
+    dicts_in,
+    error_reading,
+    fields_of,
+    int_of,
+    items_of,
+    text_of,
+    value_of,
+)
+from sidestep.dialects.errors import facts_in
 from sidestep.outcomes import ErrorFacts, ErrorKind
 
 OPERATIONS = frozenset(
@@ -30,6 +49,8 @@ OPERATIONS = frozenset(
     }
 )
 WEBSOCKETS = frozenset({"realtime", "responses"})
+_WANTED = {"chat/completions": "choices", "completions": "choices", "responses": "output", "embeddings": "data"}
+"""The field without which an answer is none."""
 
 _ERROR_TYPES = {
     ErrorKind.CREDENTIAL: "authentication_error",
@@ -47,11 +68,15 @@ _CODES = {
     ErrorKind.OVERLOADED: "overloaded",
 }
 
-_BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
 _STATE_WORDS = (
-    *(b'"previous_response_id"', b'"conversation"', b'"file_id"', b'"item_reference"', b'"container"'),
-    *(b'"vector_store_ids"', b'"prompt"', b'"encrypted_content"'),
+    *(b'"previous_response_id"', b'"conversation"', b'"file_id"', b'"file_ids"', b'"item_reference"', b'"container"'),
+    *(b'"container_id"', b'"vector_store_ids"', b'"prompt"', b'"encrypted_content"', b'"background"'),
+    *(b'"reasoning"', b'"audio"', b'"voice"'),
 )
+_NOT_REFERENCES = frozenset({"arguments", "annotations", "results", "parameters", "json_schema", "schema"})
+"""Fields whose insides are somebody's own JSON, or quote what an earlier answer was made from."""
+_SILENT = frozenset({"role", "name", "channel"})
+"""Fields of a chat delta that say nothing to the app's user."""
 
 
 class _Choice(msgspec.Struct):
@@ -59,6 +84,7 @@ class _Choice(msgspec.Struct):
     text: Any = None
     finish_reason: Any = None
     index: Any = 0
+    error: Any = None
 
 
 class _Chunk(msgspec.Struct):
@@ -66,19 +92,36 @@ class _Chunk(msgspec.Struct):
     error: Any = None
     usage: Any = None
     model: Any = None
+    object: Any = None
+    x_groq: Any = None
 
 
 class _ResponseEvent(msgspec.Struct):
     type: Any = None
     delta: Any = None
-    response: Any = None
-    item: Any = None
+    response: msgspec.Raw = msgspec.Raw()
+    item: msgspec.Raw = msgspec.Raw()
     error: Any = None
     usage: Any = None
 
 
+class _Response(msgspec.Struct):
+    id: Any = None
+    model: Any = None
+    usage: Any = None
+    output: msgspec.Raw = msgspec.Raw()
+
+
+class _Item(msgspec.Struct):
+    id: Any = None
+    container_id: Any = None
+
+
 _chunk = msgspec.json.Decoder(_Chunk)
+_choices = msgspec.json.Decoder(list[_Choice])
 _response_event = msgspec.json.Decoder(_ResponseEvent)
+_response = msgspec.json.Decoder(_Response)
+_item = msgspec.json.Decoder(_Item)
 
 
 class OpenAI:
@@ -87,7 +130,7 @@ class OpenAI:
     name = "openai"
 
     def operation(self, method: str, tail: str) -> str | None:
-        path = tail.strip("/")
+        path = tail.removeprefix("/")
         if method == "POST":
             return path if path in OPERATIONS else None
         if method == "GET" and path in WEBSOCKETS:
@@ -96,87 +139,89 @@ class OpenAI:
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
         if operation.endswith(".websocket"):
-            found = re.search(r"(?:^|&)model=([^&]+)", query)
-            return Call(self.name, operation, found[1] if found else None, stream=False)
-        if content_type.lower().startswith("multipart/"):
-            parts = _Multipart(content_type, body)
-            return Call(
-                self.name,
-                operation,
-                parts.text("model"),
-                stream=(parts.text("stream") or "").lower() == "true",
-            )
+            return Call(self.name, operation, parse_qs(query).get("model", [None])[0], stream=False)
+        if _is_form(content_type):
+            form = _Form(content_type, body)
+            model = form.text("model")
+            # The models named whisper take the flag and answer in one piece.
+            stream = (form.text("stream") or "").lower() in ("true", "1") and "whisper" not in (model or "")
+            return Call(self.name, operation, model, stream=stream)
         fields = fields_of(body)
         if fields is None:
             return Call(self.name, operation, None, stream=False)
         stream = value_of(fields.get("stream")) is True
         if operation == "audio/speech":
             stream = text_of(fields.get("stream_format")) == "sse"
-        limit = 0
-        for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-            if name in fields:
-                limit = int_of(value_of(fields[name]))
-                break
+        limits = [int_of(value_of(fields.get(f"max_{kind}tokens"))) for kind in ("completion_", "output_", "")]
         return Call(
             self.name,
             operation,
             text_of(fields.get("model")),
             stream=stream,
             pin=_pin(operation, fields, body),
-            max_output_tokens=limit or None,
+            max_output_tokens=next(filter(None, limits), None),
             conversation=_conversation(operation, fields),
         )
 
     def rewrite(
         self, call: Call, tail: str, content_type: str, body: bytes, model: str | None, drop: Collection[str]
     ) -> tuple[str, bytes]:
-        if content_type.lower().startswith("multipart/"):
-            return tail, body if model is None else _Multipart(content_type, body).with_text("model", model)
+        if _is_form(content_type):
+            for name in drop:
+                body = _Form(content_type, body).without(name)
+            return tail, body if model is None else _Form(content_type, body).with_text("model", model)
         return tail, common.with_fields(body, model, drop)
 
     def reader(self, call: Call, content_type: str) -> StreamReader:
+        phrase = partial(self.phrase_error_event, call)
         if call.operation in ("chat/completions", "completions"):
-            return _ChatReader()
-        return Reader(_mark_response_event)
+            return _ChatReader(phrase)
+        return _EventReader(phrase, call.operation)
 
     def is_stream(self, call: Call, content_type: str) -> bool:
-        return "text/event-stream" in content_type.lower()
+        kind = common.media_type(content_type)
+        if kind == "text/event-stream":
+            return True
+        # The SDKs do not look at the type: what was asked for as a stream and bears a vague one is read as one.
+        vague = kind in ("", "text/plain", "application/octet-stream")
+        return vague and call.stream and not call.operation.startswith("audio/")
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
-        sound = call.operation == "audio/speech"
-        if (sound or (call.operation.startswith("audio/") and "json" not in content_type.lower())) and (
-            body and body.lstrip()[:1] != b"{"
-        ):
-            # Text formats (srt, vtt, text) and sound: anything but a page or nothing.
-            return Answer(good=not common.is_html(content_type, body))
+        if not body.strip() or common.is_html(content_type, body):
+            return Answer(good=False)
         fields = fields_of(body)
         if fields is None:
-            return Answer(good=False)
-        error = value_of(fields.get("error"))
+            # Sound, and transcripts as plain text, SRT or VTT.
+            return Answer(good=call.operation.startswith("audio/") and "json" not in common.media_type(content_type))
         failed = call.operation == "responses" and text_of(fields.get("status")) == "failed"
-        if error or failed:
+        if failed or value_of(fields.get("error")) or text_of(fields.get("object")) == "error":
             return common.no_answer(body)
-        wanted = {"chat/completions": "choices", "completions": "choices", "responses": "output"}.get(call.operation)
+        wanted = _WANTED.get(call.operation)
         if wanted is not None and wanted not in fields:
             return common.no_answer(body)
-        if wanted == "choices" and not value_of(fields["choices"]):
-            return common.no_answer(body)
-        ids = _ids_of(fields) if call.operation == "responses" else ()
-        return Answer(True, None, _usage(value_of(fields.get("usage"))), text_of(fields.get("model")), ids)
+        if wanted == "choices" and (failure := _failed_choices(fields["choices"])) is not None:
+            return failure
+        ids: list[str] = []
+        if call.operation == "responses":
+            ids = _texts(value_of(fields.get("id")), *_item_ids(fields["output"]))
+        elif call.operation == "chat/completions" and b'"audio"' in body:
+            ids = _audio_ids(value_of(fields["choices"]))
+        usage = _usage(value_of(fields.get("usage")))
+        return Answer(True, None, usage, text_of(fields.get("model")), bounded(ids))
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorFacts:
-        return common.error_in(status, body)
+        return facts_in(status, body)
 
     def phrase_error(self, status: int, kind: ErrorKind, message: str) -> bytes:
-        return msgspec.json.encode({"error": _error(kind, message)})
+        return common.encode({"error": _error(kind, message)})
 
     def phrase_error_event(self, call: Call, kind: ErrorKind, message: str) -> bytes:
-        # The SDK raises for any event whose data has a truthy `error`, in every API.
+        # The SDKs raise for any event whose data has an `error` that is not empty, in every API.
         error = _error(kind, message)
         if call.operation == "responses":
-            event = {"type": "error", "code": error["code"], "message": error["message"], "error": error}
-            return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
-        return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+            event = {"type": "error", "code": error["code"], "message": error["message"], "param": None, "error": error}
+            return b"event: error\ndata: " + common.encode(event) + b"\n\n"
+        return b"data: " + common.encode({"error": error}) + b"\n\n"
 
     def keep_alive(self, call: Call) -> bytes:
         return b": keep-alive\n\n"
@@ -191,6 +236,21 @@ def _error(kind: ErrorKind, message: str) -> dict[str, Any]:
     }
 
 
+def _failed_choices(raw: msgspec.Raw) -> Answer | None:
+    """What choices are no answer: none at all, or an aggregator's error in each."""
+    try:
+        choices = _choices.decode(raw)
+    except msgspec.ValidationError:
+        return None if items_of(raw) else Answer(good=False)
+    except common.UNREADABLE:
+        return Answer(good=False)
+    if not choices:
+        return Answer(good=False)
+    if all(c.error for c in choices):
+        return common.no_answer(common.encode({"error": choices[0].error}))
+    return None
+
+
 def _usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
@@ -198,205 +258,275 @@ def _usage(usage: Any) -> Usage | None:
     cached = int_of(details.get("cached_tokens")) if isinstance(details, dict) else 0
     given = int_of(usage.get("prompt_tokens", usage.get("input_tokens")))
     made = int_of(usage.get("completion_tokens", usage.get("output_tokens")))
-    return Usage(given, made, cached)
+    return Usage(given, made, cached or int_of(usage.get("prompt_cache_hit_tokens")))
 
 
-def _ids_of(response: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a later call may refer to: the response, its reasoning items."""
-    ids = [value_of(response["id"]) if isinstance(response.get("id"), msgspec.Raw) else response.get("id")]
-    output = response.get("output")
-    if isinstance(output, msgspec.Raw):
-        output = value_of(output)
-    for item in output if isinstance(output, list) else ():
-        if isinstance(item, dict):
-            ids += [item.get("id"), item.get("container_id")]
-    return tuple(i for i in ids if isinstance(i, str) and i)[: common.MAX_IDS]
+# --- what a later call may refer to, and what this one refers to
 
 
-# --- pins
+def _texts(*values: Any) -> list[str]:
+    return [v for v in values if isinstance(v, str) and v]
+
+
+def _item_ids(output: msgspec.Raw) -> list[str]:
+    """The output items of a response, and the containers that they ran in."""
+    ids: list[str] = []
+    for raw in items_of(output)[: common.MAX_IDS]:
+        item = _decoded(_item, raw)
+        if item is not None:
+            ids += _texts(item.id, item.container_id)
+    return ids
+
+
+def _audio_ids(choices: Any) -> list[str]:
+    """The spoken answers that a later call may refer to."""
+    spoken = [d.get("audio") for d in dicts_in(choices, frozenset({"arguments"}))]
+    return [i for a in spoken if isinstance(a, dict) for i in _texts(a.get("id"))]
+
+
+def _decoded[T](decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> T | None:
+    try:
+        return decoder.decode(raw) if raw else None
+    except common.UNREADABLE:
+        return None
 
 
 def _pin(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin | None:
     if not any(word in body for word in _STATE_WORDS):
         return None
     ids: list[str] = []
-    reason = ""
+    reasons: list[str] = []
+
+    def needs(reason: str, *found: Any) -> None:
+        if any(found):
+            reasons.append(reason)
+            ids.extend(_texts(*found))
+
     if operation == "responses":
-        for name in ("previous_response_id", "conversation", "prompt"):
-            value = value_of(fields.get(name))
-            if isinstance(value, dict):
-                value = value.get("id")
-            if isinstance(value, str) and value:
-                ids.append(value)
-                reason = reason or name
-    for tool in dicts_in(value_of(fields.get("tools")), frozenset({"parameters", "input_schema", "function"})):
+        needs("previous_response_id", value_of(fields.get("previous_response_id")))
+        conversation = value_of(fields.get("conversation"))
+        needs("conversation", conversation.get("id") if isinstance(conversation, dict) else conversation)
+        prompt = value_of(fields.get("prompt"))
+        needs("prompt", isinstance(prompt, dict) and prompt.get("id"))
+        if value_of(fields.get("background")) is True:
+            # The answer is fetched later, by its id, from where the app sent this.
+            reasons.append("background")
+        _items_need(needs, value_of(fields.get("input")))
+        _tools_need(needs, value_of(fields.get("tools")))
+    elif operation == "chat/completions":
+        _items_need(needs, value_of(fields.get("messages")))
+        audio = value_of(fields.get("audio"))
+        voice = audio.get("voice") if isinstance(audio, dict) else None
+        needs("voice", isinstance(voice, dict) and voice.get("id"))
+    elif operation == "audio/speech":
+        voice = value_of(fields.get("voice"))
+        needs("voice", isinstance(voice, dict) and voice.get("id"))
+    return Pin(PinKind.STATE, reasons[0], bounded(ids)) if reasons else None
+
+
+def _items_need(needs: Callable[..., None], conversation: Any) -> None:
+    """What the items of a conversation, or the parts of its messages, refer to."""
+    for item in dicts_in(conversation, _NOT_REFERENCES):
+        file_id = item.get("file_id")
+        needs("file_id", isinstance(file_id, str) and file_id)
+        match item.get("type"):
+            case "item_reference":
+                needs("item_reference", item.get("id"))
+            case "reasoning" if item.get("encrypted_content"):
+                needs("encrypted_content", item.get("id") or True)
+            case "reasoning" if not item.get("content"):
+                # Without its content it is looked up by its id.
+                needs("reasoning", item.get("id"))
+            case "compaction":
+                needs("encrypted_content", item.get("encrypted_content") and (item.get("id") or True))
+            case "container_reference":
+                needs("container", item.get("container_id"))
+        audio = item.get("audio")
+        if item.get("role") == "assistant" and isinstance(audio, dict):
+            needs("audio", audio.get("id"))
+
+
+def _tools_need(needs: Callable[..., None], tools: Any) -> None:
+    for tool in tools if isinstance(tools, list) else ():
+        if not isinstance(tool, dict):
+            continue
         container = tool.get("container")
-        if isinstance(container, str):
-            ids.append(container)
-            reason = reason or "container"
-        if isinstance(container, dict) and container.get("file_ids"):
-            ids += [i for i in container["file_ids"] if isinstance(i, str)]
-            reason = reason or "file_id"
-        if tool.get("vector_store_ids"):
-            ids += [i for i in tool["vector_store_ids"] if isinstance(i, str)]
-            reason = reason or "vector_store_ids"
-    conversation = value_of(fields.get("input" if operation == "responses" else "messages"))
-    for item in dicts_in(conversation, frozenset({"arguments"})):
-        kind = item.get("type")
-        if isinstance(file_id := item.get("file_id"), str) and file_id:
-            ids.append(file_id)
-            reason = reason or "file_id"
-        elif kind == "item_reference":
-            if isinstance(item.get("id"), str):
-                ids.append(item["id"])
-            reason = reason or "item_reference"
-        elif kind in ("reasoning", "compaction") and item.get("encrypted_content"):
-            if isinstance(item.get("id"), str):
-                ids.append(item["id"])
-            reason = reason or "encrypted_content"
-    return Pin(PinKind.STATE, reason, tuple(dict.fromkeys(ids))[: common.MAX_IDS]) if reason else None
+        if isinstance(container, dict):
+            files = container.get("file_ids")
+            needs("file_id", *(files if isinstance(files, list) else ()))
+        else:
+            needs("container", container)
+        stores = tool.get("vector_store_ids")
+        needs("vector_store_ids", *(stores if isinstance(stores, list) else ()))
+        environment = tool.get("environment")
+        if isinstance(environment, dict):
+            needs("container", environment.get("container_id"))
+        mask = tool.get("input_image_mask")
+        if isinstance(mask, dict):
+            needs("file_id", mask.get("file_id"))
 
 
 def _conversation(operation: str, fields: Mapping[str, msgspec.Raw]) -> str | None:
-    """The beginning of a conversation of several turns: its first messages, up to the first answer."""
-    raw = fields.get("input" if operation == "responses" else "messages")
-    if raw is None or (b'"assistant"' not in bytes(raw) and b'"function_call' not in bytes(raw)):
-        return None
-    try:
-        messages = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    except msgspec.DecodeError:
-        return None
-    return digest(*(bytes(m) for m in messages[:2])) if len(messages) > 2 else None
+    if operation == "responses":
+        return common.conversation_of(fields.get("input"), b'"assistant"', b'"function_call', b'"reasoning"')
+    return common.conversation_of(fields.get("messages"), b'"assistant"')
 
 
 # --- streams
 
 
 class _ChatReader(Reader):
-    """Chat and legacy completions. Whole with `[DONE]`, and already once every choice has its finish reason:
-    many who speak the dialect leave `[DONE]` out."""
+    """Chat and legacy completions. State beside the base's: the choices begun and not finished, whether any
+    has finished."""
 
-    def __init__(self) -> None:
-        super().__init__(_ChatReader.judge)
+    def __init__(self, phrase: Callable[[ErrorKind, str], bytes]) -> None:
+        super().__init__(phrase)
         self._open: set[Any] = set()
+        self._stopped = False
 
-    def judge(self, name: bytes, data: bytes) -> tuple[Mark, ErrorFacts | None]:
-        if data == b"[DONE]" or data.strip() == b"[DONE]":
-            self.finished = True
-            return Mark.TERMINAL, None
-        try:
-            chunk = _chunk.decode(data)
-        except msgspec.ValidationError:
-            return Mark.LIFECYCLE, None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return common.unreadable(data)
-        if chunk.error or name == b"error":
-            return Mark.ERROR, common.error_event_facts(data)
+    @property
+    def answered(self) -> bool:
+        return self.finished or (self._stopped and not self._open)
+
+    def read(self, name: bytes, data: bytes) -> Reading:
+        if data.startswith(b"[DONE]"):
+            return self.end()
+        chunk = decode_event(_chunk, data)
+        if name == b"error":
+            return error_reading(data)
+        if chunk is None:
+            return LIFECYCLE
+        choices = chunk.choices
+        if chunk.error or (not choices and chunk.object == "error"):
+            return error_reading(data)
         if self.model is None and isinstance(chunk.model, str):
             self.model = chunk.model
-        if isinstance(chunk.usage, dict):
-            self.usage = _usage(chunk.usage)
-        mark = Mark.LIFECYCLE
-        for choice in chunk.choices or ():
-            if choice.finish_reason is not None:
-                self._open.discard(choice.index)
-                self.finished = not self._open
-                mark = Mark.CONTENT
-            elif not self.finished:
-                self._open.add(choice.index)
-            if choice.text or (isinstance(choice.delta, dict) and _says_something(choice.delta)):
-                mark = Mark.CONTENT
-        return mark, None
+        if chunk.usage is not None:
+            self.usage = _usage(chunk.usage) or self.usage
+        elif isinstance(chunk.x_groq, dict):
+            self.usage = _usage(chunk.x_groq.get("usage")) or self.usage
+        reading = LIFECYCLE
+        for choice in choices or ():
+            if choice.error or choice.finish_reason == "error":
+                return error_reading(common.encode({"error": choice.error}) if choice.error else b"")
+            delta = choice.delta
+            if isinstance(delta, dict):
+                speaks = any(value for key, value in delta.items() if key not in _SILENT)
+                if speaks and isinstance(audio := delta.get("audio"), dict):
+                    self.note_ids(audio.get("id"))
+            else:
+                speaks = bool(choice.text)
+            index = choice.index if isinstance(choice.index, int) else 0
+            if choice.finish_reason:
+                self._stopped = True
+                self._open.discard(index)
+                reading = CONTENT
+            elif speaks:
+                self._open.add(index)
+                reading = CONTENT
+        return reading
 
 
-def _says_something(delta: dict[str, Any]) -> bool:
-    return any(value for key, value in delta.items() if key != "role")
+class _EventReader(Reader):
+    """Responses, and the streams of images and audio, which are built like it: events with a `type`."""
 
+    _COMPLETED = frozenset({"response.completed", "response.incomplete", "response.cancelled", "response.done"})
+    _LAST = frozenset({"speech.audio.done", "transcript.text.done", "image_generation.completed"})
 
-def _mark_response_event(reader: Reader, name: bytes, data: bytes) -> tuple[Mark, ErrorFacts | None]:
-    """The Responses API, and the streams of images and audio that are built like it."""
-    if data == b"[DONE]":
-        reader.finished = True
-        return Mark.TERMINAL, None
-    try:
-        event = _response_event.decode(data)
-    except msgspec.ValidationError:
-        return Mark.LIFECYCLE, None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return common.unreadable(data)
-    kind = event.type if isinstance(event.type, str) else ""
-    if kind == "error" or (event.error and not kind.startswith("response.")):
-        return Mark.ERROR, common.error_event_facts(data)
-    response = event.response if isinstance(event.response, dict) else {}
-    if kind == "response.failed":
-        return Mark.ERROR, common.error_event_facts(msgspec.json.encode(response))
-    if response:
-        reader.note_id(response.get("id"))
-        if isinstance(response.get("model"), str):
-            reader.model = response["model"]
-    if kind in ("response.completed", "response.incomplete", "response.cancelled"):
-        reader.finished = True
-        reader.usage = _usage(response.get("usage")) or reader.usage
-        for identifier in _ids_of(response):
-            reader.note_id(identifier)
-        return Mark.TERMINAL, None
-    if kind.endswith(".done") and kind.startswith(("speech.audio", "transcript.text")):
-        reader.finished = True
-        reader.usage = _usage(event.usage) or reader.usage
-        return Mark.TERMINAL, None
-    if kind == "image_generation.completed":
-        reader.finished = True
-        return Mark.TERMINAL, None
-    if isinstance(event.item, dict):
-        reader.note_id(event.item.get("id"))
-    if kind.endswith((".delta", ".partial_image")):
-        return (
-            Mark.CONTENT if event.delta or kind.endswith(".partial_image") or b'"audio"' in data else Mark.LIFECYCLE
-        ), None
-    if kind == "response.output_item.done":
-        # A compaction or a tool call of the provider's own can come without any delta.
-        return Mark.CONTENT, None
-    return Mark.LIFECYCLE, None
+    def __init__(self, phrase: Callable[[ErrorKind, str], bytes], operation: str) -> None:
+        super().__init__(phrase)
+        self._operation = operation
+
+    def read(self, name: bytes, data: bytes) -> Reading:
+        if data.startswith(b"[DONE]"):
+            # Some close a Responses stream with it; the end that the SDKs wait for is `response.completed`.
+            return LIFECYCLE if self._operation == "responses" else self.end()
+        event = decode_event(_response_event, data)
+        if name == b"error":
+            return error_reading(data)
+        if event is None:
+            return LIFECYCLE
+        kind = event.type if isinstance(event.type, str) else ""
+        if kind.endswith(".delta"):
+            # Sound comes as `audio`.
+            return CONTENT if event.delta or (not event.delta and b'"audio":' in data) else LIFECYCLE
+        if kind == "error" or event.error:
+            return error_reading(data)
+        if kind == "response.failed":
+            return error_reading(bytes(event.response) or data)
+        response = _decoded(_response, event.response)
+        if response is not None:
+            self.note_ids(response.id)
+            if isinstance(response.model, str):
+                self.model = response.model
+        if kind in self._COMPLETED:
+            self.finished = True
+            if response is not None:
+                self.usage = _usage(response.usage) or self.usage
+                self.note_ids(*_item_ids(response.output))
+            return TERMINAL
+        if kind in self._LAST:
+            self.finished = True
+            self.usage = _usage(event.usage) or self.usage
+            return TERMINAL
+        if event.item and (item := _decoded(_item, event.item)) is not None:
+            self.note_ids(item.id, item.container_id)
+        # A compaction, or a call of a tool of the provider's own, may come without any delta.
+        if kind.endswith((".done", ".partial_image", ".segment")):
+            return CONTENT
+        return LIFECYCLE
 
 
 # --- multipart bodies
 
 
-class _Multipart:
-    """Reads and replaces small text parts of a form without touching the rest."""
+def _is_form(content_type: str) -> bool:
+    return common.media_type(content_type) == "multipart/form-data"
+
+
+_BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^";\s]+))', re.IGNORECASE)
+
+
+class _Form:
+    """Reads, replaces and removes small text parts of a form; all else stays byte for byte."""
 
     def __init__(self, content_type: str, body: bytes) -> None:
         self._body = body
         found = _BOUNDARY.search(content_type)
-        self._boundary = None if found is None else b"--" + found[1].strip().encode("latin-1", "replace")
+        self._mark = b"--" + (found[1] or found[2]).encode("latin-1", "replace") if found else b""
 
-    def _find(self, name: str) -> tuple[int, int] | None:
-        """Where the value of a part begins and ends."""
-        if self._boundary is None:
+    def _find(self, name: str) -> tuple[int, int, int] | None:
+        """Where a part begins with its boundary, where its value begins, and where that ends."""
+        if not self._mark:
             return None
         header = re.compile(
-            rb'content-disposition:[^\r\n]*\bname="?' + re.escape(name.encode()) + rb'"?(?:[;\r\n]|$)', re.I
+            rb'content-disposition:[^\r\n]*[;\s]name="?' + re.escape(name.encode()) + rb'"?(?:[;\r\n]|$)', re.IGNORECASE
         )
-        at = self._body.find(self._boundary)
-        while at >= 0:
-            start = at + len(self._boundary)
-            head_end = self._body.find(b"\r\n\r\n", start)
-            at = self._body.find(b"\r\n" + self._boundary, start)
-            if head_end < 0 or at < 0:
+        body = self._body
+        at = 0 if body.startswith(self._mark) else body.find(b"\r\n" + self._mark) + 2
+        while at >= 0 and body.startswith(self._mark, at):
+            begin = at + len(self._mark)
+            end = body.find(b"\r\n" + self._mark, begin)
+            if end < 0:
                 return None
-            if head_end < at and header.search(self._body[start : head_end + 2]):
-                return head_end + 4, at
-            at += 2
+            head_end = body.find(b"\r\n\r\n", begin, end + 2)
+            if head_end >= 0 and header.search(body[begin:head_end]):
+                return at, min(head_end + 4, end), end
+            at = end + 2
         return None
 
     def text(self, name: str) -> str | None:
         place = self._find(name)
         if place is None:
             return None
-        return self._body[place[0] : place[1]].decode("utf-8", "replace").strip() or None
+        return self._body[place[1] : place[2]].decode("utf-8", "replace").strip() or None
 
     def with_text(self, name: str, value: str) -> bytes:
         place = self._find(name)
-        if place is None:
+        if place is None or self._body[place[1] : place[2]] == value.encode():
             return self._body
-        return self._body[: place[0]] + value.encode() + self._body[place[1] :]
+        return self._body[: place[1]] + value.encode() + self._body[place[2] :]
+
+    def without(self, name: str) -> bytes:
+        place = self._find(name)
+        return self._body if place is None else self._body[: place[0]] + self._body[place[2] + 2 :]

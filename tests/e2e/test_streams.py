@@ -1,0 +1,126 @@
+"""Streams: honest ends, and `commit = "complete"`, in four APIs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import anthropic
+import openai
+import pytest
+from google import genai
+
+from support.calls import APIS, DIALECT, Client
+from support.provider import Behaviour, Provider, text_of
+from support.proxy import Mitmdump
+from support.settings import route, table
+
+Start = Callable[..., Mitmdump]
+
+SDK_ERROR = {
+    "chat": openai.APIError,
+    "responses": openai.APIError,
+    "messages": anthropic.APIError,
+    "gemini": genai.errors.APIError,
+}
+GOOD = Behaviour()
+FAST = [
+    table("timeouts", {"first_byte": 1, "headers": 1, "first_content": 1, "idle": 0.5}),
+    table("attempts", {"backoff_seconds": 0.02}),
+    table("circuit", {"failure_threshold": 100}),
+]
+AFTER_CONTENT = {
+    "cut": Behaviour(cut_after=3),
+    "ended early": Behaviour(end_after=3),
+    "stalled": Behaviour(stall_after=3),
+    "error event": Behaviour(error_after=3, message="it died"),
+}
+"""What can go wrong once the app has seen content: first three words of six, then this."""
+
+
+def _routes(api: str, a: Provider, b: Provider, count: int) -> tuple[list[str], list[str]]:
+    path = "/v1" if DIALECT[api] == "openai" else ""
+    hosts = [f"http://row{i}.test{path}" for i in range(count)]
+    return hosts, [route(api, a, b, intercept=host, suffix=str(i)) for i, host in enumerate(hosts)]
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_stream_that_breaks_after_content_ends_in_the_sdks_own_error(
+    api: str, proxy: Start, subtests: pytest.Subtests
+) -> None:
+    """What came stays, an API error of the SDK follows within `idle`, and its early success is undone."""
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes(api, a, b, len(AFTER_CONTENT))
+        m = proxy("\n".join(FAST + routes))
+        for i, (name, behaviour) in enumerate(AFTER_CONTENT.items()):
+            with subtests.test(name), Client(m, {DIALECT[api]: hosts[i]}) as app:
+                a.default = behaviour
+                began = time.monotonic()
+                result = app.call(api, stream=True)
+                assert time.monotonic() - began < 1.5
+                assert isinstance(result.error, SDK_ERROR[api])
+                assert result.text == "a w1 w2"
+                status = m.provider(f"a{i}")
+                assert (status["failures"], status["successes"], status["permits_out"]) == (1, 0, 0)
+        assert b.count == 0
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_complete_fails_over_until_the_last_event(api: str, proxy: Start, subtests: pytest.Subtests) -> None:
+    """With `commit = "complete"` the app gets one whole answer even where a stream breaks after content."""
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes(api, a, b, len(AFTER_CONTENT))
+        m = proxy("\n".join([*FAST, table("stream", {"commit": "complete"}), *routes]))
+        for i, (name, behaviour) in enumerate(AFTER_CONTENT.items()):
+            with subtests.test(name), Client(m, {DIALECT[api]: hosts[i]}) as app:
+                a.default = behaviour
+                result = app.call(api, stream=True)
+                assert result.error is None
+                assert result.text == text_of("b", GOOD)
+                status = m.provider(f"a{i}")
+                assert (status["failures"], status["successes"], status["permits_out"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_complete_keeps_a_patient_app_waiting(api: str, proxy: Start) -> None:
+    """Signs of life, which every SDK ignores, come while the whole stream is held back, even before any provider has
+    answered; an end without an answer is then an error of the SDK."""
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes(api, a, b, 1)
+        slow = [table("timeouts", {"first_byte": 6, "first_content": 6, "idle": 6}), table("attempts", {"max": 2})]
+        m = proxy("\n".join([*slow, table("stream", {"commit": "complete"}), *routes]))
+        with Client(m, {DIALECT[api]: hosts[0]}, timeout=5.6) as app:
+            a.default = Behaviour(silent=True)
+            result = app.call(api, stream=True)
+            assert result.error is None
+            assert result.text == text_of("b", GOOD)
+            b.default = Behaviour(status=500)
+            result = app.call(api, stream=True)
+            assert isinstance(result.error, SDK_ERROR[api])
+            assert "no provider gave an answer" in str(result.error)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_an_event_that_is_no_json_is_dropped(api: str, proxy: Start) -> None:
+    """The SDKs crash on it: the rest of the answer arrives, the app sees no error, nobody is blamed."""
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes(api, a, b, 1)
+        m = proxy("\n".join(FAST + routes))
+        with Client(m, {DIALECT[api]: hosts[0]}) as app:
+            a.default = Behaviour(malformed_at=2)
+            result = app.call(api, stream=True)
+        assert result.error is None
+        assert result.text == "a w1 w3 w4 w5"
+        assert m.provider("a0")["failures"] == 0
+
+
+def test_a_missing_done_is_no_harm(proxy: Start) -> None:
+    """A stream that said why it stopped is whole, `[DONE]` or not."""
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes("chat", a, b, 1)
+        m = proxy("\n".join(FAST + routes))
+        with Client(m, {"openai": hosts[0]}) as app:
+            a.default = Behaviour(no_done=True)
+            result = app.call("chat", stream=True)
+        assert (result.error, result.text) == (None, text_of("a", GOOD))
+        assert m.provider("a0")["successes"] == 1

@@ -1,0 +1,148 @@
+"""An HTTP/2 client on a bare TLS socket behind the proxy: CONNECT, ALPN h2, then frames one by one.
+
+For what the SDKs' clients cannot do: many streams on one connection, a reset of one of them, a window that
+stays shut.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.settings
+
+from support.proxy import Mitmdump
+
+_RECEIVE = 65536
+
+
+@dataclass
+class Stream:
+    """What came on one stream so far."""
+
+    id: int
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    ended: bool = False
+    reset: int | None = None
+    """The error code, if the proxy reset it."""
+
+
+class H2Client:
+    """One connection. State: the socket, the protocol's state, the streams by id."""
+
+    def __init__(self, proxy: Mitmdump, host: str, port: int = 443, timeout: float = 15) -> None:
+        self.host = host
+        self.streams: dict[int, Stream] = {}
+        raw = socket.create_connection(("127.0.0.1", proxy.port), timeout=timeout)
+        try:
+            raw.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                # One byte at a time: what follows belongs to TLS.
+                byte = raw.recv(1)
+                assert byte, f"the proxy hung up: {answer!r}"
+                answer += byte
+            assert b" 200 " in answer.split(b"\r\n")[0] + b" ", answer
+            context = ssl.create_default_context(cafile=str(proxy.ca))
+            context.set_alpn_protocols(["h2"])
+            self.sock = context.wrap_socket(raw, server_hostname=host)
+        except BaseException:
+            raw.close()
+            raise
+        assert self.sock.selected_alpn_protocol() == "h2"
+        self.connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.connection.initiate_connection()
+        self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.sock.close()
+
+    def send(self, path: str, body: bytes, *headers: tuple[str, str], method: str = "POST") -> int:
+        """Begin a request; its stream's id. Bodies larger than the window are sent as it opens."""
+        number: int = self.connection.get_next_available_stream_id()
+        head = [(":method", method), (":scheme", "https"), (":authority", self.host), (":path", path), *headers]
+        self.streams[number] = Stream(number)
+        self.connection.send_headers(number, head, end_stream=not body)
+        self._flush()
+        while body:
+            room = min(
+                self.connection.local_flow_control_window(number), self.connection.max_outbound_frame_size, len(body)
+            )
+            if room <= 0:
+                self._receive()
+                continue
+            piece, body = body[:room], body[room:]
+            self.connection.send_data(number, piece, end_stream=not body)
+            self._flush()
+        return number
+
+    def chat(self, *, stream: bool = False, key: str = "sk-app", **more: Any) -> int:
+        """Begin a chat completion; its stream's id."""
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], **more}
+        if stream:
+            body["stream"] = True
+        data = json.dumps(body).encode()
+        # As every real client does; without a length mitmproxy hands an HTTP/1.1 server no body at all.
+        fields = (("content-type", "application/json"), ("content-length", str(len(data))))
+        return self.send("/v1/chat/completions", data, ("authorization", f"Bearer {key}"), *fields)
+
+    def cancel(self, number: int) -> None:
+        """Leave one stream, and stay on the connection."""
+        self.connection.reset_stream(number, h2.errors.ErrorCodes.CANCEL)
+        self._flush()
+
+    def until(self, number: int, mark: bytes) -> Stream:
+        """Read until a stream's body holds these bytes."""
+        stream = self.streams[number]
+        while mark not in stream.body:
+            assert not stream.ended, f"ended without {mark!r}: {stream}"
+            self._receive()
+        return stream
+
+    def answer(self, number: int) -> Stream:
+        """Read until a stream has ended, well or by a reset."""
+        stream = self.streams[number]
+        while not stream.ended:
+            self._receive()
+        return stream
+
+    def _flush(self) -> None:
+        data = self.connection.data_to_send()
+        if data:
+            self.sock.sendall(data)
+
+    def _receive(self) -> None:
+        data = self.sock.recv(_RECEIVE)
+        if not data:
+            raise EOFError("the proxy closed the connection")
+        for event in self.connection.receive_data(data):
+            match event:
+                case h2.events.ResponseReceived(stream_id=number, headers=headers):
+                    stream = self.streams[number]
+                    stream.headers = {str(k): str(v) for k, v in headers or ()}
+                    stream.status = int(stream.headers.pop(":status"))
+                case h2.events.DataReceived(stream_id=number, data=piece):
+                    self.streams[number].body += piece
+                    self.connection.acknowledge_received_data(event.flow_controlled_length, number)
+                case h2.events.StreamEnded(stream_id=number):
+                    self.streams[number].ended = True
+                case h2.events.StreamReset(stream_id=number, error_code=code):
+                    if number in self.streams:
+                        self.streams[number].ended = True
+                        self.streams[number].reset = int(code)
+                case h2.events.ConnectionTerminated():
+                    raise EOFError(f"the proxy said GOAWAY: {event.error_code}")
+        self._flush()

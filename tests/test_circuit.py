@@ -583,6 +583,8 @@ class CircuitMachine(RuleBasedStateMachine):
         """Granted, not settled, lease not over: by the test's own book."""
         self.done: list[Permit] = []
         """Settled, or forgotten until their lease was over."""
+        self.succeeded: list[Permit] = []
+        """Settled with success and not taken back; each knows the generation in which it counted."""
         self.earliest = -math.inf
         """Before this time an open circuit must not admit."""
         self.last = self.circuit.snapshot(self.now)
@@ -623,6 +625,8 @@ class CircuitMachine(RuleBasedStateMachine):
         elif before.state is State.HALF_OPEN:
             assert answer.reason == "probing"
             assert before.probes_out == self.circuit.settings.half_open_probes
+            ends = [p.lease_until for p in self.out if p.probe and p.generation == before.generation]
+            assert answer.retry_after == min(ends) - self.now
         else:
             assert (before.state, answer.reason) in ((State.OPEN, "open"), (State.FORCED_OPEN, "forced_open"))
         return answer
@@ -648,13 +652,17 @@ class CircuitMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.out)
     @rule(data=st.data(), outcome=OUTCOMES)
     def settle(self, data: st.DataObject, outcome: Outcome) -> None:
-        permit = data.draw(st.sampled_from(self.out))
+        self.settle_one(data.draw(st.sampled_from(self.out)), outcome)
+
+    def settle_one(self, permit: Permit, outcome: Outcome) -> None:
         before = self.look()
         stale = permit.generation != before.generation
         assert self.circuit.settle(permit, outcome, self.now)
         self.out.remove(permit)
         self.done.append(permit)
         after = self.look()
+        if outcome is SUCCESS and not stale:
+            self.succeeded.append(permit)
         assert after.permits_out == before.permits_out - 1
         if stale:
             self.same_but_for_places(before, after)
@@ -683,16 +691,32 @@ class CircuitMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.done)
     @rule(data=st.data(), outcome=OUTCOMES)
     def amend(self, data: st.DataObject, outcome: Outcome) -> None:
-        permit = data.draw(st.sampled_from(self.done))
+        self.amend_one(data.draw(st.sampled_from(self.done)), outcome)
+
+    @precondition(lambda self: self.succeeded)
+    @rule(data=st.data())
+    def break_a_stream(self, data: st.DataObject) -> None:
+        self.amend_one(data.draw(st.sampled_from(self.succeeded)), SLOW)
+
+    @rule(outcome=st.sampled_from([FAILURE, SUCCESS, SUCCESS]))
+    def attempt(self, outcome: Outcome) -> None:
+        """Ask and settle at once."""
+        permit = self.ask(1.0)
+        if isinstance(permit, Permit):
+            self.settle_one(permit, outcome)
+
+    def amend_one(self, permit: Permit, outcome: Outcome) -> None:
+        """Only a success that counted in this very generation is taken back, and only once."""
         before = self.look()
+        counts = permit in self.succeeded and permit.generation == before.generation
         changed = self.circuit.amend(permit, outcome, self.now)
+        assert changed is (counts and outcome.kind is Kind.FAILURE)
         after = self.look()
+        if permit in self.succeeded and outcome.kind is Kind.FAILURE:
+            self.succeeded.remove(permit)
         if not changed:
             assert after == before
             return
-        assert outcome.kind is Kind.FAILURE
-        assert permit.generation == before.generation
-        assert before.state in (State.CLOSED, State.DISABLED)
         assert after.failure_count > before.failure_count
         assert after.failures == before.failures + 1
         assert before.successes - after.successes in (0, 1)
@@ -764,5 +788,5 @@ class CircuitMachine(RuleBasedStateMachine):
             assert isinstance(self.circuit.admit(self.now, LEASE), Permit)
 
 
-CircuitMachine.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=40, deadline=None)
+CircuitMachine.TestCase.settings = hypothesis_settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestCircuitMachine = CircuitMachine.TestCase

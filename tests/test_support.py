@@ -31,34 +31,42 @@ Make = Callable[..., Provider]
 Start = Callable[..., Mitmdump]
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
-FLOWING = """
+SCRIPT = """
+from pathlib import Path
+
+PORT = Path(__file__).with_suffix(".port")
+
+
+def requestheaders(flow):
+    # Official hosts lead to the port that the test wrote down, under the name that the app called.
+    if flow.request.pretty_host != "127.0.0.1":
+        named = flow.request.host_header
+        flow.request.scheme, flow.request.host, flow.request.port = "http", "127.0.0.1", int(PORT.read_text())
+        flow.request.host_header = named
+
+
 def responseheaders(flow):
+    # By itself mitmdump would swallow each stream whole.
     flow.response.stream = True
 """
-ELSEWHERE = (
-    FLOWING
-    + """
-def requestheaders(flow):
-    named = flow.request.host_header
-    flow.request.scheme, flow.request.host, flow.request.port = "http", "127.0.0.1", {port}
-    flow.request.host_header = named
-"""
-)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mitmdump]:
+    """A mitmdump without the addon, one for all tests here: what is for 127.0.0.1 goes there untouched."""
+    folder = tmp_path_factory.mktemp("plain")
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    with Mitmdump(folder, None, "--set", "connection_strategy=lazy", script=script) as m:
+        yield m
 
 
 @pytest.fixture
-def plain(proxy: Start, tmp_path: Path) -> Mitmdump:
-    """A mitmdump that only lets streams flow: by itself it would swallow each whole."""
-    script = tmp_path / "flowing.py"
-    script.write_text(FLOWING)
-    return proxy(None, script=script)
-
-
-def diverting(proxy: Start, tmp_path: Path, provider: Provider) -> Mitmdump:
-    """A mitmdump that sends everything to one provider, under the name that the app called."""
-    script = tmp_path / "elsewhere.py"
-    script.write_text(ELSEWHERE.format(port=provider.port))
-    return proxy(None, "--set", "connection_strategy=lazy", script=script)
+def diverted(plain: Mitmdump, provider: Make) -> tuple[Mitmdump, Provider]:
+    """The same mitmdump, and the provider that official hosts lead to."""
+    a: Provider = provider("alpha")
+    (plain.folder / "script.port").write_text(str(a.port))
+    return plain, a
 
 
 @BOTH
@@ -77,11 +85,10 @@ def test_a_good_answer_is_good_to_the_official_sdk(api: str, stream: bool, provi
 @BOTH
 @pytest.mark.parametrize("api", APIS)
 def test_official_hosts_are_reached_over_connect_and_tls(
-    api: str, stream: bool, provider: Make, proxy: Start, tmp_path: Path
+    api: str, stream: bool, diverted: tuple[Mitmdump, Provider]
 ) -> None:
     """An app that calls the official https host is decrypted with the run's CA, and can be sent elsewhere."""
-    a = provider("alpha")
-    m = diverting(proxy, tmp_path, a)
+    m, a = diverted
     with Client(m) as app:
         assert app.call(api, stream=stream).text == text_of("alpha", Behaviour())
     assert a.requests[0].header("host") == urlsplit(OFFICIAL[DIALECT[api]]).hostname
@@ -205,7 +212,8 @@ def test_a_refusal_refuses_and_ends(provider: Make) -> None:
         direct(a)
     a.listen_again()
     assert a.port == port
-    direct(a).close()
+    with keep(a) as sock:
+        read_until(sock, b"[DONE]")
 
 
 def test_a_malformed_event_is_one_event(provider: Make) -> None:
@@ -278,10 +286,10 @@ def test_a_provider_speaks_tls(provider: Make, proxy: Start, tmp_path: Path) -> 
 
 
 @BOTH
-def test_h2_clients_are_served(stream: bool, provider: Make, proxy: Start, tmp_path: Path) -> None:
+def test_h2_clients_are_served(stream: bool, diverted: tuple[Mitmdump, Provider]) -> None:
     """The bare h2 client gets whole answers, several on one connection, whatever order they are read in."""
-    a = provider("alpha")
-    with H2Client(diverting(proxy, tmp_path, a), "api.openai.com") as client:
+    m, a = diverted
+    with H2Client(m, "api.openai.com") as client:
         numbers = [client.chat(stream=stream) for _ in range(4)]
         for number in reversed(numbers):
             answer = client.answer(number)
@@ -290,12 +298,12 @@ def test_h2_clients_are_served(stream: bool, provider: Make, proxy: Start, tmp_p
     assert a.count == 4
 
 
-def test_an_h2_client_can_leave_one_stream(provider: Make, proxy: Start, tmp_path: Path) -> None:
+def test_an_h2_client_can_leave_one_stream(diverted: tuple[Mitmdump, Provider]) -> None:
     """A stream that is cancelled ends for its provider; the one beside it goes on."""
-    a = provider("alpha")
+    m, a = diverted
     gate = threading.Event()
     a.default = Behaviour(gate=gate, gate_at=2)
-    with H2Client(diverting(proxy, tmp_path, a), "api.openai.com") as client:
+    with H2Client(m, "api.openai.com") as client:
         gone, stays = client.chat(stream=True, user="gone"), client.chat(stream=True, user="stays")
         client.until(gone, b" w1")
         client.until(stays, b" w1")
@@ -306,11 +314,11 @@ def test_an_h2_client_can_leave_one_stream(provider: Make, proxy: Start, tmp_pat
         assert b"[DONE]" in client.answer(stays).body
 
 
-def test_an_h2_body_may_exceed_the_window(provider: Make, proxy: Start, tmp_path: Path) -> None:
+def test_an_h2_body_may_exceed_the_window(diverted: tuple[Mitmdump, Provider]) -> None:
     """A large body waits for the window to open instead of breaking the protocol."""
-    a = provider("alpha")
+    m, a = diverted
     padding = "x" * 1_000_000
-    with H2Client(diverting(proxy, tmp_path, a), "api.openai.com") as client:
+    with H2Client(m, "api.openai.com") as client:
         assert client.answer(client.chat(user=padding)).status == 200
     assert a.requests[0].json["user"] == padding
 
@@ -322,8 +330,8 @@ def h2(tmp_path: Path, proxy: Start) -> Iterator[tuple[H2Provider, H2Client]]:
     bundle = tmp_path / "ca.pem"
     ca.cert_pem.write_to_path(str(bundle))
     with H2Provider("alpha", ca) as a:
-        script = tmp_path / "flowing.py"
-        script.write_text(FLOWING)
+        script = tmp_path / "script.py"
+        script.write_text(SCRIPT)
         m = proxy(None, "--set", f"ssl_verify_upstream_trusted_ca={bundle}", script=script)
         with H2Client(m, "127.0.0.1", a.port) as client:
             yield a, client
@@ -382,12 +390,11 @@ print(Anthropic().messages.create(model="m", max_tokens=9, messages=[{"role": "u
 """
 
 
-def test_an_unmodified_program_needs_two_variables(provider: Make, proxy: Start, tmp_path: Path) -> None:
+def test_an_unmodified_program_needs_two_variables(diverted: tuple[Mitmdump, Provider]) -> None:
     """A program that knows nothing is intercepted by proxy and CA variables alone."""
     from support.proxy import clean_env
 
-    a = provider("alpha")
-    m = diverting(proxy, tmp_path, a)
+    m, _ = diverted
     env = clean_env(**m.client_env, OPENAI_API_KEY="sk-dummy", ANTHROPIC_API_KEY="sk-dummy")
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=60)
     assert done.stdout.split("\n")[:2] == [text_of("alpha", Behaviour())] * 2, done.stderr

@@ -142,6 +142,7 @@ class Sidestep:
         for flow_id, session in tuple(self.sessions.items()):
             if session.flow.client_conn.id == client.id:
                 session.drop(judging.CLIENT_GONE)
+                session.engine.live.discard(session)
                 del self.sessions[flow_id]
 
     def _adopt_replay(self) -> None:
@@ -233,6 +234,7 @@ class Sidestep:
             del self.sessions[flow.id]
             return False
         session.exchange = Exchange(engine, match, call, chosen, now)
+        engine.live.add(session)
         if not session.acting:
             self._look_on(session)
         return True
@@ -391,6 +393,7 @@ class Sidestep:
     def _finish(self, session: Session) -> None:
         """The request is over: count it, tell its story, keep its original for a replay."""
         engine, exchange, flow = session.engine, session.exchange, session.flow
+        engine.live.discard(session)
         if exchange is None:
             return
         last = exchange.current
@@ -446,6 +449,7 @@ class Sidestep:
         session = self.sessions.pop(flow.id, None)
         if session is not None:
             session.release()
+            session.engine.live.discard(session)
             session.attempt = None
 
     def _log_bug(self, where: str, error: Exception) -> None:

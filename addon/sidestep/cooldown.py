@@ -44,6 +44,10 @@ class Cooldown:
         """The provider answered: the next unannounced cooldown starts small again."""
         self._next = FIRST_SECONDS
 
+    def is_guess(self, now: float) -> bool:
+        """Whether the end that holds now was announced by nobody."""
+        return now < self._until <= self._backoff_until
+
     def remaining(self, now: float) -> float:
         return max(0.0, self._until - now)
 

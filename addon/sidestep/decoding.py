@@ -13,13 +13,18 @@ import zstandard
 
 Decoder = Callable[[bytes], bytes]
 
+
+class EncodingError(Exception):
+    """Bytes are not in the content encoding that they claim."""
+
+
 IDENTITY = frozenset({"", "identity"})
 
 
 def decoder(content_encoding: str) -> Decoder | None:
     """An incremental decoder for a Content-Encoding; None if it is one that is not read here.
 
-    The decoder raises ValueError on bytes that are not in that encoding.
+    The decoder raises EncodingError on bytes that are not in that encoding.
     """
     match content_encoding.strip().lower():
         case "" | "identity":
@@ -41,7 +46,7 @@ def _guarded(decompress: Callable[[bytes], bytes]) -> Decoder:
         try:
             return decompress(data)
         except (zlib.error, brotli.error, zstandard.ZstdError) as e:
-            raise ValueError(f"not in its content encoding: {e}") from None
+            raise EncodingError(str(e)) from None
 
     return decode
 

@@ -74,6 +74,8 @@ class Engine:
         self.routes = RouteTable(settings.routes)
         self.mode = settings.mode
         self.in_flight: set[Attempt] = set()
+        self.live: set[object] = set()
+        """Requests under way, whether or not an attempt of theirs is."""
         self.attempts_total: Counter[tuple[str, str, str]] = Counter()
         self.requests_total: Counter[tuple[str, str]] = Counter()
         self.rerouted_total = 0
@@ -83,6 +85,8 @@ class Engine:
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)
         self.changed: set[Callable[[], None]] = set()
         """Called whenever a settled attempt may have made room: who waits for a probe listens here."""
+        self.last_success: dict[str, float] = {}
+        """When each provider last answered somebody."""
         self._jitter = jitter
         self._circuits: dict[CircuitKey, Circuit] = {}
         self._cooldowns: dict[str, Cooldown] = {}
@@ -97,6 +101,7 @@ class Engine:
         self._circuits = {k: c for k, c in self._circuits.items() if k[0] in kept}
         self._cooldowns = {n: c for n, c in self._cooldowns.items() if n in kept}
         names = {p.name for p in settings.providers}
+        self.last_success = {n: at for n, at in self.last_success.items() if n in names}
         self._held = {n: s for n, s in self._held.items() if n in names}
         self._unknown = OrderedDict((k, v) for k, v in self._unknown.items() if k[0] in kept)
         if settings.mode != self.settings.mode:
@@ -139,14 +144,16 @@ class Engine:
 
     # --- permits
 
-    def admit(self, candidate: Candidate, now: float, lease_seconds: float) -> Attempt | Refused:
-        """An attempt with a permit, or why not."""
+    def admit(
+        self, candidate: Candidate, now: float, lease_seconds: float, *, last_resort: bool = False
+    ) -> Attempt | Refused:
+        """An attempt with a permit, or why not. `last_resort`: a cooldown whose end nobody announced is ignored."""
         provider = candidate.provider
         circuit = self.circuit(provider, candidate.model)
         if circuit.state(now) is not State.DISABLED:
             cooldown = self.cooldown(provider.name)
             remaining = cooldown.remaining(now)
-            if remaining > 0:
+            if remaining > 0 and not (last_resort and cooldown.is_guess(now)):
                 return Refused(provider.name, f"cooldown ({cooldown.reason(now)})", remaining)
         permit = circuit.admit(now, lease_seconds)
         if isinstance(permit, Refusal):
@@ -154,6 +161,11 @@ class Engine:
         attempt = Attempt(candidate, permit, now)
         self.in_flight.add(attempt)
         return attempt
+
+    def wants_probe(self, candidate: Candidate, now: float) -> bool:
+        """Whether the candidate's circuit is half-open with a place for a probe."""
+        circuit = self.circuit(candidate.provider, candidate.model)
+        return circuit.state(now) is State.HALF_OPEN and circuit.would_admit(now)
 
     def would_admit(self, candidate: Candidate, now: float) -> bool:
         """Whether a candidate would get a permit now, without taking one."""
@@ -193,6 +205,7 @@ class Engine:
             self.cooldown(provider.name).start(now, outcome.cooldown_seconds, outcome.reason)
             self.journal.append((now, f"{provider.name}: cooldown ({outcome.reason})"))
         elif outcome.kind is Kind.SUCCESS:
+            self.last_success[provider.name] = now
             if provider.name in self._cooldowns:
                 self._cooldowns[provider.name].succeeded()
         elif outcome.reason == "unknown_model" and attempt.candidate.model is not None:

@@ -19,6 +19,10 @@ from sidestep.routing import Candidate, Match, Plan
 
 LEASE_MARGIN_SECONDS = 30.0
 """On top of what the timeouts allow: a lease must not end before the attempt that holds it."""
+NEVER_AGAIN = float("inf")
+"""A provider that cannot answer this request, whatever it does for others."""
+RECOVERY_LOOK_SECONDS = 0.25
+"""A circuit becomes half-open without telling anybody: look this often."""
 WAIT_MARGIN_SECONDS = 0.005
 """Timers may fire a little early; asking a moment too soon would waste the only wait."""
 
@@ -74,9 +78,10 @@ class Exchange:
         self.deadline = now + settings.attempts.total_seconds
         self._jitter = jitter
         self._tries: dict[str, int] = {}
-        self._spent: set[str] = set()
+        self._spent: dict[str, float] = {}
         self._again: tuple[Candidate, float, str] | None = None
         self._refusal_wait_until: float | None = None
+        self._recovery_wait_until: float | None = None
         self._probe_wait_until: float | None = None
 
     @property
@@ -104,19 +109,36 @@ class Exchange:
                 return attempt
         refused: list[Refused] = []
         for candidate in self.plan.candidates:
-            if candidate.provider.name in self._spent:
+            if self._is_spent(candidate.provider.name):
                 continue
             answer = self._ask(candidate, now)
             if isinstance(answer, Attempt):
                 return answer
             refused.append(answer)
         self.refused = tuple(refused)
-        return self._wait_for(refused, now) or Exhausted(self.refused)
+        return self._last_resort(now) or self._wait_for(refused, now) or Exhausted(self.refused)
 
-    def _ask(self, candidate: Candidate, now: float) -> Attempt | Refused:
-        answer = self.engine.admit(candidate, now, self._lease(candidate))
+    def _last_resort(self, now: float) -> Attempt | None:
+        """Everybody who could be asked has failed this request: before the app sees it, ask again whom its circuit
+        wants probed, and whom only a guessed cooldown keeps back."""
+        if not self.attempts:
+            return None
+        for candidate in self.plan.candidates:
+            name = candidate.provider.name
+            spent = name in self._spent
+            if self._spent.get(name) == NEVER_AGAIN or (spent and not self.engine.wants_probe(candidate, now)):
+                continue
+            answer = self._ask(candidate, now, last_resort=True)
+            if isinstance(answer, Attempt):
+                self._spent.pop(name, None)
+                return answer
+        return None
+
+    def _ask(self, candidate: Candidate, now: float, *, last_resort: bool = False) -> Attempt | Refused:
+        answer = self.engine.admit(candidate, now, self._lease(candidate), last_resort=last_resort)
         if isinstance(answer, Attempt):
             self.attempts.append(answer)
+            self._refusal_wait_until = self._recovery_wait_until = None
             name = candidate.provider.name
             self._tries[name] = self._tries.get(name, 0) + 1
         return answer
@@ -144,6 +166,17 @@ class Exchange:
                 self._refusal_wait_until = now + seconds + WAIT_MARGIN_SECONDS
         if self._refusal_wait_until is not None and now < self._refusal_wait_until:
             return Wait(self._refusal_wait_until - now, "refused", on_change=True)
+        return self._wait_for_recovery(now)
+
+    def _wait_for_recovery(self, now: float) -> Wait | None:
+        """While other requests are under way, one of them may find a provider that has recovered."""
+        asked_or_waited = self.attempts or self._refusal_wait_until is not None
+        if not asked_or_waited or len(self.engine.live) < 2:
+            return None
+        if self._recovery_wait_until is None:
+            self._recovery_wait_until = min(now + self.limits.wait_seconds, self.deadline)
+        if now < self._recovery_wait_until:
+            return Wait(min(RECOVERY_LOOK_SECONDS, self._recovery_wait_until - now), "recovery", on_change=True)
         return None
 
     # --- what came of it
@@ -170,7 +203,19 @@ class Exchange:
         elif outcome.then is Then.LARGER:
             self._spend_not_larger_than(candidate)
         else:
-            self._spent.add(name)
+            self._spent[name] = now
+
+    def _is_spent(self, name: str) -> bool:
+        """Whether a provider has had its tries. One that has answered somebody else since it failed this request
+        has recovered, and may be asked again."""
+        failed_at = self._spent.get(name)
+        if failed_at is None:
+            return False
+        if self.engine.last_success.get(name, failed_at) <= failed_at or failed_at == NEVER_AGAIN:
+            return True
+        del self._spent[name]
+        self._tries[name] = 0
+        return False
 
     def may_move_on(self, outcome: Outcome) -> bool:
         """Whether this outcome leaves it to us to ask again; otherwise the app gets the answer."""
@@ -183,7 +228,7 @@ class Exchange:
         for other in self.plan.candidates:
             window = context_window(other.provider, other.model)
             if other is candidate or window is None or (limit is not None and window <= limit):
-                self._spent.add(other.provider.name)
+                self._spent[other.provider.name] = NEVER_AGAIN
 
     def rank(self, outcome: Outcome) -> int:
         """How fit a failed answer is to be handed to the app when nobody could do better.

@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus
 from mitmproxy import http
 
 from sidestep.config import Provider
-from sidestep.decoding import IDENTITY, decoder
+from sidestep.decoding import IDENTITY, EncodingError, decoder
 from sidestep.dialects.base import Call
 from sidestep.routing import Candidate, Match
 
@@ -145,7 +145,7 @@ def readable_body(request: http.Request) -> bytes:
         return b""
     try:
         return decode(body)
-    except ValueError:
+    except EncodingError:
         return b""
 
 

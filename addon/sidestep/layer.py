@@ -47,6 +47,7 @@ from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, H
 
 from sidestep import judging
 from sidestep.config import Provider
+from sidestep.decoding import EncodingError
 from sidestep.outcomes import ErrorFacts, ErrorKind, Kind, Outcome, Then
 from sidestep.session import Session
 from sidestep.watching import ERROR_BODY_BYTES, Piece, Shape, Watch
@@ -59,6 +60,8 @@ MAX_REQUEST_BYTES = 256 * 1024 * 1024
 """A routed request's body is kept to be sent again; a larger one goes where the app sent it."""
 ERROR_BODY_SECONDS = 5.0
 """An error body that does not come in this time is judged by its status alone."""
+GRACE_SECONDS = 1.0
+"""How long a connection that was made, or closed by us, may take to be reported."""
 KEEP_ALIVE_SECONDS = 5.0
 """While a whole stream is held back the app is sent a sign of life this often."""
 TIMER_SLACK_SECONDS = 0.05
@@ -557,7 +560,7 @@ class FailoverStream(HttpStream):
         assert session is not None
         try:
             piece = watch.feed(data)
-        except ValueError:
+        except EncodingError:
             return Piece(data, error=ErrorFacts(ErrorKind.SERVER, "the answer is not in its content encoding"))
         if piece.dropped:
             session.note(f"{piece.dropped} event(s) that were no valid JSON dropped")
@@ -768,6 +771,7 @@ class FailoverLayer(HttpLayer):
     clock: Callable[[], float]
     connecting: dict[Connection, tuple[float, float]]
     timers: dict[commands.Command, float]
+    given_up: set[Connection]
 
     @classmethod
     def adopt(cls, layer: HttpLayer, conductor: Conductor, clock: Callable[[], float]) -> None:
@@ -778,6 +782,7 @@ class FailoverLayer(HttpLayer):
         layer.clock = clock
         layer.connecting = {}
         layer.timers = {}
+        layer.given_up = set()
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = self.streams[stream_id] = FailoverStream(self.context.fork(), stream_id)
@@ -810,6 +815,9 @@ class FailoverLayer(HttpLayer):
     def register_connection(self, command: RegisterHttpConnection) -> Commands:
         connection = command.connection
         self.connecting.pop(connection, None)
+        self.given_up.discard(connection)
+        if connection not in self.waiting_for_establishment:
+            return  # who waited was told before
         # A kept error would be given at once to every later request of this client: a probe could never pass.
         connection.error = None
         yield from super().register_connection(command)
@@ -861,13 +869,7 @@ class FailoverLayer(HttpLayer):
         for connection, (at, seconds) in tuple(self.connecting.items()):
             if at > now:
                 continue
-            if connection.timestamp_start is None:
-                # Still queued inside mitmproxy for one of five places: nobody's fault.
-                self.connecting[connection] = (self.clock() + seconds, seconds)
-                continue
-            self.connecting.pop(connection, None)
-            if connection in self.connections:
-                yield commands.CloseConnection(self._outermost(connection))
+            yield from self._connect_expired(connection, seconds)
         for stream in tuple(self._routed_streams()):
             if stream.keep_alive_at is not None and stream.keep_alive_at <= now:
                 for sign in stream.signs_of_life():
@@ -880,6 +882,25 @@ class FailoverLayer(HttpLayer):
             pending += [at for at in (stream.deadline, stream.keep_alive_at) if at is not None]
         if pending:
             yield from self.arm(max(min(pending), self.clock() + TIMER_SLACK_SECONDS))
+
+    def _connect_expired(self, connection: Connection, seconds: float) -> Commands:
+        set_up = connection.timestamp_tcp_setup if isinstance(connection, Server) else None
+        if connection.timestamp_start is None or (set_up is not None and time.time() - set_up < GRACE_SECONDS):
+            # Still queued inside mitmproxy for one of five places, or just made and not reported yet: to close
+            # it then would cancel the report, and whoever waits for it would wait for ever.
+            self.connecting[connection] = (self.clock() + min(seconds, GRACE_SECONDS), seconds)
+        elif connection in self.connections and connection.state is not ConnectionState.CLOSED:
+            self.connecting[connection] = (self.clock() + GRACE_SECONDS, seconds)
+            yield commands.CloseConnection(self._outermost(connection))
+        elif connection.timestamp_end is None and set_up is None and connection not in self.given_up:
+            self.given_up.add(connection)
+            self.connecting[connection] = (self.clock() + GRACE_SECONDS, seconds)
+            yield commands.CloseConnection(self._outermost(connection))
+        else:
+            # Closed, and nobody was told: tell them.
+            self.connecting.pop(connection, None)
+            if connection in self.waiting_for_establishment:
+                yield from self.register_connection(RegisterHttpConnection(connection, "connect timed out"))
 
     def _routed_streams(self) -> Iterator[FailoverStream]:
         for stream_id, stream in self.streams.items():

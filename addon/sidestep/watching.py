@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidestep import judging
-from sidestep.decoding import IDENTITY, decoder
+from sidestep.decoding import IDENTITY, EncodingError, decoder
 from sidestep.dialects.base import Answer, Call, Dialect, Mark, StreamReader, Usage
 from sidestep.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.ratelimits import retry_after, retry_delay_in_body
@@ -112,7 +112,7 @@ class Watch:
         return self._reader is not None and (self._reader.finished or self._reader.answered)
 
     def feed(self, data: bytes) -> Piece:
-        """What some bytes of the body mean. ValueError: they are not in their content encoding."""
+        """What some bytes of the body mean. EncodingError: they are not in it."""
         match self.shape:
             case Shape.STREAM:
                 return self._feed_stream(data)
@@ -202,7 +202,7 @@ class Watch:
         assert decode is not None
         try:
             return decode(body)
-        except ValueError:
+        except EncodingError:
             return b""
 
     def _judge_error(self) -> Outcome:

@@ -149,6 +149,15 @@ class Provider:
     def listen_again(self) -> None:
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(5)
 
+    def cut_all(self) -> None:
+        """Reset every connection, amid whatever it carries."""
+
+        def cut() -> None:
+            for writer in list(self._writers):
+                self._rst(writer)
+
+        self._loop.call_soon_threadsafe(cut)
+
     # --- what tests use
 
     @property

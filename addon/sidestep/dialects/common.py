@@ -118,7 +118,7 @@ def conversation_of(raw: msgspec.Raw | None, *answers: bytes) -> str | None:
     if len(messages) < 2:
         return None
     first = next((m for m in map(bytes, messages) if b'"user"' in m), bytes(messages[0]))
-    return digest(_CACHE_MARK.sub(b"", first))
+    return digest(_CACHE_MARK.sub(b"", first) if b'"cache_control"' in first else first)
 
 
 def media_type(content_type: str) -> str:
@@ -151,9 +151,7 @@ def decode_event[T](decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
     """
     try:
         return decoder.decode(data)
-    except msgspec.ValidationError:
-        return None
-    except UNREADABLE:
+    except UNREADABLE:  # a ValidationError too: it says nothing of what follows
         pass
     try:
         return msgspec.convert(json.loads(data), decoder.type)
@@ -242,13 +240,14 @@ class Reader:
         return TERMINAL
 
     def _event(self, scanned: Scanned) -> Event:
-        raw, name, data, _ = scanned
+        raw, name, data, whole = scanned
         if not data and name != b"error":
-            return Event(raw, Mark.LIFECYCLE)
+            # Of an event that was cut off before its data, the SDKs would make one without any.
+            return Event(raw, Mark.LIFECYCLE if whole or not raw.strip() else Mark.MALFORMED)
         try:
             mark, error = self.read(name, data)
         except Malformed:
-            if name != b"error":
+            if name != b"error" or not whole:
                 return Event(raw, Mark.MALFORMED)
             mark, error = error_reading(data)
         if mark is Mark.CONTENT or mark is Mark.TERMINAL:

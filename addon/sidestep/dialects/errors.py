@@ -51,7 +51,7 @@ _QUOTA = _words(
     *("requires more credits", "out of credits", "used all available credits", "reached its monthly spending limit"),
     *("not enough credits", "billing hard limit has been reached", "account is not active, please check your billing"),
 )
-_NAME = r"[`'\"]?[\w./:@+-]+[`'\"]?"
+_NAME = r"(?:[`'\"][^`'\"]{1,100}[`'\"]|[\w./:@+-]+)"
 _GONE = (
     r"(?:is |was |has been |does )?(?:not (?:be )?(?:found|exist|available|recognized)|deprecated|decommissioned|"
     r"not supported by any provider|not a valid model|not support the requested)"
@@ -128,7 +128,7 @@ def _read(body: bytes) -> tuple[str, str, int]:
         return ("" if text.startswith("<") else text[:MAX_MESSAGE]), "", 0
     words: list[str] = []
     code = 0
-    for _ in range(4):  # an error wrapped in another one's message, in a list, in an object
+    for _ in range(8):  # an error wrapped in another one's message, in a list, in an object
         if isinstance(data, str):
             try:
                 inner = _any.decode(data) if data.lstrip().startswith(("{", "[")) else None
@@ -163,7 +163,7 @@ def _note(data: dict[str, Any], words: list[str]) -> int:
     status = 0
     for key in ("code", "type", "status"):
         value = data.get(key)
-        if isinstance(value, str) and value != "error":
+        if isinstance(value, str) and value not in ("error", "message"):
             words.append(value[:100])
             if key == "code" and re.fullmatch(r"[45]\d\d", value):
                 status = int(value)

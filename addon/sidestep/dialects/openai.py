@@ -68,11 +68,16 @@ _CODES = {
     ErrorKind.OVERLOADED: "overloaded",
 }
 
-_STATE_WORDS = (
-    *(b'"previous_response_id"', b'"conversation"', b'"file_id"', b'"file_ids"', b'"item_reference"', b'"container"'),
-    *(b'"container_id"', b'"vector_store_ids"', b'"prompt"', b'"encrypted_content"', b'"background"'),
-    *(b'"reasoning"', b'"audio"', b'"voice"'),
-)
+_STATE_WORDS = {
+    "responses": (
+        *(b'"previous_response_id"', b'"conversation"', b'"file_id"', b'"file_ids"', b'"item_reference"'),
+        *(b'"container"', b'"container_id"', b'"vector_store_ids"', b'"prompt"', b'"background"', b'"reasoning"'),
+        b'"compaction"',
+    ),
+    "chat/completions": (b'"file_id"', b'"audio"', b'"voice"'),
+    "audio/speech": (b'"voice"',),
+}
+"""What is in the bytes of a call that may refer to something; others are not looked into."""
 _NOT_REFERENCES = frozenset({"arguments", "annotations", "results", "parameters", "json_schema", "schema"})
 """Fields whose insides are somebody's own JSON, or quote what an earlier answer was made from."""
 _SILENT = frozenset({"role", "name", "channel"})
@@ -292,7 +297,7 @@ def _decoded[T](decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> T
 
 
 def _pin(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin | None:
-    if not any(word in body for word in _STATE_WORDS):
+    if not any(word in body for word in _STATE_WORDS.get(operation, ())):
         return None
     ids: list[str] = []
     reasons: list[str] = []

@@ -1,0 +1,44 @@
+"""Runs the chaos of tests/support/chaos.py at full length and says what came of it."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
+
+from support import chaos  # noqa: E402
+
+
+@click.command()
+@click.option("--requests", default=10_000, show_default=True)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--commit", type=click.Choice(["complete", "first_content", "both"]), default="both", show_default=True)
+def main(requests: int, seed: int, commit: str) -> None:
+    """10,000 mixed requests, 50 at a time, while the providers fall ill in turns."""
+    console = Console(highlight=False)
+    failed = False
+    for each in ("complete", "first_content") if commit == "both" else (commit,):
+        with tempfile.TemporaryDirectory() as folder:
+            report = chaos.run(Path(folder) / "proxy", requests=requests, seed=seed, commit=each)
+        providers = report.health["providers"]
+        assert isinstance(providers, dict)
+        out = sum(p["permits_out"] for p in providers.values())
+        console.print(
+            f"commit = {each}: {report.requests} requests in {report.seconds:.0f} s,"
+            f" {len(report.errors)} errors, {report.broken_streams} streams broken after content,"
+            f" answered by {dict(sorted(report.answered_by.items()))},"
+            f" {out} permits out, {report.growth / 1e6:+.1f} MB"
+        )
+        for error in report.errors[:20]:
+            console.print(f"  {error[:400]}")
+        failed = failed or bool(report.errors) or out > 0
+    raise SystemExit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""The Anthropic dialect: recognising, reading, rewriting, judging, phrasing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anthropic
+import httpx2
+import pytest
+
+from sidestep.dialects.anthropic import Anthropic
+from sidestep.dialects.base import Call, Mark, PinKind, Usage
+from sidestep.dialects.common import digest
+from sidestep.outcomes import ErrorKind
+from support import corpus
+
+ANTHROPIC = Anthropic()
+JSON = "application/json"
+SSE = "text/event-stream; charset=utf-8"
+CALL = Call("anthropic", "messages", "m", stream=True)
+STREAM = corpus.stream("anthropic.messages.stream.sse")
+
+
+def read(body: Any) -> Call:
+    return ANTHROPIC.read("messages", "/v1/messages", "beta=true", JSON, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("method", "tail", "operation"),
+    [
+        ("POST", "/v1/messages", "messages"),
+        ("POST", "/v1/messages/count_tokens", "count_tokens"),
+        ("POST", "/v1/messages/batches", None),
+        ("POST", "/v1/messages/", None),
+        ("GET", "/v1/messages", None),
+        ("GET", "/v1/models", None),
+        ("POST", "/v1/complete", None),
+        ("POST", "/api/event_logging/v2/batch", None),
+    ],
+)
+def test_operations(method: str, tail: str, operation: str | None) -> None:
+    """Messages and the counting of their tokens are routed, and nothing else."""
+    assert ANTHROPIC.operation(method, tail) == operation
+
+
+def test_read() -> None:
+    """Model, stream flag and output limit are read from the body; counting never streams."""
+    body = {"model": "claude-x", "stream": True, "max_tokens": 7, "messages": []}
+    assert read(body) == Call("anthropic", "messages", "claude-x", stream=True, max_output_tokens=7)
+    assert not ANTHROPIC.read("count_tokens", "/x", "", JSON, json.dumps(body).encode()).stream
+    assert ANTHROPIC.read("messages", "/x", "", JSON, b"[]") == Call("anthropic", "messages", None, stream=False)
+
+
+THOUGHT = {"type": "thinking", "thinking": "x", "signature": "sig1"}
+HIDDEN = {"type": "redacted_thinking", "data": "sig2"}
+
+
+@pytest.mark.parametrize(
+    ("body", "pin"),
+    [
+        ({"container": "cont_1"}, (PinKind.STATE, ("cont_1",))),
+        ({"container": {"id": "cont_1", "skills": []}}, (PinKind.STATE, ("cont_1",))),
+        ({"container": {"skills": [{"type": "anthropic", "skill_id": "xlsx"}]}}, None),
+        ({"container": {"skills": [{"type": "custom", "skill_id": "skill_1"}]}}, (PinKind.STATE, ("skill_1",))),
+        ({"container": None}, None),
+        ({"messages": [{"content": [{"type": "document", "source": {"type": "file", "file_id": "f1"}}]}]},
+         (PinKind.STATE, ("f1",))),
+        ({"messages": [{"content": [{"type": "container_upload", "file_id": "f1"}]}]}, (PinKind.STATE, ("f1",))),
+        ({"messages": [{"content": [{"type": "tool_use", "input": {"file_id": "f1"}}]}]}, None),
+        ({"messages": [{"content": 'a "file_id": "f1" and a "signature"'}]}, None),
+        ({"tools": [{"input_schema": {"properties": {"signature": {"type": "string"}}}}], "messages": []}, None),
+        ({"messages": [{"content": [THOUGHT]}, {"content": [HIDDEN]}]},
+         (PinKind.SIGNATURE, (digest(b"sig2"), digest(b"sig1")))),
+        ({"messages": [{"content": [{**THOUGHT, "signature": ""}]}]}, None),
+        ({"messages": [{"content": [{"type": "web_search_tool_result", "content": [
+            {"type": "web_search_result", "encrypted_content": "e1"}]}]}]}, (PinKind.SIGNATURE, (digest(b"e1"),))),
+        ({"messages": [{"content": [THOUGHT, {"type": "image", "source": {"type": "file", "file_id": "f1"}}]}]},
+         (PinKind.STATE, ("f1",))),
+    ],
+    ids=lambda v: json.dumps(v)[:60] if isinstance(v, dict) else "",
+)  # fmt: skip
+def test_pins(body: dict[str, Any], pin: tuple[PinKind, tuple[str, ...]] | None) -> None:
+    """Containers, files and skills tie a call to a provider, signed thinking to an issuer, talk to nobody."""
+    found = read({"model": "m", **body}).pin
+    assert (None if found is None else (found.kind, found.ids)) == pin
+
+
+def test_conversation() -> None:
+    """Its key outlives cache marks that wander and a system prompt that changes."""
+    cached = {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]}
+    plain = {"role": "user", "content": [{"type": "text", "text": "a"}]}
+    answer = {"role": "assistant", "content": "b"}
+    assert read({"messages": [plain]}).conversation is None
+    second = read({"system": "Monday", "messages": [cached, answer, plain]}).conversation
+    third = read({"system": "Tuesday", "messages": [plain, answer, plain, answer, cached]}).conversation
+    assert second == third is not None
+
+
+def test_rewriting() -> None:
+    """Another model leaves all other values byte for byte; no other leaves the very same bytes."""
+    body = b'{"model": "a","messages":[ {"role":"user"} ], "x":1.10}'
+    assert ANTHROPIC.rewrite(CALL, "/t", JSON, body, "b", ["absent"]) == (
+        "/t",
+        b'{"model":"b","messages":[ {"role":"user"} ],"x":1.10}',
+    )
+    assert ANTHROPIC.rewrite(CALL, "/t", JSON, body, "a", [])[1] is body
+
+
+# --- streams
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_streams_at_every_cut(end: bytes) -> None:
+    """Wherever a stream is cut up, each event means the same, and the raws joined are the stream."""
+    data = STREAM.replace(b"\n", end)
+    for parts in corpus.cuts(data):
+        reader = ANTHROPIC.reader(CALL, SSE)
+        events = corpus.run(reader, parts)
+        assert b"".join(e.raw for e in events) == data
+        assert corpus.marks(events) == "LLLCCLLCLCT"
+        assert (reader.finished, reader.answered, reader.content, reader.pending) == (True, True, True, 0)
+        assert (reader.usage, reader.model) == (Usage(117, 15, 100), "claude-sonnet-4-5-20250929")
+        assert reader.ids == (digest(b"EqQBCgIYAhIM"),)
+
+
+def test_a_stream_that_was_cut_off_is_never_finished() -> None:
+    """Short of `message_stop` nothing looks complete."""
+    data = STREAM.rstrip(b"\n")
+    for at in range(len(data)):
+        reader = ANTHROPIC.reader(CALL, SSE)
+        events = corpus.run(reader, [data[:at]])
+        assert not reader.finished
+        assert b"".join(e.raw for e in events) == data[:at]
+
+
+def event(data: str, name: str = "x") -> bytes:
+    return f"event: {name}\ndata: {data}\n\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ('{"type":"ping"}', (Mark.LIFECYCLE, None)),
+        ('{"type":"content_block_start","content_block":{"type":"text","text":""}}', (Mark.LIFECYCLE, None)),
+        ('{"type":"content_block_start","content_block":{"type":"tool_use","name":"f","input":{}}}',
+         (Mark.CONTENT, None)),
+        ('{"type":"content_block_start","content_block":{"type":"redacted_thinking","data":"x"}}',
+         (Mark.CONTENT, None)),
+        ('{"type":"content_block_delta","delta":{"type":"text_delta","text":""}}', (Mark.LIFECYCLE, None)),
+        ('{"type":"content_block_delta","delta":{"type":"text_delta","text":"\\ud83d"}}', (Mark.CONTENT, None)),
+        ('{"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{"}}',
+         (Mark.CONTENT, None)),
+        ('{"type":"message_delta","delta":{"stop_reason":"refusal"}}', (Mark.CONTENT, None)),
+        ('{"type":"message_delta","delta":{"stop_reason":null}}', (Mark.LIFECYCLE, None)),
+        ('{"type":"message_stop"}', (Mark.LIFECYCLE, None)),
+        ('{"type":"some_day"}', (Mark.LIFECYCLE, None)),
+        ("[DONE]", (Mark.LIFECYCLE, None)),
+        ("{not json", (Mark.MALFORMED, None)),
+        ('{"type":"error","error":{"type":"overloaded_error","message":"m"}}', (Mark.ERROR, ErrorKind.OVERLOADED)),
+        ('{"type":"error","error":{"type":"rate_limit_error","message":"m"}}', (Mark.ERROR, ErrorKind.RATE_LIMIT)),
+        ('{"type":"error","error":{"type":"api_error","message":"m"}}', (Mark.ERROR, ErrorKind.SERVER)),
+        ('{"type":"error","error":{"type":"authentication_error","message":"m"}}',
+         (Mark.ERROR, ErrorKind.CREDENTIAL)),
+        ('{"type":"error","error":{"type":"invalid_request_error","message":"m"}}', (Mark.ERROR, ErrorKind.INVALID)),
+        ('{"error":{"message":"m"}}', (Mark.ERROR, ErrorKind.SERVER)),
+    ],
+)  # fmt: skip
+def test_events(data: str, expected: tuple[Mark, ErrorKind | None]) -> None:
+    """What each event means as the first of a stream."""
+    (found,) = ANTHROPIC.reader(CALL, SSE).feed(event(data))
+    assert (found.mark, None if found.error is None else found.error.kind) == expected
+
+
+def test_an_empty_answer_is_one() -> None:
+    """A stop reason without any content block is an answer, whole with `message_stop`."""
+    reader = ANTHROPIC.reader(CALL, SSE)
+    events = reader.feed(
+        event('{"type":"message_delta","delta":{"stop_reason":"end_turn"}}') + event('{"type":"message_stop"}')
+    )
+    assert [e.mark for e in events] == [Mark.CONTENT, Mark.TERMINAL]
+    assert reader.finished
+
+
+# --- whole answers and errors
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "good", "kind"),
+    [
+        ("messages", b'{"type":"message","content":[]}', True, None),
+        ("messages", b'{"type":"message"}', False, None),
+        ("messages", b"", False, None),
+        ("messages", b"<html></html>", False, None),
+        ("messages", b'{"content":[', False, None),
+        ("messages", b'{"type":"error","error":{"type":"overloaded_error","message":"m"}}', False,
+         ErrorKind.OVERLOADED),
+        ("count_tokens", b'{"input_tokens":3}', True, None),
+        ("count_tokens", b"{}", False, None),
+    ],
+)  # fmt: skip
+def test_judging(operation: str, body: bytes, good: bool, kind: ErrorKind | None) -> None:
+    """A 2xx is an answer only if it holds what its operation is asked for."""
+    answer = ANTHROPIC.judge_answer(Call("anthropic", operation, "m", stream=False), JSON, body)
+    assert (answer.good, None if answer.error is None else answer.error.kind) == (good, kind)
+
+
+def test_what_an_answer_tells() -> None:
+    """Usage with cached input, and names for what a later call carries back."""
+    body = {
+        "model": "m",
+        "content": [THOUGHT, HIDDEN],
+        "container": {"id": "cont_1"},
+        "usage": {
+            "input_tokens": 1,
+            "cache_read_input_tokens": 2,
+            "cache_creation_input_tokens": 3,
+            "output_tokens": 4,
+        },
+    }
+    answer = ANTHROPIC.judge_answer(CALL, JSON, json.dumps(body).encode())
+    assert (answer.usage, answer.model) == (Usage(6, 4, 2), "m")
+    assert answer.ids == (digest(b"sig1"), digest(b"sig2"), "cont_1")
+
+
+@pytest.mark.parametrize(("status", "kind", "body"), corpus.errors("anthropic"))
+def test_errors(status: int, kind: str, body: bytes) -> None:
+    """What those who speak the dialect say when they refuse."""
+    assert ANTHROPIC.read_error(status, {}, body).kind == kind
+
+
+# --- what the SDK makes of our words
+
+
+@contextmanager
+def sdk(status: int, content_type: str, body: bytes) -> Iterator[anthropic.Anthropic]:
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(status, headers={"content-type": content_type}, content=body)
+
+    with anthropic.Anthropic(
+        api_key="k",
+        base_url="http://x",
+        max_retries=0,
+        http_client=httpx2.Client(transport=httpx2.MockTransport(answer)),
+    ) as client:
+        yield client
+
+
+def ask(body: bytes) -> list[Any]:
+    with sdk(200, SSE, body) as client:
+        stream = client.messages.create(model="m", max_tokens=1, messages=[], stream=True)
+        seen: list[Any] = []
+        try:
+            for item in stream:
+                seen.append(item)
+        except anthropic.APIError as e:
+            seen.append(e)
+        return seen
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_the_sdk_raises_our_error_events(end: bytes) -> None:
+    """Wherever a stream breaks off, the official SDK ends it with its own API error, bearing our text."""
+    data = STREAM.replace(b"\n", end)
+    for at in range(0, len(data), 29):
+        reader = ANTHROPIC.reader(CALL, SSE)
+        sent = [e.raw for e in corpus.run(reader, [data[:at]]) if e.mark is not Mark.MALFORMED]
+        if reader.finished:
+            continue
+        seen = ask(b"".join(sent) + reader.error_event(ErrorKind.OVERLOADED, "the stream was cut"))
+        assert isinstance(seen[-1], anthropic.APIStatusError), (at, seen[-1])
+        assert "sidestep: the stream was cut" in seen[-1].message
+
+
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_the_sdk_raises_our_errors(kind: ErrorKind) -> None:
+    """A JSON error of ours is the official SDK's own API error."""
+    with sdk(503, JSON, ANTHROPIC.phrase_error(503, kind, "nobody left")) as client:
+        with pytest.raises(anthropic.APIStatusError, match="sidestep: nobody left") as e:
+            client.messages.create(model="m", max_tokens=1, messages=[])
+        assert e.value.status_code == 503
+
+
+def test_the_sdk_ignores_keep_alives() -> None:
+    """A held-back stream with keep-alives before it gives the same events."""
+    assert ask(ANTHROPIC.keep_alive(CALL) * 3 + STREAM) == ask(STREAM)

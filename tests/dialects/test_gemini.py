@@ -1,0 +1,296 @@
+"""The Gemini dialect: recognising, reading, rewriting, judging, phrasing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from google import genai
+from google.genai import errors as genai_errors
+from google.genai import types
+
+from sidestep.dialects.base import Call, Mark, PinKind, Usage
+from sidestep.dialects.common import digest
+from sidestep.dialects.gemini import Gemini
+from sidestep.outcomes import ErrorKind
+from support import corpus
+
+GEMINI = Gemini()
+JSON = "application/json; charset=UTF-8"
+SSE = "text/event-stream"
+CALL = Call("gemini", "streamGenerateContent", "m", stream=True)
+STREAM = corpus.stream("gemini.streamGenerateContent.stream.sse")
+ARRAY = corpus.stream("gemini.streamGenerateContent.stream.json")
+TAIL = "/v1beta/models/gemini-2.5-flash:streamGenerateContent"
+
+
+def read(body: Any, tail: str = TAIL) -> Call:
+    operation = GEMINI.operation("POST", tail)
+    assert operation is not None
+    return GEMINI.read(operation, tail, "alt=sse", JSON, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("method", "tail", "operation"),
+    [
+        ("POST", "/v1beta/models/g:generateContent", "generateContent"),
+        ("POST", "/v1/models/g:streamGenerateContent", "streamGenerateContent"),
+        ("POST", "/v1alpha/models/g:embedContent", "embedContent"),
+        ("POST", "/v1beta/models/g:batchEmbedContents", "batchEmbedContents"),
+        ("POST", "/v1beta/models/g:countTokens", "countTokens"),
+        ("POST", "/models/g:countTokens", "countTokens"),
+        ("POST", "/v1beta/tunedModels/g:generateContent", None),
+        ("POST", "/v1beta/models/g:batchGenerateContent", None),
+        ("POST", "/v1beta/models/g:predictLongRunning", None),
+        ("POST", "/v1beta/models/g:generateContent/", None),
+        ("POST", "/v1beta/models/g", None),
+        ("GET", "/v1beta/models/g:generateContent", None),
+        ("GET", "/v1beta/models", None),
+        ("POST", "/v1beta/cachedContents", None),
+        ("POST", "/upload/v1beta/files", None),
+    ],
+)
+def test_operations(method: str, tail: str, operation: str | None) -> None:
+    """Stateless inference with a base model is routed, and nothing else."""
+    assert GEMINI.operation(method, tail) == operation
+
+
+def test_read() -> None:
+    """The model and whether it streams stand in the path."""
+    assert read({"generationConfig": {"maxOutputTokens": 9}}) == Call(
+        "gemini", "streamGenerateContent", "gemini-2.5-flash", stream=True, max_output_tokens=9
+    )
+    assert read([], "/v1beta/models/a%2Fb:countTokens") == Call("gemini", "countTokens", "a/b", stream=False)
+
+
+SIGNED = {"contents": [{"parts": [{"text": "a", "thoughtSignature": "s1"}]}, {"parts": [{"thought_signature": "s2"}]}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "pin"),
+    [
+        ({"cachedContent": "cachedContents/c1"}, (PinKind.STATE, ("cachedContents/c1",))),
+        ({"contents": [{"parts": [{"fileData": {"fileUri": "files/f1"}}]}]}, (PinKind.STATE, ("files/f1",))),
+        ({"contents": [{"parts": [{"file_data": {
+            "file_uri": "https://generativelanguage.googleapis.com/v1beta/files/f1"}}]}]},
+         (PinKind.STATE, ("https://generativelanguage.googleapis.com/v1beta/files/f1",))),
+        ({"contents": [{"parts": [{"fileData": {"fileUri": "https://example.com/files/f1"}}]}]}, None),
+        ({"contents": [{"parts": [{"fileData": {"fileUri": "https://youtu.be/x"}}]}]}, None),
+        ({"tools": [{"fileSearch": {"fileSearchStoreNames": ["fileSearchStores/s"]}}]},
+         (PinKind.STATE, ("fileSearchStores/s",))),
+        (SIGNED, (PinKind.SIGNATURE, (digest(b"s2"), digest(b"s1")))),
+        ({"contents": [{"parts": [{"thoughtSignature": "skip_thought_signature_validator"}]}]}, None),
+        ({"contents": [{"parts": [{"functionCall": {"args": {"fileUri": "files/f1"}}}]}]}, None),
+        ({"contents": [{"parts": [{"text": 'a "cachedContent": "c" of "fileUri"'}]}]}, None),
+        ({**SIGNED, "cachedContent": "c"}, (PinKind.STATE, ("c",))),
+    ],
+    ids=lambda v: json.dumps(v)[:60] if isinstance(v, dict) else "",
+)  # fmt: skip
+def test_pins(body: dict[str, Any], pin: tuple[PinKind, tuple[str, ...]] | None) -> None:
+    """Caches, files and stores tie a call to a provider, thought signatures to an issuer, talk to nobody."""
+    found = read(body).pin
+    assert (None if found is None else (found.kind, found.ids)) == pin
+
+
+def test_conversation() -> None:
+    """Every turn after the first bears the same key."""
+    user, model = ({"role": r, "parts": [{"text": r}]} for r in ("user", "model"))
+    assert read({"contents": [user]}).conversation is None
+    second = read({"contents": [user, model, user]}).conversation
+    assert second == read({"contents": [user, model, user, model, user]}).conversation is not None
+
+
+def test_rewriting() -> None:
+    """Another model goes into the path and wherever the body repeats it; all else stays byte for byte."""
+    body = b'{"contents": [ 1.0 ], "safetySettings":[]}'
+    tail, same = GEMINI.rewrite(CALL, TAIL, JSON, body, "google/x", [])
+    assert tail == "/v1beta/models/google%2Fx:streamGenerateContent"
+    assert same is body
+    assert GEMINI.rewrite(CALL, TAIL, JSON, body, None, ["safetySettings"]) == (TAIL, b'{"contents":[ 1.0 ]}')
+    found = read({}, TAIL)
+    assert GEMINI.rewrite(found, TAIL, JSON, body, "gemini-2.5-flash", []) == (TAIL, body)
+    batch = b'{"requests":[{"model":"models/a","content":{"model": "models/a" }},{"content":{}}]}'
+    assert GEMINI.rewrite(CALL, "/v1/models/a:batchEmbedContents", JSON, batch, "b", []) == (
+        "/v1/models/b:batchEmbedContents",
+        b'{"requests":[{"model":"models/b","content":{"model": "models/a" }},{"content":{}}]}',
+    )
+    count = b'{"generateContentRequest":{"model":"models/a","contents":[]}}'
+    assert GEMINI.rewrite(CALL, "/v1/models/a:countTokens", JSON, count, "b", [])[1] == count.replace(b"/a", b"/b")
+
+
+# --- streams
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type"),
+    [(STREAM, SSE), (STREAM.replace(b"\r\n", b"\n"), SSE), (STREAM.replace(b"\r\n", b"\r"), SSE), (ARRAY, JSON)],
+)
+def test_streams_at_every_cut(data: bytes, content_type: str) -> None:
+    """Wherever a stream is cut up, each event means the same, and the raws joined are the stream."""
+    for parts in corpus.cuts(data):
+        reader = GEMINI.reader(CALL, content_type)
+        events = corpus.run(reader, parts)
+        assert b"".join(e.raw for e in events) == data
+        assert corpus.marks([e for e in events if e.mark is not Mark.LIFECYCLE]) == "CT"
+        assert (reader.finished, reader.answered, reader.content, reader.pending) == (True, True, True, 0)
+        assert (reader.usage, reader.model) == (Usage(4, 16), "gemini-2.5-flash")
+        assert reader.ids == (digest(b"CiQB"),)
+
+
+@pytest.mark.parametrize(("data", "content_type"), [(STREAM.rstrip(), SSE), (ARRAY.rstrip(b"\n]"), JSON)])
+def test_a_stream_that_was_cut_off_is_never_finished(data: bytes, content_type: str) -> None:
+    """Short of the last candidate's finish reason nothing looks complete."""
+    for at in range(len(data)):
+        reader = GEMINI.reader(CALL, content_type)
+        events = corpus.run(reader, [data[:at]])
+        assert not reader.finished
+        assert b"".join(e.raw for e in events) == data[:at]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ('{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}', (Mark.CONTENT, None)),
+        ('{"candidates":[{"content":{"parts":[{"text":"a","thought":true}]}}]}', (Mark.CONTENT, None)),
+        ('{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f"}}]}}]}', (Mark.CONTENT, None)),
+        ('{"candidates":[{"content":{"parts":[{"text":""}]}}]}', (Mark.LIFECYCLE, None)),
+        ('{"candidates":[{"content":{"role":"model"}}]}', (Mark.LIFECYCLE, None)),
+        ('{"candidates":[{"finishReason":"SAFETY"}]}', (Mark.TERMINAL, None)),
+        ('{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}', (Mark.TERMINAL, None)),
+        ('{"candidates":[{"content":{"parts":[{"text":"a"}]}},{"index":1,"finishReason":"STOP"}]}',
+         (Mark.CONTENT, None)),
+        ('{"promptFeedback":{"blockReason":"SAFETY"}}', (Mark.TERMINAL, None)),
+        ('{"usageMetadata":{"promptTokenCount":3}}', (Mark.LIFECYCLE, None)),
+        ('{"candidates":"x"}', (Mark.LIFECYCLE, None)),
+        ("3", (Mark.LIFECYCLE, None)),
+        ("{not json", (Mark.MALFORMED, None)),
+        ('{"error":{"code":503,"message":"m","status":"UNAVAILABLE"}}', (Mark.ERROR, ErrorKind.OVERLOADED)),
+        ('{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED"}}', (Mark.ERROR, ErrorKind.RATE_LIMIT)),
+        ('{"error":{"code":500,"message":"m","status":"INTERNAL"}}', (Mark.ERROR, ErrorKind.SERVER)),
+    ],
+)  # fmt: skip
+def test_events(data: str, expected: tuple[Mark, ErrorKind | None]) -> None:
+    """What each chunk means as the first of a stream."""
+    reader = GEMINI.reader(CALL, SSE)
+    (found,) = reader.feed(b"data: " + data.encode() + b"\r\n\r\n")
+    assert (found.mark, None if found.error is None else found.error.kind) == expected
+    assert reader.content is (found.mark in (Mark.CONTENT, Mark.TERMINAL))
+
+
+def test_a_finish_reason_in_every_chunk() -> None:
+    """It ends the answer only where nothing is said after it without one."""
+    reader = GEMINI.reader(CALL, SSE)
+    reader.feed(b'data: {"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}\n\n')
+    assert reader.finished
+    reader.feed(b'data: {"candidates":[{"content":{"parts":[{"text":"b"}]}}]}\n\n')
+    assert not reader.finished
+
+
+def test_an_error_in_place_of_an_array() -> None:
+    """A lone object is read whole, at every cut."""
+    data = b'{"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED", "details": [{"a": {}}]}}\n'
+    for parts in corpus.cuts(data):
+        reader = GEMINI.reader(CALL, JSON)
+        events = [e for e in corpus.run(reader, parts) if e.mark is not Mark.LIFECYCLE]
+        assert [(e.mark, e.error and e.error.kind) for e in events] == [(Mark.ERROR, ErrorKind.RATE_LIMIT)]
+        assert reader.error_event(ErrorKind.SERVER, "x") == b""
+
+
+def test_array_errors_leave_valid_json() -> None:
+    """Wherever an array breaks off, our error is its last element."""
+    for at in range(len(ARRAY)):
+        reader = GEMINI.reader(CALL, JSON)
+        sent = b"".join(e.raw for e in corpus.run(reader, [ARRAY[:at]]) if e.mark is not Mark.MALFORMED)
+        if reader.finished:
+            continue
+        document = json.loads(sent + reader.error_event(ErrorKind.OVERLOADED, "cut"))
+        assert document[-1] == {"error": {"code": 503, "message": "sidestep: cut", "status": "UNAVAILABLE"}}
+
+
+def test_a_malformed_element_takes_no_bracket_with_it() -> None:
+    """The first one is an error, for nothing valid could follow; a later one is dropped with its comma."""
+    (first,) = GEMINI.reader(CALL, JSON).feed(b"[{nonsense}")
+    assert first.mark is Mark.ERROR
+    events = GEMINI.reader(CALL, JSON).feed(b"[{},{nonsense},{}]")
+    kept = b"".join(e.raw for e in events if e.mark is not Mark.MALFORMED)
+    assert json.loads(kept) == [{}, {}]
+
+
+# --- whole answers and errors
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "good", "kind"),
+    [
+        ("generateContent", b'{"candidates":[{}]}', True, None),
+        ("generateContent", b'{"promptFeedback":{"blockReason":"SAFETY"}}', True, None),
+        ("generateContent", b'{"usageMetadata":{}}', False, None),
+        ("generateContent", b"", False, None),
+        ("generateContent", b"<!doctype html>", False, None),
+        ("generateContent", b'{"error":{"code":503,"message":"m"}}', False, ErrorKind.OVERLOADED),
+        ("countTokens", b'{"totalTokens":3}', True, None),
+        ("embedContent", b'{"embedding":{}}', True, None),
+        ("batchEmbedContents", b"[]", False, None),
+    ],
+)
+def test_judging(operation: str, body: bytes, good: bool, kind: ErrorKind | None) -> None:
+    """A 2xx is an answer only if it holds what its operation is asked for."""
+    answer = GEMINI.judge_answer(Call("gemini", operation, "m", stream=False), JSON, body)
+    assert (answer.good, None if answer.error is None else answer.error.kind) == (good, kind)
+
+
+@pytest.mark.parametrize(("status", "kind", "body"), corpus.errors("gemini"))
+def test_errors(status: int, kind: str, body: bytes) -> None:
+    """What those who speak the dialect say when they refuse."""
+    assert GEMINI.read_error(status, {}, body).kind == kind
+
+
+# --- what the SDK makes of our words
+
+
+def ask(status: int, content_type: str, body: bytes) -> list[Any]:
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers={"content-type": content_type}, content=body)
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
+        options = types.HttpOptions(base_url="http://x", httpx_client=http)
+        client = genai.Client(api_key="k", vertexai=False, http_options=options)
+        seen: list[Any] = []
+        try:
+            for chunk in client.models.generate_content_stream(model="m", contents="x"):
+                seen.append(chunk.text)
+        except genai_errors.APIError as e:
+            seen.append(e)
+        return seen
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_the_sdk_raises_our_error_events(end: bytes) -> None:
+    """Wherever a stream breaks off, the official SDK ends it with its own API error, bearing our text."""
+    data = STREAM.replace(b"\r\n", end)
+    for at in range(3, len(data), 61):
+        reader = GEMINI.reader(CALL, SSE)
+        sent = [e.raw for e in corpus.run(reader, [data[:at]]) if e.mark is not Mark.MALFORMED]
+        if reader.finished:
+            continue
+        seen = ask(200, SSE, b"".join(sent) + reader.error_event(ErrorKind.SERVER, "the stream was cut"))
+        assert isinstance(seen[-1], genai_errors.ServerError), (at, seen)
+        assert seen[-1].message == "sidestep: the stream was cut"
+
+
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_the_sdk_raises_our_errors(kind: ErrorKind) -> None:
+    """A JSON error of ours is the official SDK's own API error, whole or as an event."""
+    (error,) = ask(503, JSON, GEMINI.phrase_error(503, kind, "nobody left"))
+    assert (type(error), error.code, error.message) == (genai_errors.ServerError, 503, "sidestep: nobody left")
+    (error,) = ask(200, SSE, GEMINI.phrase_error_event(CALL, kind, "nobody left"))
+    assert error.message == "sidestep: nobody left"
+
+
+def test_the_sdk_ignores_keep_alives() -> None:
+    """A held-back stream with keep-alives before it gives the same chunks; an array stays JSON."""
+    beats = GEMINI.keep_alive(CALL) * 3
+    assert ask(200, SSE, beats + STREAM) == ask(200, SSE, STREAM) == ["Zwei", ' } ] " \\']
+    assert json.loads(beats + ARRAY) == json.loads(ARRAY)

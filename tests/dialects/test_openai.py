@@ -1,0 +1,557 @@
+"""The OpenAI dialect: recognising, reading, rewriting, judging, phrasing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from sidestep.dialects.base import Call, Mark, PinKind, Usage
+from sidestep.dialects.openai import OpenAI
+from sidestep.outcomes import ErrorKind
+from support import corpus
+
+OPENAI = OpenAI()
+JSON = "application/json"
+SSE = "text/event-stream; charset=utf-8"
+
+
+def call(operation: str = "chat/completions", *, stream: bool = True) -> Call:
+    return Call("openai", operation, "m", stream=stream)
+
+
+def read(body: Any, operation: str = "chat/completions") -> Call:
+    return OPENAI.read(operation, f"/{operation}", "", JSON, json.dumps(body).encode())
+
+
+# --- operations
+
+
+@pytest.mark.parametrize(
+    ("method", "tail", "operation"),
+    [
+        ("POST", "/chat/completions", "chat/completions"),
+        ("POST", "/completions", "completions"),
+        ("POST", "/embeddings", "embeddings"),
+        ("POST", "/moderations", "moderations"),
+        ("POST", "/images/generations", "images/generations"),
+        ("POST", "/audio/speech", "audio/speech"),
+        ("POST", "/audio/transcriptions", "audio/transcriptions"),
+        ("POST", "/audio/translations", "audio/translations"),
+        ("POST", "/responses", "responses"),
+        ("GET", "/responses", "responses.websocket"),
+        ("GET", "/realtime", "realtime.websocket"),
+        ("POST", "/realtime", None),
+        ("GET", "/chat/completions", None),
+        ("GET", "/responses/resp_1", None),
+        ("POST", "/responses/resp_1/cancel", None),
+        ("POST", "/responses/compact", None),
+        ("POST", "/chat/completions/", None),
+        ("POST", "//chat/completions", None),
+        ("DELETE", "/responses", None),
+        ("GET", "/models", None),
+        ("POST", "/images/edits", None),
+        ("POST", "/files", None),
+        ("POST", "/threads", None),
+        ("POST", "/batches", None),
+        ("POST", "", None),
+    ],
+)
+def test_operations(method: str, tail: str, operation: str | None) -> None:
+    """Stateless inference is routed, and nothing else."""
+    assert OPENAI.operation(method, tail) == operation
+
+
+# --- reading
+
+
+def test_read() -> None:
+    """Model, stream flag and output limit are read from the body."""
+    assert read({"model": "gpt-4o", "stream": True, "max_tokens": 7, "messages": []}) == Call(
+        "openai", "chat/completions", "gpt-4o", stream=True, max_output_tokens=7
+    )
+    assert read({"max_completion_tokens": 5, "max_tokens": None}).max_output_tokens == 5
+    assert read({"input": "x", "stream_format": "sse"}, "audio/speech").stream
+    assert OPENAI.read("realtime.websocket", "/realtime", "model=a%2Fb", "", b"").model == "a/b"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"model": ', b"\xff\xfe", b'"model"', b"null", b"[" * 100_000])
+def test_a_body_that_is_no_object(body: bytes) -> None:
+    """It goes as it is: no model, no stream."""
+    found = OPENAI.read("responses", "/responses", "", JSON, body)
+    assert found == Call("openai", "responses", None, stream=False)
+    assert OPENAI.rewrite(found, "/responses", JSON, body, "x", ["store"])[1] is body
+
+
+def test_fields_of_odd_types_are_absent() -> None:
+    """A wrong type is the provider's to complain about."""
+    body = {"model": 3, "stream": "true", "max_tokens": True, "messages": {"role": "assistant"}, "tools": "file_id"}
+    assert read(body) == Call("openai", "chat/completions", None, stream=False)
+
+
+RESPONSES: list[tuple[dict[str, Any], tuple[str, tuple[str, ...]] | None]] = [
+    ({"previous_response_id": "resp_1"}, ("previous_response_id", ("resp_1",))),
+    ({"previous_response_id": None}, None),
+    ({"conversation": "conv_1"}, ("conversation", ("conv_1",))),
+    ({"conversation": {"id": "conv_1"}}, ("conversation", ("conv_1",))),
+    ({"prompt": {"id": "pmpt_1", "version": "2"}}, ("prompt", ("pmpt_1",))),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, ("item_reference", ("msg_1",))),
+    ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f1"}]}]}, ("file_id", ("f1",))),
+    ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": None}]}]}, None),
+    ({"input": [{"type": "reasoning", "id": "rs_1", "encrypted_content": "g"}]}, ("encrypted_content", ("rs_1",))),
+    ({"input": [{"type": "reasoning", "encrypted_content": "g"}]}, ("encrypted_content", ())),
+    ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, ("reasoning", ("rs_1",))),
+    ({"input": [{"type": "reasoning", "id": "rs_1", "content": [{"type": "reasoning_text"}]}]}, None),
+    ({"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, ("container", ("cntr_1",))),
+    ({"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, None),
+    (
+        {"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["f1"]}}]},
+        ("file_id", ("f1",)),
+    ),
+    (
+        {"tools": [{"type": "file_search", "vector_store_ids": ["vs_1", "vs_2"]}]},
+        ("vector_store_ids", ("vs_1", "vs_2")),
+    ),
+    ({"tools": [{"type": "shell", "environment": {"container_id": "cntr_1"}}]}, ("container", ("cntr_1",))),
+    ({"tools": [{"type": "function", "parameters": {"properties": {"file_id": {"default": "f1"}}}}]}, None),
+    ({"background": True}, ("background", ())),
+    ({"background": False, "store": True}, None),
+    ({"input": 'my "file_id": "f1" and "previous_response_id"'}, None),
+    ({"input": [{"type": "function_call", "arguments": '{"file_id": "f1"}', "call_id": "c"}]}, None),
+    ({"input": [{"type": "message", "content": [{"annotations": [{"file_id": "f1"}]}]}]}, None),
+    ({"metadata": {"file_id": "f1"}}, None),
+]
+
+
+@pytest.mark.parametrize(("body", "pin"), RESPONSES, ids=lambda v: json.dumps(v)[:50])
+def test_pins_of_responses(body: dict[str, Any], pin: tuple[str, tuple[str, ...]] | None) -> None:
+    """A call is tied to a provider by what it refers to, never by what it merely talks about."""
+    found = read({"model": "m", **body}, "responses").pin
+    assert (None if found is None else (found.reason, found.ids)) == pin
+    assert found is None or found.kind is PinKind.STATE
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "ids"),
+    [
+        ("chat/completions", {"messages": [{"content": [{"type": "file", "file": {"file_id": "f1"}}]}]}, ("f1",)),
+        ("chat/completions", {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, ("audio_1",)),
+        ("chat/completions", {"audio": {"voice": "alloy"}, "modalities": ["text", "audio"]}, None),
+        ("chat/completions", {"messages": [{"content": [{"type": "input_audio", "input_audio": {}}]}]}, None),
+        ("audio/speech", {"voice": {"id": "voice_1"}}, ("voice_1",)),
+        ("audio/speech", {"voice": "alloy"}, None),
+        ("completions", {"prompt": "x"}, None),
+        ("images/generations", {"prompt": "x", "background": "transparent"}, None),
+    ],
+)
+def test_pins_elsewhere(operation: str, body: dict[str, Any], ids: tuple[str, ...] | None) -> None:
+    """Files, spoken answers and voices live with a provider too."""
+    found = read(body, operation).pin
+    assert (None if found is None else found.ids) == ids
+
+
+def test_conversation() -> None:
+    """Every turn after the first bears the same key, another conversation another one, a first turn none."""
+    system, user, answer = ({"role": r, "content": r} for r in ("system", "user", "assistant"))
+    first = read({"messages": [system, user]}).conversation
+    second = read({"messages": [system, user, answer, {"role": "user", "content": "more"}]}).conversation
+    third = read({"messages": [system, user, answer, {"role": "user", "content": "more"}, answer, user]}).conversation
+    other = read({"messages": [system, {"role": "user", "content": "b"}, answer, user]}).conversation
+    assert first is None
+    assert second == third is not None
+    assert other not in (None, second)
+    assert read({"input": [user, answer, user]}, "responses").conversation is not None
+    assert read({"input": "assistant"}, "responses").conversation is None
+
+
+# --- rewriting
+
+BODY = b'{ "stream" : true, "model":"gpt-4o" ,"x": 1.0e5, "y":"\\u00e9\\/", "big": 12345678901234567890, "store":true}'
+
+
+def test_rewriting_touches_nothing_else() -> None:
+    """Another model and a dropped field leave all other values byte for byte."""
+    _, body = OPENAI.rewrite(call(), "/x", JSON, BODY, 'my "m', ["store", "absent"])
+    assert body == b'{"stream":true,"model":"my \\"m","x":1.0e5,"y":"\\u00e9\\/","big":12345678901234567890}'
+
+
+@pytest.mark.parametrize(("model", "drop"), [(None, []), (None, ["absent"]), ("gpt-4o", []), ("gpt-4o", ["absent"])])
+def test_rewriting_nothing_gives_the_very_same_bytes(model: str | None, drop: list[str]) -> None:
+    """Not even a copy."""
+    assert OPENAI.rewrite(call(), "/x", JSON, BODY, model, drop) == ("/x", BODY)
+    assert OPENAI.rewrite(call(), "/x", JSON, BODY, model, drop)[1] is BODY
+
+
+FORM_TYPE = "multipart/form-data; boundary=----b1"
+FORM = (
+    b'------b1\r\nContent-Disposition: form-data; name="file"; filename="model"\r\nContent-Type: audio/wav\r\n\r\n'
+    b'RIFF\x00name="model"\r\n\r\nx\r\n--\r\n'
+    b'------b1\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
+    b'------b1\r\ncontent-disposition: form-data; name="stream"\r\n\r\ntrue\r\n------b1--\r\n'
+)
+
+
+def test_forms() -> None:
+    """Of a form exactly the part with the model is replaced, exactly a dropped part removed."""
+    streamed = FORM.replace(b"whisper-1", b"gpt-4o-transcribe")
+    found = OPENAI.read("audio/transcriptions", "/audio/transcriptions", "", FORM_TYPE, streamed)
+    assert (found.model, found.stream) == ("gpt-4o-transcribe", True)
+    assert OPENAI.rewrite(found, "/a", FORM_TYPE, streamed, "whisper-1", [])[1] == FORM
+    assert OPENAI.rewrite(found, "/a", FORM_TYPE, streamed, "gpt-4o-transcribe", ["absent"])[1] is streamed
+    without = OPENAI.rewrite(found, "/a", FORM_TYPE, FORM, None, ["stream"])[1]
+    assert without == FORM.replace(b'------b1\r\ncontent-disposition: form-data; name="stream"\r\n\r\ntrue\r\n', b"")
+    without = OPENAI.rewrite(found, "/a", FORM_TYPE, FORM, None, ["file"])[1]
+    assert without.startswith(b'------b1\r\nContent-Disposition: form-data; name="model"')
+
+
+def test_whisper_takes_the_stream_flag_and_does_not_stream() -> None:
+    """Its answer in one piece is a good one."""
+    assert not OPENAI.read("audio/transcriptions", "/audio/transcriptions", "", FORM_TYPE, FORM).stream
+
+
+@pytest.mark.parametrize("at", range(0, len(FORM), 7))
+def test_broken_forms_raise_nothing(at: int) -> None:
+    """A form that is cut off is passed as it is, or with what can be read of it."""
+    OPENAI.rewrite(call(), "/a", FORM_TYPE, FORM[:at], "m", ["stream"])
+    OPENAI.read("audio/transcriptions", "/a", "", "multipart/form-data", FORM[:at])
+
+
+# --- streams
+
+STREAMS = [
+    ("chat/completions", "openai.chat_completions.stream.sse", "LCCCLT", Usage(19, 4, 8), "gpt-4o-mini-2024-07-18", ()),
+    ("completions", "openai.completions.stream.sse", "LCCT", None, "gpt-3.5-turbo-instruct", ()),
+    (
+        "responses",
+        "openai.responses.stream.sse",
+        "LLLCLLCT",
+        Usage(36, 87, 16),
+        "gpt-5-mini-2025-08-07",
+        ("resp_1", "rs_1", "msg_1"),
+    ),
+    ("audio/transcriptions", "openai.audio_transcriptions.stream.sse", "CT", Usage(20, 7), None, ()),
+    ("audio/speech", "openai.audio_speech.stream.sse", "CT", Usage(14, 101), None, ()),
+    ("images/generations", "openai.images_generations.stream.sse", "CT", Usage(50, 50), None, ()),
+]
+
+
+@pytest.mark.parametrize(("operation", "name", "expected", "usage", "model", "ids"), STREAMS)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_streams_at_every_cut(
+    operation: str, name: str, expected: str, usage: Usage | None, model: str | None, ids: tuple[str, ...], end: bytes
+) -> None:
+    """Wherever a stream is cut up, each event means the same, and the raws joined are the stream."""
+    data = corpus.stream(name).replace(b"\n", end)
+    for parts in corpus.cuts(data):
+        reader = OPENAI.reader(call(operation), SSE)
+        events = corpus.run(reader, parts)
+        assert b"".join(e.raw for e in events) == data
+        assert corpus.marks(events) == expected
+        assert (reader.finished, reader.answered, reader.content, reader.pending) == (True, True, True, 0)
+        assert (reader.usage, reader.model, reader.ids) == (usage, model, ids)
+
+
+@pytest.mark.parametrize(("operation", "name"), [(s[0], s[1]) for s in STREAMS])
+def test_a_stream_that_was_cut_off_is_never_finished(operation: str, name: str) -> None:
+    """Short of its last event's data nothing looks complete, and a half event at the end is malformed."""
+    data = corpus.stream(name).rstrip(b"\n")
+    for at in range(len(data)):
+        reader = OPENAI.reader(call(operation), SSE)
+        events = corpus.run(reader, [data[:at]])
+        assert not reader.finished
+        assert b"".join(e.raw for e in events) == data[:at]
+
+
+def test_answered_but_not_finished() -> None:
+    """Without `[DONE]` a chat stream is not finished, but has been answered once every choice stopped."""
+    reader = OPENAI.reader(call(), SSE)
+
+    def chunk(index: int, reason: str | None, text: str = "x") -> bytes:
+        choice = {"index": index, "delta": {"content": text}, "finish_reason": reason}
+        return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+    story = []
+    for index, reason in ((0, None), (1, None), (0, "stop"), (1, "length")):
+        reader.feed(chunk(index, reason))
+        story.append((reader.answered, reader.finished))
+    assert story == [(False, False), (False, False), (False, False), (True, False)]
+
+
+def meaning(data: str | bytes, operation: str = "chat/completions", name: str = "") -> tuple[Mark, ErrorKind | None]:
+    text = data if isinstance(data, bytes) else data.encode()
+    head = f"event: {name}\n".encode() if name else b""
+    (event,) = OPENAI.reader(call(operation), SSE).feed(head + b"data: " + text + b"\n\n")
+    return event.mark, None if event.error is None else event.error.kind
+
+
+@pytest.mark.parametrize(
+    ("delta", "mark"),
+    [
+        ('{"role":"assistant"}', Mark.LIFECYCLE),
+        ('{"role":"assistant","content":""}', Mark.LIFECYCLE),
+        ('{"role":"assistant","content":null,"refusal":null,"reasoning":null}', Mark.LIFECYCLE),
+        ('{"role":"assistant","channel":"analysis"}', Mark.LIFECYCLE),
+        ("{}", Mark.LIFECYCLE),
+        ("null", Mark.LIFECYCLE),
+        ('{"content":" "}', Mark.CONTENT),
+        ('{"refusal":"I"}', Mark.CONTENT),
+        ('{"reasoning":"a"}', Mark.CONTENT),
+        ('{"reasoning_content":"a"}', Mark.CONTENT),
+        ('{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":""}}]}', Mark.CONTENT),
+        ('{"function_call":{"name":"f"}}', Mark.CONTENT),
+        ('{"audio":{"id":"a","transcript":"x"}}', Mark.CONTENT),
+        ('{"content":"\\ud83d"}', Mark.CONTENT),
+    ],
+)
+def test_chat_deltas(delta: str, mark: Mark) -> None:
+    """Whatever speaks to the user, or for a tool, is content; a role is not."""
+    assert meaning(f'{{"choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]}}') == (mark, None)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ('{"choices":[],"prompt_filter_results":[{}]}', (Mark.LIFECYCLE, None)),
+        ('{"choices":[],"usage":{"prompt_tokens":1}}', (Mark.LIFECYCLE, None)),
+        ('{"choices":[{"index":0,"delta":{},"finish_reason":"content_filter"}]}', (Mark.CONTENT, None)),
+        ('{"choices":3}', (Mark.LIFECYCLE, None)),
+        ("[1]", (Mark.LIFECYCLE, None)),
+        ("{not json", (Mark.MALFORMED, None)),
+        ('{"choices":[{"delta":{"content":"x', (Mark.MALFORMED, None)),
+        (b'{"choices":"\xff"', (Mark.MALFORMED, None)),
+        ("[DONE]", (Mark.LIFECYCLE, None)),
+        ('{"error":{"message":"m","type":"server_error"}}', (Mark.ERROR, ErrorKind.SERVER)),
+        ('{"error":{"message":"m","code":429},"choices":[{"delta":{"content":""},"finish_reason":"error"}]}',
+         (Mark.ERROR, ErrorKind.RATE_LIMIT)),
+        ('{"choices":[{"error":{"code":502,"message":"m"},"delta":{},"finish_reason":"error"}]}',
+         (Mark.ERROR, ErrorKind.SERVER)),
+        ('{"error":"overloaded"}', (Mark.ERROR, ErrorKind.OVERLOADED)),
+        ('{"error":null,"choices":[]}', (Mark.LIFECYCLE, None)),
+        ('{"object":"error","message":"m","code":400}', (Mark.ERROR, ErrorKind.INVALID)),
+    ],
+)  # fmt: skip
+def test_chat_events(data: str | bytes, expected: tuple[Mark, ErrorKind | None]) -> None:
+    """Errors are told from content, what is no JSON from what is merely strange; `[DONE]` alone ends nothing."""
+    assert meaning(data) == expected
+
+
+def test_an_error_event_needs_no_json() -> None:
+    """Its name says enough."""
+    assert meaning("it broke", name="error") == (Mark.ERROR, ErrorKind.SERVER)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ('{"type":"response.refusal.delta","delta":"I"}', (Mark.CONTENT, None)),
+        ('{"type":"response.reasoning_summary_text.delta","delta":"I"}', (Mark.CONTENT, None)),
+        ('{"type":"response.function_call_arguments.delta","delta":"{"}', (Mark.CONTENT, None)),
+        ('{"type":"response.output_text.delta","delta":""}', (Mark.LIFECYCLE, None)),
+        ('{"type":"response.output_item.added","item":{"type":"message"}}', (Mark.LIFECYCLE, None)),
+        ('{"type":"response.web_search_call.searching"}', (Mark.LIFECYCLE, None)),
+        ('{"type":"response.incomplete","response":{"status":"incomplete","output":[]}}', (Mark.TERMINAL, None)),
+        ('{"type":"response.failed","response":{"error":{"code":"rate_limit_exceeded","message":"m"}}}',
+         (Mark.ERROR, ErrorKind.RATE_LIMIT)),
+        ('{"type":"response.failed","response":{"error":{"code":"server_error","message":"m"}}}',
+         (Mark.ERROR, ErrorKind.SERVER)),
+        ('{"type":"error","code":"insufficient_quota","message":"m","param":null}', (Mark.ERROR, ErrorKind.QUOTA)),
+        ('{"type":"response.mcp_call.failed"}', (Mark.LIFECYCLE, None)),
+        ('{"type":"response.some_day","delta":"x"}', (Mark.LIFECYCLE, None)),
+        ("[DONE]", (Mark.LIFECYCLE, None)),
+        ("{", (Mark.MALFORMED, None)),
+    ],
+)  # fmt: skip
+def test_responses_events(data: str, expected: tuple[Mark, ErrorKind | None]) -> None:
+    """Deltas are content, the last event is terminal, a failed response is an error."""
+    assert meaning(data, "responses") == expected
+
+
+def test_comments_are_lifecycle() -> None:
+    """And come out as they came in."""
+    (event,) = OPENAI.reader(call(), SSE).feed(b": OPENROUTER PROCESSING\n\n")
+    assert (event.raw, event.mark) == (b": OPENROUTER PROCESSING\n\n", Mark.LIFECYCLE)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "operation", "streamed", "expected"),
+    [
+        (SSE, "chat/completions", True, True),
+        (SSE, "chat/completions", False, True),
+        ("", "chat/completions", True, True),
+        ("text/plain", "chat/completions", True, True),
+        ("text/plain", "chat/completions", False, False),
+        ("application/json", "chat/completions", True, False),
+        ("text/html", "chat/completions", True, False),
+        ("audio/mpeg", "audio/speech", True, False),
+        ("application/octet-stream", "audio/speech", True, False),
+    ],
+)
+def test_what_is_a_stream(content_type: str, operation: str, streamed: bool, expected: bool) -> None:
+    """What says so, and what was asked for as one and does not say what it is."""
+    assert OPENAI.is_stream(call(operation, stream=streamed), content_type) is expected
+
+
+# --- whole answers
+
+
+@pytest.mark.parametrize(
+    ("operation", "content_type", "body", "good", "kind"),
+    [
+        ("chat/completions", JSON, b'{"choices":[{"message":{}}]}', True, None),
+        ("chat/completions", JSON, b'{"choices":[]}', False, None),
+        ("chat/completions", JSON, b'{"choices":null}', False, None),
+        ("chat/completions", JSON, b'{"choices":[{"error":{"code":429,"message":"m"}}]}', False, ErrorKind.RATE_LIMIT),
+        ("chat/completions", JSON, b'{"id":"x"}', False, None),
+        ("chat/completions", JSON, b"", False, None),
+        ("chat/completions", JSON, b"ok", False, None),
+        ("chat/completions", JSON, b'{"choices":[{"message"', False, None),
+        ("chat/completions", JSON, b"<html>x</html>", False, None),
+        ("chat/completions", JSON, b'{"error":{"type":"insufficient_quota","message":"m"}}', False, ErrorKind.QUOTA),
+        ("chat/completions", JSON, b'{"error":null,"choices":[{}]}', True, None),
+        ("responses", JSON, b'{"output":[],"status":"queued","error":null}', True, None),
+        ("responses", JSON, b'{"output":[],"status":"failed","error":{"code":"server_error","message":"m"}}', False,
+         ErrorKind.SERVER),
+        ("responses", JSON, b'{"id":"x"}', False, None),
+        ("embeddings", JSON, b'{"data":[]}', True, None),
+        ("embeddings", JSON, b'{"model":"m"}', False, None),
+        ("moderations", JSON, b'{"results":[]}', True, None),
+        ("images/generations", JSON, b'{"data":[]}', True, None),
+        ("images/generations", "text/html", b"{}", False, None),
+        ("audio/speech", "audio/mpeg", b"\xff\xfb\x90", True, None),
+        ("audio/speech", "audio/pcm", b"{\x00\x01", True, None),
+        ("audio/speech", "audio/mpeg", b"", False, None),
+        ("audio/speech", "", b"<!DOCTYPE html>", False, None),
+        ("audio/speech", JSON, b'{"error":{"message":"m"}}', False, ErrorKind.SERVER),
+        ("audio/transcriptions", "text/plain", b"1\n00:00 --> 00:01\nHi", True, None),
+        ("audio/transcriptions", JSON, b"Hi", False, None),
+    ],
+)  # fmt: skip
+def test_judging(operation: str, content_type: str, body: bytes, good: bool, kind: ErrorKind | None) -> None:
+    """A 2xx is an answer only if it holds what its operation is asked for."""
+    answer = OPENAI.judge_answer(call(operation, stream=False), content_type, body)
+    assert (answer.good, None if answer.error is None else answer.error.kind) == (good, kind)
+
+
+def test_what_an_answer_tells() -> None:
+    """Usage, model, and the identifiers that a later call may refer to."""
+    body = {
+        "id": "resp_1",
+        "model": "m",
+        "output": [{"id": "rs_1"}, {"id": "ci_1", "container_id": "cntr_1"}],
+        "usage": {"input_tokens": 3, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 2}},
+    }
+    answer = OPENAI.judge_answer(call("responses", stream=False), JSON, json.dumps(body).encode())
+    assert (answer.usage, answer.model) == (Usage(3, 4, 2), "m")
+    assert answer.ids == ("resp_1", "rs_1", "ci_1", "cntr_1")
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(("status", "kind", "body"), corpus.errors("openai"))
+def test_errors(status: int, kind: str, body: bytes) -> None:
+    """What those who speak the dialect say when they refuse."""
+    assert OPENAI.read_error(status, {}, body).kind == kind
+
+
+ODD = [
+    *(b"", b"null", b"[]", b"[[]]", b'""', b"3", b"{", b'{"error":', b"\xff\xfe\x00", b"<html>", b'{"error":null}'),
+    *(
+        b'{"error":[]}',
+        b'{"error":["x"]}',
+        b'{"error":3}',
+        b'{"error":{"message":{"a":[1]}}}',
+        b'{"error":{"code":[]}}',
+    ),
+    *(b'{"errors":[{"code":10000,"message":"x"}]}', b'{"detail":[{"msg":"x","loc":["a"]}]}', b'{"message":["x",1]}'),
+    *(b'{"error":"{\\"error\\":\\"{\\"}"}', b"[" * 100_000, b'{"error":' * 50_000, b'{"error":{"details":[1,{}]}}'),
+    *(b'{"error":{"metadata":{"raw":3},"message":""}}', b'{"error":{"code":true,"type":null}}'),
+]
+
+
+@pytest.mark.parametrize("body", ODD, ids=lambda b: str(b[:30]))
+@pytest.mark.parametrize("status", [0, 400, 404, 500])
+def test_odd_errors_raise_nothing(body: bytes, status: int) -> None:
+    """Whatever shape an error has, it is some kind, and an odd 404 says nothing of a model."""
+    assert OPENAI.read_error(status, {}, body).kind is not ErrorKind.UNKNOWN_MODEL
+
+
+def test_a_prompt_in_an_error_decides_nothing() -> None:
+    """A message is judged by its beginning, and codes come first."""
+    quoted = "Invalid parameter. " + "x" * 400 + " insufficient balance, model foo does not exist, prompt is too long"
+    body = json.dumps({"error": {"message": quoted}}).encode()
+    assert OPENAI.read_error(400, {}, body).kind is ErrorKind.INVALID
+
+
+# --- what the SDK makes of our words
+
+
+def sdk(answer: Callable[[httpx2.Request], httpx2.Response]) -> openai.OpenAI:
+    client = httpx2.Client(transport=httpx2.MockTransport(answer))
+    return openai.OpenAI(api_key="k", base_url="http://x/v1", max_retries=0, http_client=client)
+
+
+def ask(client: openai.OpenAI, operation: str) -> list[Any]:
+    seen: list[Any] = []
+    stream: Any
+    match operation:
+        case "chat/completions":
+            stream = client.chat.completions.create(model="m", messages=[], stream=True)
+        case "completions":
+            stream = client.completions.create(model="m", prompt="x", stream=True)
+        case "responses":
+            stream = client.responses.create(model="m", input="x", stream=True)
+        case "images/generations":
+            stream = client.images.generate(model="m", prompt="x", stream=True)
+        case _:
+            stream = client.audio.transcriptions.create(model="m", file=b"x", stream=True)
+    try:
+        for event in stream:
+            seen.append(event)
+    except openai.APIError as e:
+        seen.append(e)
+    return seen
+
+
+@pytest.mark.parametrize(("operation", "name"), [(s[0], s[1]) for s in STREAMS if s[0] != "audio/speech"])
+def test_the_sdk_raises_our_error_events(operation: str, name: str) -> None:
+    """Wherever a stream breaks off, the official SDK ends it with its own API error, bearing our text."""
+    data = corpus.stream(name)
+    for at in range(0, len(data), 31):
+        reader = OPENAI.reader(call(operation), SSE)
+        sent = [e.raw for e in corpus.run(reader, [data[:at]]) if e.mark is not Mark.MALFORMED]
+        if reader.finished:
+            continue
+        body = b"".join(sent) + reader.error_event(ErrorKind.SERVER, "azure: the stream was cut")
+        client = sdk(lambda _, body=body: httpx2.Response(200, headers={"content-type": SSE}, content=body))
+        seen = ask(client, operation)
+        assert isinstance(seen[-1], openai.APIError)
+        assert seen[-1].message == "sidestep: azure: the stream was cut"
+        client.close()
+
+
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_the_sdk_raises_our_errors(kind: ErrorKind) -> None:
+    """A JSON error of ours is the official SDK's own API error."""
+    body = OPENAI.phrase_error(503, kind, "nobody left")
+    with (
+        sdk(lambda _: httpx2.Response(503, json=json.loads(body))) as client,
+        pytest.raises(openai.InternalServerError, match="sidestep: nobody left"),
+    ):
+        client.responses.create(model="m", input="x")
+
+
+@pytest.mark.parametrize("operation", ["chat/completions", "responses", "images/generations"])
+def test_the_sdk_ignores_keep_alives(operation: str) -> None:
+    """A held-back stream with keep-alives before it gives the same events."""
+    data = next(corpus.stream(s[1]) for s in STREAMS if s[0] == operation)
+    beat = OPENAI.keep_alive(call(operation))
+    plain, beaten = (
+        ask(sdk(lambda _, body=body: httpx2.Response(200, headers={"content-type": SSE}, content=body)), operation)
+        for body in (data, beat * 3 + data)
+    )
+    assert plain == beaten

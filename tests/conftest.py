@@ -9,12 +9,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from support.provider import Provider
 from support.proxy import Mitmdump, share_confdir
 
 TEST_SECONDS = 90
+
+# Two cores are shared with real proxies: how long a draw takes says nothing about the code.
+hypothesis.settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import itertools
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
+from mitmproxy.proxy.layers.http._http1 import Http1Client
 
 from sidestep import judging
 from sidestep.config import Provider
@@ -66,6 +68,8 @@ KEEP_ALIVE_SECONDS = 5.0
 """While a whole stream is held back the app is sent a sign of life this often."""
 TIMER_SLACK_SECONDS = 0.05
 """A deadline this much earlier than the armed timer is worth a timer of its own."""
+
+INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
 
 _upstream_ids = itertools.count(1 << 40)
 
@@ -761,6 +765,23 @@ class FailoverStream(HttpStream):
                 yield SendHttp(RequestProtocolError(up_id, "abandoned", ErrorCode.CANCEL), upstream)
 
 
+class PatientHttp1Client(Http1Client):
+    """mitmproxy's HTTP/1 client takes a 103 for the answer itself; this one passes over all 1xx but 101."""
+
+    @classmethod
+    def adopt(cls, client: layer.Layer) -> None:
+        """Make a client that has read nothing yet one of these."""
+        if type(client) is Http1Client:
+            client.__class__ = cls
+            client.state = client.read_headers
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        while isinstance(event, events.DataReceived) and self.request is not None:
+            if INFORMATIONAL.match(bytes(self.buf)) is None or self.buf.maybe_extract_lines() is None:
+                break
+        yield from super().read_headers(event)
+
+
 class FailoverLayer(HttpLayer):
     """mitmproxy's HTTP layer with failover streams, connect timeouts, and one timer for all deadlines.
 
@@ -820,6 +841,8 @@ class FailoverLayer(HttpLayer):
             return  # who waited was told before
         # A kept error would be given at once to every later request of this client: a probe could never pass.
         connection.error = None
+        if not command.err:
+            PatientHttp1Client.adopt(self.connections[connection].context.layers[-1])
         yield from super().register_connection(command)
         if command.err:
             self._forget(connection)

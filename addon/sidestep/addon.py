@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,8 @@ class Sidestep:
             self.engine.reconfigure(settings)
         for line in describe(settings):
             logger.info(f"sidestep: {line}")
+        for text in _not_yet(settings):
+            logger.warning(f"sidestep: {text}")
         if changed_file and self._stop_watching is not None:
             self._watch_file()
 
@@ -545,6 +547,15 @@ class Sidestep:
         if self.engine is None:
             raise exceptions.CommandError("sidestep has no configuration yet")
         return self.engine
+
+
+def _not_yet(settings: Settings) -> Iterator[str]:
+    """Settings that are accepted and not acted on: nobody should believe that they work."""
+    for route in settings.routes:
+        if route.strategy != "priority":
+            yield f"route {route.name}: strategy {route.strategy!r} is not there yet; its providers are asked in order"
+    if settings.proxy.tunnel_others:
+        yield "proxy.tunnel_others is not there yet: all TLS is opened"
 
 
 def _is_unset(name: str) -> bool:

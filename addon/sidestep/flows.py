@@ -7,7 +7,9 @@ before.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_plus
 
 from mitmproxy import http
@@ -43,13 +45,18 @@ SECRET_LENGTH = 8
 Field = tuple[bytes, bytes]
 
 
+@lru_cache(maxsize=1024)
+def _is_credential_name(name: bytes) -> bool:
+    name = name.lower()
+    return name in CREDENTIAL_HEADERS or any(word in name for word in CREDENTIAL_WORDS)
+
+
 def bears_credential(field: Field) -> bool:
     """Whether a header field is, or holds, a credential of the app."""
-    name = field[0].lower()
-    if name == b"sec-websocket-protocol":
+    if b"api-key" in field[1] and field[0].lower() == b"sec-websocket-protocol":
         # Browsers cannot set headers on a WebSocket: OpenAI's Realtime takes the key as a subprotocol.
-        return b"api-key" in field[1]
-    return name in CREDENTIAL_HEADERS or any(word in name for word in CREDENTIAL_WORDS)
+        return True
+    return _is_credential_name(field[0])
 
 
 def without_credentials(path: str) -> str:
@@ -205,24 +212,18 @@ def outgoing(request: http.Request, original: Original, candidate: Candidate, *,
     if added:
         names = {name for name, _ in added}
         fields = tuple(f for f in fields if f[0].lower() not in names) + added
-    headers = http.Headers(fields)
+    headers = http.Headers()
+    headers.fields = fields
     if to_http1 and "content-length" not in headers and "transfer-encoding" not in headers and request.raw_content:
         headers["content-length"] = str(len(request.raw_content))
-    data = request.data
-    return http.Request(
-        host=data.host,
-        port=data.port,
-        method=data.method,
-        scheme=data.scheme,
-        authority=data.authority,
-        path=path,
-        http_version=data.http_version,
-        headers=headers,
-        content=None,
-        trailers=None,
-        timestamp_start=data.timestamp_start,
-        timestamp_end=data.timestamp_end,
-    )
+    # Not `request.copy()`: it goes over every field by way of the saved form, body included.
+    sent = http.Request.__new__(http.Request)
+    sent.data = copy(request.data)
+    sent.data.path = path
+    sent.data.headers = headers
+    sent.data.content = None
+    sent.data.trailers = None
+    return sent
 
 
 def credential_fields(provider: Provider) -> tuple[Field, ...]:

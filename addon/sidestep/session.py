@@ -83,7 +83,9 @@ class Session:
             own_provider=self.attempt.candidate.own,
             own_credential=self.attempt.candidate.own_credential,
             status=response.status_code,
-            headers={k.lower(): v for k, v in response.headers.items(multi=True)},
+            headers={
+                k.decode("latin-1").lower(): v.decode("utf-8", "surrogateescape") for k, v in response.headers.fields
+            },
             wall_now=time.time(),
         )
         return self.watch

@@ -231,7 +231,9 @@ class Sidestep:
             if session.acting and not trusted and not plan(True).passthrough:
                 text = "this client may not use the provider keys: see allow_clients in sidestep's [proxy] table"
                 flow.response = answers.error(match.dialect, 403, ErrorKind.CREDENTIAL, text)
-            elif session.acting:
+                session.exchange = Exchange(engine, match, call, chosen, now)
+                return False
+            if session.acting:
                 session.release()
             del self.sessions[flow.id]
             return False

@@ -209,6 +209,11 @@ class Sidestep:
     def _plan(self, session: Session) -> bool:
         """Read the call and choose who may answer. False: it goes where the app sent it."""
         flow, match, engine = session.flow, session.match, session.engine
+        if flow.is_replay == "request" and (before := self.replayable.get(flow.id)) is not None:
+            if flow.request.raw_content == before.sent_body:
+                flow.request.data.content = before.body
+            elif "content-length" in flow.request.headers:  # edited since
+                flow.request.headers["content-length"] = str(len(flow.request.raw_content or b""))
         session.original.refresh(flow.request)
         query = flow.request.path.partition("?")[2]
         content_type = flow.request.headers.get("content-type", "")
@@ -325,7 +330,7 @@ class Sidestep:
             if session.acting and session.engine.settings.proxy.response_headers:
                 for name, value in story.headers(session).items():
                     flow.response.headers[name] = value
-            if session.answered_by is not None and session.attempt is not None and not session.attempt.candidate.own:
+            if session.answered_by is not None and session.answered_by.base_url != session.match.intercept:
                 # Another provider's cookies are not the app's: its host never set them.
                 flow.response.headers.pop("set-cookie", None)
         except Exception as e:

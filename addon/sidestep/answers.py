@@ -49,7 +49,14 @@ def _reason(refused: Refused) -> str:
 
 
 def page(request: http.Request, engine: Engine, now: float) -> http.Response:
-    """What `sidestep.internal` says."""
+    """What `sidestep.internal` says; to HEAD without its body."""
+    response = _page(request, engine, now)
+    if request.method == "HEAD":
+        response.data.content = b""
+    return response
+
+
+def _page(request: http.Request, engine: Engine, now: float) -> http.Response:
     path = request.path.partition("?")[0]
     if request.method not in ("GET", "HEAD"):
         return http.Response.make(405, b"only GET\n", {"content-type": "text/plain", "allow": "GET, HEAD"})

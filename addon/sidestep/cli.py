@@ -85,7 +85,7 @@ def check(file: Path | None, as_json: bool) -> None:
         table.add_row(provider.name, provider.dialect, str(provider.base_url), _credential(provider), _models(provider))
     console.print(table)
     for line in config.describe(settings):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _credential(provider: config.Provider) -> str:

@@ -22,6 +22,8 @@ from sidestep.routing import Candidate, RouteTable
 ISSUED_IDS = 20_000
 """How many identifiers are remembered with their issuer; the oldest go first."""
 UNKNOWN_MODELS = 1_000
+MAX_CIRCUITS = 5_000
+"""With a circuit per model an app that makes up models would fill the memory: the oldest go first."""
 LOOK_ON_LEASE_SECONDS = 660.0
 """In mode `observe` nothing bounds an attempt but the app's own patience."""
 JOURNAL = 200
@@ -114,6 +116,8 @@ class Engine:
         key = (provider.name, model if provider.circuit.scope == "model" else None)
         circuit = self._circuits.get(key)
         if circuit is None:
+            if len(self._circuits) >= MAX_CIRCUITS:
+                self._circuits.pop(next(iter(self._circuits)))
             circuit = self._circuits[key] = Circuit(provider.circuit, jitter=self._jitter)
             if (state := self._held.get(provider.name)) is not None:
                 circuit.hold(state)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sidestep.dialects.base import Call
 from sidestep.engine import Attempt, Engine, Refused
-from sidestep.outcomes import Outcome, Then
+from sidestep.outcomes import Kind, Outcome, Then
 from sidestep.prices import context_window
 from sidestep.routing import Candidate, Match, Plan
 
@@ -109,7 +109,7 @@ class Exchange:
                 return attempt
         refused: list[Refused] = []
         for candidate in self.plan.candidates:
-            if self._is_spent(candidate.provider.name):
+            if candidate.provider.name in self._spent:
                 continue
             answer = self._ask(candidate, now)
             if isinstance(answer, Attempt):
@@ -119,18 +119,18 @@ class Exchange:
         return self._last_resort(now) or self._wait_for(refused, now) or Exhausted(self.refused)
 
     def _last_resort(self, now: float) -> Attempt | None:
-        """Everybody who could be asked has failed this request: before the app sees it, ask again whom its circuit
-        wants probed, and whom only a guessed cooldown keeps back."""
+        """Everybody who could be asked has failed this request: before the app sees it, ask again who is seen to
+        have recovered, and whom only a guessed cooldown keeps back."""
         if not self.attempts:
             return None
         for candidate in self.plan.candidates:
             name = candidate.provider.name
-            spent = name in self._spent
-            if self._spent.get(name) == NEVER_AGAIN or (spent and not self.engine.wants_probe(candidate, now)):
+            if name in self._spent and not self._has_recovered(candidate, now):
                 continue
             answer = self._ask(candidate, now, last_resort=True)
             if isinstance(answer, Attempt):
                 self._spent.pop(name, None)
+                self._tries[name] = 1
                 return answer
         return None
 
@@ -170,8 +170,8 @@ class Exchange:
 
     def _wait_for_recovery(self, now: float) -> Wait | None:
         """While other requests are under way, one of them may find a provider that has recovered."""
-        asked_or_waited = self.attempts or self._refusal_wait_until is not None
-        if not asked_or_waited or len(self.engine.live) < 2:
+        hopeful = any(self._spent.get(c.provider.name) != NEVER_AGAIN for c in self.plan.candidates)
+        if not self.attempts or not hopeful or len(self.engine.live) < 2:
             return None
         if self._recovery_wait_until is None:
             self._recovery_wait_until = min(now + self.limits.wait_seconds, self.deadline)
@@ -203,19 +203,19 @@ class Exchange:
         elif outcome.then is Then.LARGER:
             self._spend_not_larger_than(candidate)
         else:
-            self._spent[name] = now
+            # One that cannot serve this request is not asked again; one that failed is as a last resort, and only
+            # should it be seen to have recovered.
+            curable = outcome.kind is Kind.FAILURE or outcome.reason == "rate_limit"
+            self._spent[name] = now if curable else NEVER_AGAIN
 
-    def _is_spent(self, name: str) -> bool:
-        """Whether a provider has had its tries. One that has answered somebody else since it failed this request
-        has recovered, and may be asked again."""
-        failed_at = self._spent.get(name)
-        if failed_at is None:
+    def _has_recovered(self, candidate: Candidate, now: float) -> bool:
+        """Whether a provider that failed this request has answered somebody else since, or its circuit wants it
+        probed."""
+        name = candidate.provider.name
+        failed_at = self._spent[name]
+        if failed_at == NEVER_AGAIN:
             return False
-        if self.engine.last_success.get(name, failed_at) <= failed_at or failed_at == NEVER_AGAIN:
-            return True
-        del self._spent[name]
-        self._tries[name] = 0
-        return False
+        return self.engine.last_success.get(name, failed_at) > failed_at or self.engine.wants_probe(candidate, now)
 
     def may_move_on(self, outcome: Outcome) -> bool:
         """Whether this outcome leaves it to us to ask again; otherwise the app gets the answer."""

@@ -84,6 +84,8 @@ class Original:
     """Credential headers with the places they stood at."""
     bare_path: str
     body: bytes | None = None
+    sent_body: bytes | None = None
+    """The body that was last put on the flow in its place."""
 
     @classmethod
     def take(cls, request: http.Request) -> Original:
@@ -95,13 +97,20 @@ class Original:
             request.path,
             request.authority,
             tuple(f for f in fields if not bears_credential(f)),
-            tuple((i, f) for i, f in enumerate(fields) if bears_credential(f)),
+            # mitmproxy itself answers an Expect and takes it off: it holds no place.
+            tuple((i, f) for i, f in enumerate(f for f in fields if f[0].lower() != b"expect") if bears_credential(f)),
             without_credentials(request.path),
         )
 
     def refresh(self, request: http.Request) -> None:
         """Take over what other addons changed between the headers and the whole request."""
-        self.fields = tuple(f for f in request.headers.fields if not bears_credential(f))
+        fields = tuple(request.headers.fields)
+        self.fields = tuple(f for f in fields if not bears_credential(f))
+        set_since = tuple((i, f) for i, f in enumerate(fields) if bears_credential(f))
+        if set_since:
+            names = {f[0].lower() for _, f in set_since}
+            self.secrets = (*(s for s in self.secrets if s[1][0].lower() not in names), *set_since)
+            request.headers = http.Headers(self.fields)
         self.body = request.raw_content
 
     def strip(self, request: http.Request) -> None:
@@ -160,6 +169,11 @@ def point_at(request: http.Request, original: Original, match: Match, call: Call
     """Make the flow's request the one that this candidate gets, without any credential."""
     original.restore(request, credentials=False)
     provider = candidate.provider
+    if candidate.own and (provider.api_key is not None or provider.headers):
+        # The route was found by the Host header: a key of ours goes to the provider's own address, whatever
+        # address the app connected to.
+        base = provider.base_url
+        request.data.scheme, request.data.host, request.data.port = base.scheme.encode(), base.host, base.port
     model = candidate.model if candidate.model != call.model else None
     if candidate.own and model is None and not provider.drop_fields:
         return

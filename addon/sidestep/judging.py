@@ -30,6 +30,8 @@ STALLED = Outcome(Kind.FAILURE, "timeout", Then.HAND_OVER)
 STREAM_ERROR = Outcome(Kind.FAILURE, "stream_error", Then.HAND_OVER)
 CLIENT_GONE = Outcome(Kind.NEUTRAL, "client_gone", Then.HAND_OVER)
 KILLED = Outcome(Kind.NEUTRAL, "killed", Then.HAND_OVER)
+QUEUED = Outcome(Kind.NEUTRAL, "queued", Then.NEXT)
+"""The request's time ran out while it waited inside mitmproxy: nobody's fault."""
 OURS = Outcome(Kind.NEUTRAL, "internal", Then.HAND_OVER)
 """An exception of ours ended the attempt: nobody's vote."""
 

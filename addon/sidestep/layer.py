@@ -258,6 +258,8 @@ class FailoverStream(HttpStream):
             if (yield from self.check_killed(True)):
                 return
             if self.flow.response:
+                session.drop(judging.OURS)
+                session.attempt = None
                 yield from self._answer()
             elif session.attempt is None:
                 self.session = None
@@ -369,6 +371,8 @@ class FailoverStream(HttpStream):
         exchange, attempt = session.exchange, session.attempt
         assert exchange is not None
         assert attempt is not None
+        if outcome.reason == "credential":
+            logger.error(f"sidestep: {attempt.candidate.provider.name} refuses its key ({outcome.status})")
         self._keep_answer(exchange.rank(outcome))
         yield from self._abandon()
         self.held = None
@@ -449,7 +453,11 @@ class FailoverStream(HttpStream):
         held = self.held = Held(event, [])
         self.phase = Phase.HOLD
         if watch.shape is Shape.OPAQUE:
-            session.settle(watch.judge_end())
+            outcome = watch.judge_end()
+            if outcome.kind is Kind.FAILURE:
+                yield from self._failed(outcome)
+                return
+            session.settle(outcome)
             yield from self._commit(held)
             return
         timeouts = session.timeouts
@@ -490,6 +498,7 @@ class FailoverStream(HttpStream):
                 session.note("answer larger than hold_bytes: let go before it was known to be good")
                 if watch.shape is Shape.WHOLE:
                     session.settle(judging.SUCCESS)
+                    watch.let_flow()
                 yield from self._commit(held)
         elif isinstance(event, ResponseEndOfMessage):
             rest = watch.rest()
@@ -549,6 +558,8 @@ class FailoverStream(HttpStream):
         session.answered_by = held.provider = session.attempt.candidate.provider
         if watch.shape is Shape.ERROR:
             self._withhold_key(held)
+        if watch.plain and watch.shape is Shape.STREAM:
+            held.headers.response.headers.pop("content-encoding", None)
         if watch.shape in (Shape.STREAM, Shape.FLOWING) and not held.ended:
             held.headers.response.stream = True
         if watch.shape is Shape.OPAQUE:
@@ -739,7 +750,10 @@ class FailoverStream(HttpStream):
             return
         upstream = self.upstream
         if self.phase is Phase.HEADERS and upstream is not None and self.parent.is_queued(upstream, self.up_id):
-            yield from self._arm(session.timeouts.first_byte)
+            if now >= session.exchange_deadline:
+                yield from self._failed(judging.QUEUED)
+            else:
+                yield from self._arm(session.timeouts.first_byte)
             return
         if self.phase is Phase.FLOW:
             if client_is_slow(self.context.client):

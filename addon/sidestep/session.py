@@ -50,6 +50,12 @@ class Session:
         return self.attempt.candidate.provider.timeouts
 
     @property
+    def exchange_deadline(self) -> float:
+        """When the request's budget ends (monotonic seconds)."""
+        assert self.exchange is not None
+        return self.exchange.deadline
+
+    @property
     def streaming(self) -> bool:
         return self.call is not None and self.call.stream
 
@@ -59,6 +65,7 @@ class Session:
         self.attempt = attempt
         self.watch = None
         flows.point_at(self.flow.request, self.original, self.match, self.call, attempt.candidate)
+        self.original.sent_body = self.flow.request.raw_content
 
     def outgoing(self, *, to_http1: bool) -> http.Request:
         """The request's head as it is sent, with the credential."""
@@ -87,6 +94,7 @@ class Session:
                 k.decode("latin-1").lower(): v.decode("utf-8", "surrogateescape") for k, v in response.headers.fields
             },
             wall_now=time.time(),
+            unwrap=self.acting and self.complete,
         )
         return self.watch
 
@@ -104,7 +112,9 @@ class Session:
     @property
     def complete(self) -> bool:
         """The whole stream is to be held back, and failover works until its end."""
-        return self.streaming and self.engine.settings.stream.commit == "complete"
+        attempt = self.attempt
+        stream = self.engine.settings.stream if attempt is None else attempt.candidate.provider.stream
+        return self.streaming and stream.commit == "complete"
 
     @property
     def keep_alive(self) -> bytes:
@@ -188,6 +198,7 @@ class Session:
         self.settle(outcome)
         watch = self.watch
         if watch is not None:
+            watch.note_usage()
             attempt.usage = watch.usage
             if watch.usage is not None:
                 candidate = attempt.candidate

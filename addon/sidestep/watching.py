@@ -20,6 +20,10 @@ ERROR_BODY_BYTES = 1 << 20
 """An error body is held to be read and perhaps handed on; more than this says nothing new."""
 
 
+MAX_EVENT_BYTES = 16 << 20
+"""A single event that is longer never ends."""
+
+
 class Shape(enum.Enum):
     """How an answer is to be read."""
 
@@ -61,8 +65,10 @@ class Watch:
         status: int,
         headers: Mapping[str, str],
         wall_now: float,
+        unwrap: bool = False,
     ) -> None:
-        """`headers` by lower-case name. `wall_now`: Unix time, against which dates in headers are read."""
+        """`unwrap`: a compressed stream is passed on decoded. `headers` by lower-case name.
+        `wall_now`: Unix time, against which dates in headers are read."""
         self.dialect = dialect
         self.call = call
         self.status = status
@@ -73,6 +79,7 @@ class Watch:
         self._own_provider = own_provider
         self._own_credential = own_credential
         self._wall_now = wall_now
+        self._unwrap = False
         self._body = bytearray()
         self._content = False
         self._content_type = headers.get("content-type", "")
@@ -81,6 +88,7 @@ class Watch:
         self._reader: StreamReader | None = None
         self.shape = self._shape()
         if self.shape is Shape.STREAM:
+            self._unwrap = unwrap
             self._reader = dialect.reader(call, self._content_type)
 
     def _shape(self) -> Shape:
@@ -98,7 +106,13 @@ class Watch:
     @property
     def plain(self) -> bool:
         """Whether bytes may be left out of or added to the answer: not inside a content encoding."""
-        return self._encoding in IDENTITY
+        return self._unwrap or self._encoding in IDENTITY
+
+    def let_flow(self) -> None:
+        """The answer is too large to be held whole: it is taken for good and goes on piece by piece."""
+        self.shape = Shape.FLOWING
+        self._content = True
+        self._body.clear()
 
     @property
     def begun(self) -> bool:
@@ -130,15 +144,17 @@ class Watch:
         assert reader is not None
         assert self._decode is not None
         plain = self.plain
-        events = reader.feed(data if plain else self._decode(data))
+        events = reader.feed(data if self._encoding in IDENTITY else self._decode(data))
+        if reader.pending > MAX_EVENT_BYTES:
+            return Piece(b"", error=ErrorFacts(ErrorKind.SERVER, "an event without an end"))
         forward: list[bytes] = []
         content = False
         dropped = 0
         for event in events:
             mark = event.mark
             if mark is Mark.ERROR and not reader.finished:
-                self._note_usage()
-                return Piece(b"".join(forward), content, event.error or NO_ERROR, dropped)
+                self.note_usage()
+                return Piece(b"".join(forward) if plain else data, content, event.error or NO_ERROR, dropped)
             if mark is Mark.MALFORMED:
                 dropped += 1
                 if plain:
@@ -154,14 +170,15 @@ class Watch:
         if reader is None:
             return Piece(b"")
         events = reader.close()
-        self._note_usage()
+        self.note_usage()
         if any(e.mark in (Mark.CONTENT, Mark.TERMINAL) for e in events):
             self._content = True
         error = next((e.error or NO_ERROR for e in events if e.mark is Mark.ERROR), None)
         kept = [e.raw for e in events if e.mark not in (Mark.MALFORMED, Mark.ERROR)]
         return Piece(b"".join(kept) if self.plain else b"", error=None if self.finished else error)
 
-    def _note_usage(self) -> None:
+    def note_usage(self) -> None:
+        """Take over what the stream's reader has gathered so far."""
         reader = self._reader
         if reader is not None:
             self.usage, self.model, self.ids = reader.usage, reader.model, reader.ids
@@ -182,7 +199,7 @@ class Watch:
             case Shape.ERROR:
                 return self._judge_error()
             case Shape.STREAM:
-                self._note_usage()
+                self.note_usage()
                 if not self._content:
                     return judging.judge_no_answer(self.status)
                 return judging.SUCCESS if self.finished else judging.TRUNCATED
@@ -191,6 +208,9 @@ class Watch:
             case Shape.FLOWING:
                 return judging.SUCCESS if self._content else judging.judge_no_answer(self.status)
             case Shape.OPAQUE:
+                if 300 <= self.status < 400 and not self._own_provider:
+                    # An app that followed it would take its own key to a host that it never addressed.
+                    return judging.judge_no_answer(self.status)
                 return Outcome(Kind.SUCCESS, "ok", status=self.status)
 
     def decoded(self) -> bytes:

@@ -68,12 +68,17 @@ def test_a_replay_fails_over_and_bears_its_credential(provider: Make, proxy: Sta
         "            ctx.master.commands.call('replay.client', [flow])\n"
         "addons = [Replayer()]\n"
     )
-    m = proxy(config("chat", own, b, own=own, circuit={"failure_threshold": 9}), "-s", str(script))
+    text = config("chat", own, b, own=own, circuit={"failure_threshold": 9})
+    text = text.replace('name = "b"', 'name = "b"\nmodels = { "*" = "a-much-longer-name-for-*" }')
+    m = proxy(text, "-s", str(script))
     with Wire(m) as wire:
         assert wire.send(chat(own.url(), key="app-secret-77")).answer()[1]["x-sidestep-provider"] == "b"
         until(lambda: (own.count, b.count) == (5, 2), "both replays have gone their way", 20)
     assert all(seen.header("authorization") == "Bearer app-secret-77" for seen in own.requests)
     assert all(seen.header("authorization") == f"Bearer {key_of('b')}" for seen in b.requests)
+    assert {seen.json["model"] for seen in own.requests} == {"gpt-4o"}
+    assert {seen.json["model"] for seen in b.requests} == {"a-much-longer-name-for-gpt-4o"}
+    assert len({seen.body for seen in own.requests}) == 1
     until(lambda: m.health()["in_flight"] == 0, "all is over")
 
 

@@ -171,7 +171,8 @@ class Exchange:
     def _wait_for_recovery(self, now: float) -> Wait | None:
         """While other requests are under way, one of them may find a provider that has recovered."""
         hopeful = any(self._spent.get(c.provider.name) != NEVER_AGAIN for c in self.plan.candidates)
-        if not self.attempts or not hopeful or len(self.engine.live) < 2:
+        begun = self.attempts or self._refusal_wait_until is not None
+        if not begun or not hopeful or len(self.engine.live) < 2:
             return None
         if self._recovery_wait_until is None:
             self._recovery_wait_until = min(now + self.limits.wait_seconds, self.deadline)

@@ -405,6 +405,8 @@ class FailoverStream(HttpStream):
         assert session is not None
         self.phase = Phase.IDLE
         best, self.best = self.best, None
+        if session.is_websocket:
+            best = None  # on a 426 the clients that can come back over HTTP, on anything else they give up
         if self.made_up:
             kind, message = session.phrase_nobody()
             yield from self._close_in_band(message, session.error_event(kind, message))

@@ -56,6 +56,11 @@ class Session:
         return self.exchange.deadline
 
     @property
+    def is_websocket(self) -> bool:
+        """The call is the handshake of a WebSocket."""
+        return self.call is not None and self.call.operation.endswith(".websocket")
+
+    @property
     def streaming(self) -> bool:
         return self.call is not None and self.call.stream
 
@@ -187,7 +192,9 @@ class Session:
         if outcome.kind is Kind.SUCCESS and attempt.content_at is None:
             attempt.content_at = now
         earlier = attempt.outcome
-        if earlier is None or (earlier.kind is Kind.SUCCESS and outcome.kind is Kind.FAILURE):
+        # An attempt that is over has had its last word: what breaks once the app has gone blames nobody.
+        over = attempt not in self.engine.in_flight
+        if earlier is None or (earlier.kind is Kind.SUCCESS and outcome.kind is Kind.FAILURE and not over):
             self.engine.settle(attempt, outcome, now)
 
     def end(self, outcome: Outcome) -> None:

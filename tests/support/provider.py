@@ -195,6 +195,9 @@ class Provider:
                 try:
                     if not await self._answer(seen, behaviour, reader, writer):
                         break
+                except ConnectionError:
+                    seen.client_left.set()
+                    raise
                 finally:
                     self.in_flight -= 1
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, TimeoutError):
@@ -270,7 +273,8 @@ class Provider:
     @staticmethod
     async def _watch_client(seen: Seen, reader: asyncio.StreamReader) -> None:
         # At most one byte of a pipelined request would be lost; the clients here do not pipeline.
-        while not reader.at_eof():
+        # A reset is an exception on the reader, not an end.
+        while not reader.at_eof() and reader.exception() is None:
             await asyncio.sleep(0.005)
             if reader._buffer:  # type: ignore[attr-defined]
                 return

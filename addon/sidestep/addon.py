@@ -24,6 +24,7 @@ from mitmproxy.connection import Client
 from mitmproxy.log import ALERT
 from mitmproxy.proxy import layer as proxy_layer
 from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from sidestep import answers, judging, prices, routing, status, story
 from sidestep.circuit import State
@@ -31,7 +32,7 @@ from sidestep.config import ConfigError, Settings, describe
 from sidestep.engine import Attempt, Engine
 from sidestep.exchange import Exchange, Exhausted, Wait
 from sidestep.flows import Original, readable_body
-from sidestep.layer import FailoverLayer
+from sidestep.layer import FailoverLayer, see_off
 from sidestep.locating import find_config, load_settings
 from sidestep.outcomes import ErrorKind, Kind
 from sidestep.session import Session
@@ -146,6 +147,13 @@ class Sidestep:
                 session.drop(judging.CLIENT_GONE)
                 session.engine.live.discard(session)
                 del self.sessions[flow_id]
+
+    def server_connected(self, data: ServerConnectionHookData) -> None:
+        try:
+            if data.client.id in self.adopted:
+                see_off(data.client, data.server)
+        except Exception as e:
+            self._log_bug("server_connected", e)
 
     def _adopt_replay(self) -> None:
         """Let `replay.client` go through our layer as well."""

@@ -229,7 +229,8 @@ def memory_per_stream(variant: Variant, count: int) -> float:
     return grown / count
 
 
-LOADS = [
+Load = tuple[str, int, int, str]
+LOADS: list[Load] = [
     ("whole", 1_000, 10, "1 KB prompt, 10 clients"),
     ("whole", 1_000, 1, "1 KB prompt, 1 client"),
     ("whole", 100_000, 4, "100 KB prompt"),
@@ -241,10 +242,13 @@ LOADS = [
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One short round.")
-@click.option("--streams", default=1000, show_default=True, help="Open streams for the memory figure.")
-def main(quick: bool, streams: int) -> None:
+@click.option("--streams", default=1000, show_default=True, help="Open streams for the memory figure; 0: none.")
+@click.option("--only", default="", help="Only the loads whose name holds this text.")
+@click.option("--rounds", default=5, show_default=True, help="Rounds of 2 s a load and variant.")
+def main(quick: bool, streams: int, only: str, rounds: int) -> None:
     """Print Sidestep's figures beside those of a bare mitmdump, and their ratios."""
-    rounds, seconds = (1, 1.0) if quick else (5, 2.0)
+    rounds, seconds = (1, 1.0) if quick else (rounds, 2.0)
+    loads = [load for load in LOADS if only in load[3]]
     ours, theirs = multiprocessing.Pipe()
     provider = multiprocessing.Process(target=serve, args=(theirs,), daemon=True)
     provider.start()
@@ -271,16 +275,16 @@ def main(quick: bool, streams: int) -> None:
             variant.measure("whole", 1_000, 4, 1.0)
             variant.measure("stream", 1_000, 4, 0.5)
         for _ in range(rounds):
-            for kind, size, clients, label in LOADS:
+            for kind, size, clients, label in loads:
                 for variant in variants:
                     variant.rounds.setdefault(label, []).append(variant.measure(kind, size, clients, seconds))
-        for variant in variants:
+        for variant in variants if streams else ():
             variant.stream_bytes = memory_per_stream(variant, streams)
-        report(console, variants, streams)
+        report(console, variants, loads, streams)
     provider.kill()
 
 
-def report(console: Console, variants: list[Variant], streams: int) -> None:
+def report(console: Console, variants: list[Variant], loads: list[Load], streams: int) -> None:
     table = Table("load", "figure", *(v.name for v in variants))
 
     def row(label: str, name: str, key: str, scale: float, *, difference: bool = False) -> None:
@@ -290,7 +294,7 @@ def report(console: Console, variants: list[Variant], streams: int) -> None:
         cells += [f"{v:.3g} ({v - base:+.2g})" if difference else f"{v:.3g} (×{v / base:.3f})" for v in values[1:]]
         table.add_row(label, name, *cells)
 
-    for kind, _, _, label in LOADS:
+    for kind, _, _, label in loads:
         if kind == "whole":
             row(label, "requests/s", "rate", 1)
             row(label, "p50 ms", "p50", 1e3, difference=True)
@@ -301,9 +305,10 @@ def report(console: Console, variants: list[Variant], streams: int) -> None:
             row(label, "first event ms", "first", 1e3, difference=True)
             row(label, "between events µs", "gap", 1e6, difference=True)
             row(label, "CPU µs/event", "cpu", 1e6)
-    base = variants[0].stream_bytes
-    cells = [f"{v.stream_bytes / 1024:.1f} ({(v.stream_bytes - base) / 1024:+.1f})" for v in variants[1:]]
-    table.add_row(f"{streams} open streams", "KiB/stream", f"{base / 1024:.1f}", *cells)
+    if streams:
+        base = variants[0].stream_bytes
+        cells = [f"{v.stream_bytes / 1024:.1f} ({(v.stream_bytes - base) / 1024:+.1f})" for v in variants[1:]]
+        table.add_row(f"{streams} open streams", "KiB/stream", f"{base / 1024:.1f}", *cells)
     console.print(table)
 
 

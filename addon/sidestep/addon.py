@@ -14,6 +14,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from sidestep.circuit import State
 from sidestep.config import ConfigError, Settings, describe
 from sidestep.engine import Attempt, Engine
 from sidestep.exchange import Exchange, Exhausted, Wait
-from sidestep.flows import Original, readable_body
+from sidestep.flows import Field, Original, host_of, readable_body
 from sidestep.layer import FailoverLayer, see_off
 from sidestep.locating import find_config, load_settings
 from sidestep.outcomes import ErrorKind, Kind
@@ -187,7 +188,7 @@ class Sidestep:
         method = request.method
         if method == "GET" and request.headers.get("upgrade", "").lower() != "websocket":
             return
-        match = engine.routes.match(method, request.scheme, request.pretty_host, request.port, request.path)
+        match = engine.routes.match(method, request.scheme, host_of(request), request.port, request.path)
         if match is None or flow.client_conn.id not in self.adopted:
             return
         acting = engine.mode == "enforce"
@@ -201,11 +202,10 @@ class Sidestep:
         if flow.response or flow.error or not flow.live or self.engine is None:
             return None
         try:
-            if flow.request.pretty_host == answers.INTERNAL_HOST:
-                flow.response = answers.page(flow.request, self.engine, self.clock())
-                return None
             session = self.sessions.get(flow.id)
             if session is None:
+                if host_of(flow.request) == answers.INTERNAL_HOST:
+                    flow.response = answers.page(flow.request, self.engine, self.clock())
                 return None
             if not self._plan(session):
                 return None
@@ -223,20 +223,16 @@ class Sidestep:
             elif "content-length" in flow.request.headers:  # edited since
                 flow.request.headers["content-length"] = str(len(flow.request.raw_content or b""))
         session.original.refresh(flow.request)
+        original = session.original
         query = flow.request.path.partition("?")[2]
-        content_type = flow.request.headers.get("content-type", "")
-        body = readable_body(flow.request)
-        call = session.call = match.dialect.read(match.operation, match.tail, query, content_type, body)
+        body = readable_body(original)
+        call = session.call = match.dialect.read(match.operation, match.tail, query, original.content_type, body)
         now = self.clock()
 
         def plan(trusted: bool) -> routing.Plan:
-            return routing.plan(
-                match,
-                call,
-                trusted_client=trusted,
-                issuer_of=engine.issuer_of,
-                knows_model=lambda provider, model: engine.knows_model(provider, model, now),
-            )
+            candidates = engine.routes.candidates(match, call.model, trusted_client=trusted)
+            lacking = engine.lacking_models(now)
+            return routing.plan(candidates, call, issuer_of=engine.issuer_of, knows_model=lacking)
 
         trusted = self._is_trusted(flow)
         chosen = plan(trusted)
@@ -335,12 +331,15 @@ class Sidestep:
         try:
             if session.watch is None and session.attempt is not None:
                 self._record(session, flow.response)
+            told: tuple[Field, ...] = ()
             if session.acting and session.engine.settings.proxy.response_headers:
-                for name, value in story.headers(session).items():
-                    flow.response.headers[name] = value
-            if session.answered_by is not None and session.answered_by.base_url != session.match.intercept:
-                # Another provider's cookies are not the app's: its host never set them.
-                flow.response.headers.pop("set-cookie", None)
+                told = story.headers(session)
+            by = session.answered_by
+            # Another provider's cookies are not the app's: its host never set them.
+            without = {b"set-cookie"} if by is not None and by.base_url != session.match.intercept else set()
+            without.update(name for name, _ in told)
+            fields = flow.response.data.headers.fields
+            flow.response.data.headers.fields = (*(f for f in fields if f[0].lower() not in without), *told)
         except Exception as e:
             self._log_bug("responseheaders", e)
 
@@ -444,19 +443,14 @@ class Sidestep:
     def _is_trusted(self, flow: http.HTTPFlow) -> bool:
         """Whether provider keys may be used for this client."""
         assert self.engine is not None
+        peer = flow.client_conn.peername
+        address = _address(peer[0]) if peer else None
+        if address is not None and address.is_loopback:
+            return True
         if getattr(ctx.options, "proxyauth", None):
             return True
-        peer = flow.client_conn.peername
-        if not peer:
+        if address is None:
             return False
-        try:
-            address = ipaddress.ip_address(peer[0].partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        if address.is_loopback:
-            return True
         networks = (ipaddress.ip_network(n, strict=False) for n in self.engine.settings.proxy.allow_clients)
         return any(address.version == n.version and address in n for n in networks)
 
@@ -562,6 +556,18 @@ class Sidestep:
         if self.engine is None:
             raise exceptions.CommandError("sidestep has no configuration yet")
         return self.engine
+
+
+@lru_cache(maxsize=256)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """A client's address, None if it has none."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
 
 
 def _not_yet(settings: Settings) -> Iterator[str]:

@@ -241,6 +241,12 @@ class Engine:
         until = self._unknown.get((provider.name, model))
         return until is None or now >= until
 
+    def lacking_models(self, now: float) -> Callable[[Provider, str], bool] | None:
+        """`knows_model` at this time, None while no provider is known to lack a model."""
+        if not self._unknown:
+            return None
+        return lambda provider, model: self.knows_model(provider, model, now)
+
     def issued(self, ids: tuple[str, ...], provider: Provider) -> None:
         """Remember who issued these identifiers, for later calls that are pinned by them."""
         for identifier in ids:

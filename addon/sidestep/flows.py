@@ -6,13 +6,14 @@ before.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
-from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote_plus
 
 from mitmproxy import http
+from mitmproxy.net.http import url
 
 from sidestep.config import Provider
 from sidestep.decoding import IDENTITY, EncodingError, decoder
@@ -45,18 +46,54 @@ SECRET_LENGTH = 8
 Field = tuple[bytes, bytes]
 
 
+class _Field(enum.Enum):
+    """What a header's name says of it."""
+
+    OTHER = 0
+    CREDENTIAL = 1
+    SUBPROTOCOL = 2
+    EXPECT = 3
+    CONTENT_TYPE = 4
+    CONTENT_ENCODING = 5
+
+
+_KINDS = {
+    b"sec-websocket-protocol": _Field.SUBPROTOCOL,
+    b"expect": _Field.EXPECT,
+    b"content-type": _Field.CONTENT_TYPE,
+    b"content-encoding": _Field.CONTENT_ENCODING,
+}
+
+
 @lru_cache(maxsize=1024)
-def _is_credential_name(name: bytes) -> bool:
+def _kind_of(name: bytes) -> _Field:
     name = name.lower()
-    return name in CREDENTIAL_HEADERS or any(word in name for word in CREDENTIAL_WORDS)
+    if name in CREDENTIAL_HEADERS or any(word in name for word in CREDENTIAL_WORDS):
+        return _Field.CREDENTIAL
+    return _KINDS.get(name, _Field.OTHER)
 
 
 def bears_credential(field: Field) -> bool:
     """Whether a header field is, or holds, a credential of the app."""
-    if b"api-key" in field[1] and field[0].lower() == b"sec-websocket-protocol":
-        # Browsers cannot set headers on a WebSocket: OpenAI's Realtime takes the key as a subprotocol.
-        return True
-    return _is_credential_name(field[0])
+    kind = _kind_of(field[0])
+    # Browsers cannot set headers on a WebSocket: OpenAI's Realtime takes the key as a subprotocol.
+    return kind is _Field.CREDENTIAL or (kind is _Field.SUBPROTOCOL and b"api-key" in field[1])
+
+
+@lru_cache(maxsize=1024)
+def _host_in(authority: bytes) -> str:
+    return url.parse_authority(_text(authority), check=False)[0]
+
+
+def host_of(request: http.Request) -> str:
+    """The host that the app meant: mitmproxy's `pretty_host`, with less to do."""
+    data = request.data
+    if data.authority and data.http_version.startswith((b"HTTP/2", b"HTTP/3")):
+        return _host_in(data.authority)
+    for name, value in data.headers.fields:
+        if len(name) == 4 and name.lower() == b"host":
+            return _host_in(value)
+    return data.host
 
 
 def without_credentials(path: str) -> str:
@@ -74,62 +111,82 @@ def without_credentials(path: str) -> str:
 class Original:
     """A request as the app sent it, its credentials apart. Never shown, never saved."""
 
-    scheme: str
+    scheme: bytes
     host: str
     port: int
-    path: str
-    authority: str
+    path: bytes
+    authority: bytes
     fields: tuple[Field, ...]
     secrets: tuple[tuple[int, Field], ...]
     """Credential headers with the places they stood at."""
-    bare_path: str
+    bare_path: bytes
+    content_type: str
+    content_encoding: str
     body: bytes | None = None
     sent_body: bytes | None = None
     """The body that was last put on the flow in its place."""
 
     @classmethod
     def take(cls, request: http.Request) -> Original:
-        fields = tuple(request.headers.fields)
-        return cls(
-            request.scheme,
-            request.host,
-            request.port,
-            request.path,
-            request.authority,
-            tuple(f for f in fields if not bears_credential(f)),
-            # mitmproxy itself answers an Expect and takes it off: it holds no place.
-            tuple((i, f) for i, f in enumerate(f for f in fields if f[0].lower() != b"expect") if bears_credential(f)),
-            without_credentials(request.path),
-        )
+        data = request.data
+        path = data.path
+        original = cls(data.scheme, data.host, data.port, path, data.authority, (), (), path, "", "")
+        if b"?" in path:
+            original.bare_path = _bytes(without_credentials(_text(path)))
+        original._read(data.headers.fields)
+        return original
+
+    def _read(self, fields: tuple[Field, ...]) -> None:
+        kept: list[Field] = []
+        secrets: list[tuple[int, Field]] = []
+        place = 0
+        self.content_type = self.content_encoding = ""
+        for field in fields:
+            kind = _kind_of(field[0])
+            if kind is not _Field.OTHER:
+                if bears_credential(field):
+                    secrets.append((place, field))
+                    place += 1
+                    continue
+                if kind is _Field.EXPECT:
+                    place -= 1  # mitmproxy itself answers it and takes it off: it holds no place
+                elif kind is _Field.CONTENT_TYPE:
+                    self.content_type = field[1].decode("latin-1")
+                elif kind is _Field.CONTENT_ENCODING:
+                    self.content_encoding = field[1].decode("latin-1").strip().lower()
+            kept.append(field)
+            place += 1
+        self.fields, self.secrets = tuple(kept), tuple(secrets)
 
     def refresh(self, request: http.Request) -> None:
         """Take over what other addons changed between the headers and the whole request."""
-        fields = tuple(request.headers.fields)
-        self.fields = tuple(f for f in fields if not bears_credential(f))
-        set_since = tuple((i, f) for i, f in enumerate(fields) if bears_credential(f))
-        if set_since:
-            names = {f[0].lower() for _, f in set_since}
-            self.secrets = (*(s for s in self.secrets if s[1][0].lower() not in names), *set_since)
-            request.headers = http.Headers(self.fields)
-        self.body = request.raw_content
+        self.body = request.data.content
+        fields = request.data.headers.fields
+        if fields is self.fields:
+            return
+        before = self.secrets
+        self._read(fields)
+        if self.secrets:
+            names = {f[0].lower() for _, f in self.secrets}
+            self.secrets = (*(s for s in before if s[1][0].lower() not in names), *self.secrets)
+            request.data.headers.fields = self.fields
+        else:
+            self.secrets = before
 
     def strip(self, request: http.Request) -> None:
         """Take the app's credentials off the flow; `outgoing` puts them back on what is sent."""
-        if self.secrets:
-            request.headers = http.Headers(self.fields)
-        if self.bare_path != self.path:
-            request.path = self.bare_path
+        request.data.headers.fields = self.fields
+        request.data.path = self.bare_path
 
     def restore(self, request: http.Request, *, credentials: bool) -> None:
         """Make the flow what the app sent, with or without its credentials."""
-        request.data.scheme = self.scheme.encode("ascii")
-        request.data.host = self.host
-        request.data.port = self.port
-        request.data.authority = self.authority.encode("utf-8", "surrogateescape")
-        request.path = self.path if credentials else self.bare_path
-        request.headers = http.Headers(self.whole() if credentials else self.fields)
+        data = request.data
+        data.scheme, data.host, data.port = self.scheme, self.host, self.port
+        data.authority = self.authority
+        data.path = self.path if credentials else self.bare_path
+        data.headers.fields = self.whole() if credentials else self.fields
         if self.body is not None:
-            request.data.content = self.body
+            data.content = self.body
 
     def whole(self) -> tuple[Field, ...]:
         """All header fields in their order."""
@@ -142,6 +199,14 @@ class Original:
         return tuple(v for v in found if len(v) >= SECRET_LENGTH)
 
 
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def _bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
 def with_secrets(fields: tuple[Field, ...], secrets: tuple[tuple[int, Field], ...]) -> tuple[Field, ...]:
     """Header fields with the credentials put back at the places they stood at."""
     whole = list(fields)
@@ -150,13 +215,12 @@ def with_secrets(fields: tuple[Field, ...], secrets: tuple[tuple[int, Field], ..
     return tuple(whole)
 
 
-def readable_body(request: http.Request) -> bytes:
+def readable_body(original: Original) -> bytes:
     """The body as the dialect reads it, decoded where it is compressed; empty if it cannot be read."""
-    body = request.raw_content or b""
-    encoding = request.headers.get("content-encoding", "").strip().lower()
-    if encoding in IDENTITY:
+    body = original.body or b""
+    if original.content_encoding in IDENTITY:
         return body
-    decode = decoder(encoding)
+    decode = decoder(original.content_encoding)
     if decode is None:
         return b""
     try:
@@ -168,88 +232,110 @@ def readable_body(request: http.Request) -> bytes:
 def point_at(request: http.Request, original: Original, match: Match, call: Call, candidate: Candidate) -> None:
     """Make the flow's request the one that this candidate gets, without any credential."""
     original.restore(request, credentials=False)
-    provider = candidate.provider
+    provider, data = candidate.provider, request.data
+    base = provider.base_url
     if candidate.own and (provider.api_key is not None or provider.headers):
         # The route was found by the Host header: a key of ours goes to the provider's own address, whatever
         # address the app connected to.
-        base = provider.base_url
-        request.data.scheme, request.data.host, request.data.port = base.scheme.encode(), base.host, base.port
+        data.scheme, data.host, data.port = base.scheme.encode("ascii"), base.host, base.port
     model = candidate.model if candidate.model != call.model else None
     if candidate.own and model is None and not provider.drop_fields:
         return
-    _rewrite_body(request, match, call, model, provider)
+    _rewrite_body(request, original, match, call, model, provider)
     if candidate.own:
         return
-    headers = request.headers
-    secrets = original.values
-    if secrets and any(s in value for _, value in headers.fields for s in secrets):
-        # The app repeated its key in a header of another name.
-        headers.fields = tuple(f for f in headers.fields if not any(s in f[1] for s in secrets))
-    base = provider.base_url
-    request.data.scheme = base.scheme.encode("ascii")
-    request.data.port = base.port
-    request.host = base.host
-    if call.stream:
-        headers["accept-encoding"] = "identity"
+    data.scheme, data.host, data.port = base.scheme.encode("ascii"), base.host, base.port
+    authority = base.authority.encode("ascii" if base.authority.isascii() else "idna")
+    if data.authority:
+        data.authority = authority
+    _readdress(data.headers, authority, original.values, uncompressed=call.stream)
 
 
-def _rewrite_body(request: http.Request, match: Match, call: Call, model: str | None, provider: Provider) -> None:
-    query = request.path.partition("?")[1] + request.path.partition("?")[2]
+def _readdress(headers: http.Headers, authority: bytes, secrets: tuple[bytes, ...], *, uncompressed: bool) -> None:
+    """Header fields for another host. `secrets`: copies of these go to nobody. `uncompressed`: ask for an answer
+    that is not."""
+    given = headers.fields
+    if secrets:
+        # The app may have repeated its key in a header of another name.
+        everything = b"\n".join([value for _, value in given])
+        if any(s in everything for s in secrets):
+            given = tuple(f for f in given if not any(s in f[1] for s in secrets))
+    fields: list[Field] = []
+    for field in given:
+        size = len(field[0])
+        if size == 4 and field[0].lower() == b"host":
+            field = (field[0], authority)
+        elif uncompressed and size == 15 and field[0].lower() == b"accept-encoding":
+            field, uncompressed = (field[0], b"identity"), False
+        fields.append(field)
+    if uncompressed:
+        fields.append((b"accept-encoding", b"identity"))
+    headers.fields = tuple(fields)
+
+
+def _rewrite_body(
+    request: http.Request, original: Original, match: Match, call: Call, model: str | None, provider: Provider
+) -> None:
+    path = _text(request.data.path)
+    query = path.partition("?")[1] + path.partition("?")[2]
     tail = match.tail
-    body = request.raw_content or b""
-    compressed = request.headers.get("content-encoding", "").strip().lower() not in IDENTITY
     if model is not None or provider.drop_fields:
-        readable = readable_body(request)
-        content_type = request.headers.get("content-type", "")
-        tail, rewritten = match.dialect.rewrite(call, tail, content_type, readable, model, provider.drop_fields)
-        if rewritten != readable:
-            body = rewritten
-            if compressed:
+        readable = readable_body(original)
+        tail, body = match.dialect.rewrite(call, tail, original.content_type, readable, model, provider.drop_fields)
+        if body != readable:
+            if original.content_encoding not in IDENTITY:
                 del request.headers["content-encoding"]
-    if body != (request.raw_content or b""):
-        request.data.content = body
-        if "content-length" in request.headers:
-            request.headers["content-length"] = str(len(body))
-    request.path = provider.base_url.join(tail) + query
+            request.data.content = body
+            if "content-length" in request.headers:
+                request.headers["content-length"] = str(len(body))
+    request.data.path = _bytes(provider.base_url.join(tail) + query)
 
 
 def outgoing(request: http.Request, original: Original, candidate: Candidate, *, to_http1: bool) -> http.Request:
     """A copy of the request's head as it is sent, with the credential; the flow never bears it."""
-    provider = candidate.provider
-    fields = tuple(request.headers.fields)
-    path = request.data.path
-    if candidate.own_credential:
-        fields = with_secrets(fields, original.secrets)
-        if request.path == original.bare_path:
-            path = original.path.encode("utf-8", "surrogateescape")
-    added = credential_fields(provider)
-    if added:
-        names = {name for name, _ in added}
-        fields = tuple(f for f in fields if f[0].lower() not in names) + added
-    headers = http.Headers()
-    headers.fields = fields
-    if to_http1 and "content-length" not in headers and "transfer-encoding" not in headers and request.raw_content:
-        headers["content-length"] = str(len(request.raw_content))
+    fields = request.data.headers.fields
     # Not `request.copy()`: it goes over every field by way of the saved form, body included.
     sent = http.Request.__new__(http.Request)
-    sent.data = copy(request.data)
-    sent.data.path = path
-    sent.data.headers = headers
+    sent.data = http.RequestData.__new__(http.RequestData)
+    sent.data.__dict__.update(request.data.__dict__)
+    if candidate.own_credential:
+        fields = with_secrets(fields, original.secrets)
+        if sent.data.path == original.bare_path:
+            sent.data.path = original.path
+    added = credential_fields(candidate.provider)
+    if added:
+        names = [name for name, _ in added]
+        fields = (*[f for f in fields if f[0].lower() not in names], *added)
+    content = request.data.content
+    if to_http1 and content and _LENGTHS.isdisjoint([f[0].lower() for f in fields]):
+        fields = (*fields, (b"content-length", b"%d" % len(content)))
+    sent.data.headers = http.Headers.__new__(http.Headers)
+    sent.data.headers.fields = fields
     sent.data.content = None
     sent.data.trailers = None
     return sent
 
 
+_LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
+
+
 def credential_fields(provider: Provider) -> tuple[Field, ...]:
     """The header fields that a provider's configuration adds: its credential and its own headers."""
-    fields: list[Field] = [(n.lower().encode("latin-1"), v.reveal().encode("latin-1")) for n, v in provider.headers]
-    if provider.api_key is not None and provider.auth != "none":
-        key = provider.api_key.reveal()
-        if provider.auth == "bearer":
-            fields.append((b"authorization", b"Bearer " + key.encode("latin-1")))
-        else:
-            fields.append((provider.auth.lower().encode("latin-1"), key.encode("latin-1")))
+    key = provider.api_key
+    if not provider.headers:  # the usual case, without a list
+        if key is None or provider.auth == "none":
+            return ()
+        return (_credential(provider.auth, key.reveal()),)
+    fields = [(n.lower().encode("latin-1"), v.reveal().encode("latin-1")) for n, v in provider.headers]
+    if key is not None and provider.auth != "none":
+        fields.append(_credential(provider.auth, key.reveal()))
     return tuple(fields)
+
+
+def _credential(auth: str, key: str) -> Field:
+    if auth == "bearer":
+        return b"authorization", b"Bearer " + key.encode("latin-1")
+    return auth.lower().encode("latin-1"), key.encode("latin-1")
 
 
 def secrets_of(providers: Iterable[Provider]) -> tuple[bytes, ...]:

@@ -14,6 +14,7 @@ import asyncio
 import enum
 import itertools
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from mitmproxy.proxy.layers.http import (
     RegisterHttpConnection,
     SendHttp,
 )
-from mitmproxy.proxy.layers.http._base import HttpEvent
+from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestData,
@@ -46,7 +47,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
-from mitmproxy.proxy.layers.http._http1 import Http1Client
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 
 from sidestep import judging
 from sidestep.config import Provider
@@ -130,8 +131,9 @@ class Held:
 
 class FailoverStream(HttpStream):
     """One client request. State: the session, the phase, the upstream id, the held answer, the best failed
-    answer so far, the deadline of the phase, when to send the next sign of life (monotonic seconds), and
-    whether the app has been sent headers made up by us: from then on everything must end in band."""
+    answer so far, the deadline of the phase, when to send the next sign of life (monotonic seconds),
+    whether the app has been sent headers made up by us: from then on everything must end in band; and whether
+    the pieces of a flowing stream may take the short way."""
 
     session: Session | None = None
     phase: Phase = Phase.IDLE
@@ -144,11 +146,16 @@ class FailoverStream(HttpStream):
     made_up: bool = False
     dropped: bool = False
     asked_session: bool = False
+    skims: bool = False
     parent: FailoverLayer
 
     # --- the way in and out: ids, credentials, and the guard
 
     def handle_event(self, event: events.Event) -> Commands:
+        if self.skims and type(event) is ResponseData and event.stream_id == self.up_id and self._skim(event):
+            event.stream_id = self.stream_id
+            yield SendHttp(event, self.context.client)
+            return
         try:
             for command in super().handle_event(event):
                 if isinstance(command, SendHttp):
@@ -584,11 +591,39 @@ class FailoverStream(HttpStream):
             session.note(f"{piece.dropped} event(s) that were no valid JSON dropped")
         return piece
 
+    def _skim(self, event: ResponseData) -> bool:
+        """Whether a piece of a flowing stream can go on as it is, with nothing to be done about it: the short way
+        of nearly all that ever comes."""
+        session = self.session
+        if session is None or self._paused or self.phase is not Phase.FLOW:
+            return False
+        watch = session.watch
+        try:
+            if watch is None or not watch.skim(event.data):
+                return False
+        except Exception as e:
+            logger.debug(f"sidestep: {type(e).__name__} while skimming a stream")
+            return False  # the long way meets it again, and is guarded
+        if self.deadline is not None:
+            self.deadline = session.clock() + session.timeouts.idle
+        return True
+
+    def _may_skim(self, watch: Watch) -> bool:
+        """Whether nobody else wants to see the pieces of this stream."""
+        response = self.flow.response
+        return (
+            watch.skimmable
+            and response is not None
+            and response.stream is True
+            and not self.context.options.store_streamed_bodies
+        )
+
     def _on_flowing(self, event: ResponseData) -> Commands:
         session = self.session
         assert session is not None
         watch = session.watch
         assert watch is not None
+        self.skims = self.skims or self._may_skim(watch)
         if self.deadline is not None:
             self.deadline = session.clock() + session.timeouts.idle
         if watch.shape is not Shape.STREAM:
@@ -741,7 +776,8 @@ class FailoverStream(HttpStream):
         if self.phase is not Phase.FLOW:
             at = min(at, session.exchange.deadline)
         self.deadline = at
-        yield from self.parent.arm(at)
+        if at + TIMER_SLACK_SECONDS < self.parent.next_timer:
+            yield from self.parent.arm(at)
 
     def _on_expired(self) -> Commands:
         session = self.session
@@ -783,7 +819,8 @@ class FailoverStream(HttpStream):
 
 
 class PatientHttp1Client(Http1Client):
-    """mitmproxy's HTTP/1 client takes a 103 for the answer itself; this one passes over all 1xx but 101."""
+    """mitmproxy's HTTP/1 client takes a 103 for the answer itself; this one passes over all 1xx but 101. What has
+    come of a body in one read it gives on in one piece, whatever the chunks it came in."""
 
     @classmethod
     def adopt(cls, client: layer.Layer) -> None:
@@ -798,6 +835,45 @@ class PatientHttp1Client(Http1Client):
                 break
         yield from super().read_headers(event)
 
+    def read_body(self, event: events.Event) -> Commands:
+        pieces: list[bytes] = []
+        for command in super().read_body(event):
+            if type(command) is ReceiveHttp and type(command.event) is ResponseData:
+                pieces.append(command.event.data)
+                continue
+            if pieces:
+                yield self._received(pieces)
+            yield command
+        if pieces:
+            yield self._received(pieces)
+
+    def _received(self, pieces: list[bytes]) -> ReceiveHttp:
+        assert self.stream_id is not None
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return ReceiveHttp(ResponseData(self.stream_id, data))
+
+
+class QuickHttp1Server(Http1Server):
+    """mitmproxy's HTTP/1 server looks through the response's headers for each piece of a body; this one once.
+
+    State beside the base's: the response looked at last, whether it is sent in chunks.
+    """
+
+    looked_at: http.Response | None = None
+    chunked: bool = False
+
+    def send(self, event: HttpEvent) -> Commands:
+        if type(event) is not ResponseData or self.response is None:
+            yield from super().send(event)
+            return
+        if self.looked_at is not self.response:
+            self.looked_at = self.response
+            self.chunked = "chunked" in self.response.headers.get("transfer-encoding", "").lower()
+        data = event.data
+        if data:  # an empty chunk would end the body
+            yield commands.SendData(self.conn, b"%x\r\n%s\r\n" % (len(data), data) if self.chunked else data)
+
 
 class FailoverLayer(HttpLayer):
     """mitmproxy's HTTP layer with failover streams, connect timeouts, and one timer for all deadlines.
@@ -809,6 +885,7 @@ class FailoverLayer(HttpLayer):
     clock: Callable[[], float]
     connecting: dict[Connection, tuple[float, float]]
     timers: dict[commands.Command, float]
+    next_timer: float
     given_up: set[Connection]
 
     @classmethod
@@ -820,6 +897,7 @@ class FailoverLayer(HttpLayer):
         layer.clock = clock
         layer.connecting = {}
         layer.timers = {}
+        layer.next_timer = math.inf
         layer.given_up = set()
 
     def make_stream(self, stream_id: int) -> Commands:
@@ -833,17 +911,21 @@ class FailoverLayer(HttpLayer):
             return
         if isinstance(event, events.ConnectionEvent) and self._is_forgotten(event.connection):
             return
-        yield from super()._handle_event(event)
+        yield from _joined(super()._handle_event(event))
         if isinstance(event, events.ConnectionClosed) and isinstance(event.connection, Server):
             self._forget(event.connection)
+        elif isinstance(event, events.Start):
+            server = self.connections[self.context.client]
+            if type(server) is Http1Server:
+                server.__class__ = QuickHttp1Server
 
     # --- connections
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> Commands:
         stream = self.command_sources.get(event)
-        known = set(self.waiting_for_establishment)
+        known = tuple(self.waiting_for_establishment)
         yield from super().get_connection(event, reuse=reuse)
-        if isinstance(stream, FailoverStream) and stream.session is not None:
+        if self.waiting_for_establishment and isinstance(stream, FailoverStream) and stream.session is not None:
             for connection in self.waiting_for_establishment:
                 if connection not in known:
                     seconds = stream.session.timeouts.connect
@@ -894,16 +976,17 @@ class FailoverLayer(HttpLayer):
 
     def arm(self, at: float) -> Commands:
         """See to it that a timer fires at this time (monotonic seconds) or before."""
-        if self.timers and min(self.timers.values()) <= at + TIMER_SLACK_SECONDS:
+        if self.next_timer <= at + TIMER_SLACK_SECONDS:
             return
         command = commands.RequestWakeup(max(0.0, at - self.clock()))
-        self.timers[command] = at
+        self.timers[command] = self.next_timer = at
         yield command
         # `command_sources` would pin the stream that asked; the answer is caught before it is looked up.
         self.command_sources.pop(command, None)
 
     def _on_timer(self, event: events.Wakeup) -> Commands:
         self.timers.pop(event.command, None)
+        self.next_timer = min(self.timers.values(), default=math.inf)
         self.command_sources.pop(event.command, None)
         now = self.clock() + TIMER_SLACK_SECONDS
         for connection, (at, seconds) in tuple(self.connecting.items()):
@@ -946,6 +1029,35 @@ class FailoverLayer(HttpLayer):
         for stream_id, stream in self.streams.items():
             if stream_id == stream.stream_id and isinstance(stream, FailoverStream):
                 yield stream
+
+
+def _joined(given: Commands) -> Commands:
+    """The same commands, with what goes to one connection in a row sent as one: mitmproxy writes a head, its body
+    and each piece of a stream by itself, at a system call each."""
+    waiting: commands.SendData | None = None
+    more: list[bytes] = []
+    for command in given:
+        if type(command) is commands.SendData:
+            if waiting is None:
+                waiting = command
+                continue
+            if waiting.connection is command.connection:
+                more.append(command.data)
+                continue
+        if waiting is not None:
+            if more:
+                waiting.data = b"".join((waiting.data, *more))
+                more.clear()
+            yield waiting
+            waiting = None
+        if type(command) is commands.SendData:
+            waiting = command
+        else:
+            yield command
+    if waiting is not None:
+        if more:
+            waiting.data = b"".join((waiting.data, *more))
+        yield waiting
 
 
 def _handler_of(client: Connection) -> Any:

@@ -14,6 +14,9 @@ from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call, Dialect, PinKind
 from sidestep.urls import BaseURL
 
+KEPT_CANDIDATES = 1_000
+"""An app may make up models without end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -57,9 +60,10 @@ class Plan:
 class RouteTable:
     """Routes by the origin of their intercepts; a longer base path wins over a shorter one."""
 
-    __slots__ = ("_by_port",)
+    __slots__ = ("_by_port", "_candidates")
 
     def __init__(self, routes: Iterable[Route]) -> None:
+        self._candidates: dict[tuple[str, BaseURL, str | None, bool], tuple[Candidate, ...]] = {}
         self._by_port: dict[tuple[str, int], list[tuple[BaseURL, Route]]] = {}
         for route in routes:
             for base in route.intercepts:
@@ -70,6 +74,23 @@ class RouteTable:
     def lies_under(self, host: str, port: int) -> bool:
         """Whether any intercept has this host and port (what must not be tunnelled unopened)."""
         return (host.lower(), port) in self._by_port
+
+    def candidates(self, match: Match, model: str | None, *, trusted_client: bool) -> tuple[Candidate, ...]:
+        """Who may be asked for a model, in the route's order. Kept, for apps ask for the same few models."""
+        key = (match.route.name, match.intercept, model, trusted_client)
+        found = self._candidates.get(key)
+        if found is None:
+            found = tuple(
+                Candidate(provider, None if model is None else provider.target_model(model), own)
+                for provider in match.route.providers
+                if provider.serves(model)
+                for own in (provider.base_url == match.intercept,)
+                if trusted_client or provider.api_key is None
+            )
+            if len(self._candidates) >= KEPT_CANDIDATES:
+                self._candidates.clear()
+            self._candidates[key] = found
+        return found
 
     def match(self, method: str, scheme: str, host: str, port: int, path: str) -> Match | None:
         """The route of a request, None if it is not a routed call. `path` may carry a query."""
@@ -88,30 +109,23 @@ class RouteTable:
 
 
 def plan(
-    match: Match,
+    candidates: tuple[Candidate, ...],
     call: Call,
     *,
-    trusted_client: bool,
     issuer_of: Callable[[str], str | None],
-    knows_model: Callable[[Provider, str], bool],
+    knows_model: Callable[[Provider, str], bool] | None,
 ) -> Plan:
-    """Who may answer this call, in the route's order.
+    """Which of a route's candidates may answer this call, in the route's order.
 
-    `trusted_client`: provider keys may be used for it. `issuer_of`: the name of the provider seen to have
-    issued an identifier. `knows_model`: False while a provider is known not to have a model.
+    `issuer_of`: the name of the provider seen to have issued an identifier. `knows_model`: False while a provider is
+    known not to have a model; None: nobody is known to lack any.
     """
-    candidates = tuple(
-        Candidate(provider, None if call.model is None else provider.target_model(call.model), own)
-        for provider in match.route.providers
-        if provider.serves(call.model)
-        for own in (provider.base_url == match.intercept,)
-        if trusted_client or provider.api_key is None
-    )
     if call.pin is not None:
         return _pinned(candidates, call, issuer_of)
-    known = tuple(c for c in candidates if c.model is None or knows_model(c.provider, c.model))
-    # A provider said to lack the model is passed over only while somebody else may have it.
-    candidates = known or candidates
+    if knows_model is not None:
+        known = tuple(c for c in candidates if c.model is None or knows_model(c.provider, c.model))
+        # A provider said to lack the model is passed over only while somebody else may have it.
+        candidates = known or candidates
     return Plan(candidates, passthrough=not candidates)
 
 

@@ -70,7 +70,7 @@ class Session:
         self.attempt = attempt
         self.watch = None
         flows.point_at(self.flow.request, self.original, self.match, self.call, attempt.candidate)
-        self.original.sent_body = self.flow.request.raw_content
+        self.original.sent_body = self.flow.request.data.content
 
     def outgoing(self, *, to_http1: bool) -> http.Request:
         """The request's head as it is sent, with the credential."""
@@ -95,9 +95,7 @@ class Session:
             own_provider=self.attempt.candidate.own,
             own_credential=self.attempt.candidate.own_credential,
             status=response.status_code,
-            headers={
-                k.decode("latin-1").lower(): v.decode("utf-8", "surrogateescape") for k, v in response.headers.fields
-            },
+            fields=response.data.headers.fields,
             wall_now=time.time(),
             unwrap=self.acting and self.complete,
         )
@@ -125,7 +123,7 @@ class Session:
     def keep_alive(self) -> bytes:
         """What keeps the app waiting, empty if nothing does."""
         assert self.call is not None
-        if self.call.dialect == "gemini" and "alt=sse" not in self.original.path:
+        if self.call.dialect == "gemini" and b"alt=sse" not in self.original.path:
             return b""  # a JSON array has no place for it
         return self.match.dialect.keep_alive(self.call)
 

@@ -56,6 +56,11 @@ class EventScanner:
         """Bytes of an event that is not complete."""
         return len(self._buffer)
 
+    @property
+    def at_rest(self) -> bool:
+        """Between two events: the next byte begins one."""
+        return self._begun and not self._buffer and not self._after_cr
+
     def feed(self, data: bytes) -> list[Scanned]:
         """The events that these bytes complete."""
         if not data:
@@ -161,6 +166,9 @@ class ArrayScanner:
     def pending(self) -> int:
         """Bytes of an element that is not complete."""
         return len(self._buffer)
+
+    at_rest = False
+    """Elements are not read in passing."""
 
     @property
     def alone(self) -> bool:

@@ -17,16 +17,16 @@ REROUTED = ":twisted_rightwards_arrows:"
 FAILED = ":red_circle:"
 
 
-def headers(session: Session) -> dict[str, str]:
-    """The `x-sidestep-*` headers of the answer."""
+def headers(session: Session) -> tuple[tuple[bytes, bytes], ...]:
+    """The `x-sidestep-*` header fields of the answer."""
     exchange = session.exchange
     if exchange is None:
-        return {}
-    found = {"x-sidestep-request-id": exchange.id}
-    if session.answered_by is not None:
-        found["x-sidestep-provider"] = session.answered_by.name
-    found["x-sidestep-attempts"] = trail(exchange.attempts, session.flow.response)
-    return found
+        return ()
+    told = (b"x-sidestep-attempts", trail(exchange.attempts, session.flow.response).encode())
+    identity = (b"x-sidestep-request-id", exchange.id.encode())
+    if session.answered_by is None:
+        return identity, told
+    return identity, (b"x-sidestep-provider", session.answered_by.name.encode()), told
 
 
 def trail(attempts: list[Attempt], response: http.Response | None) -> str:

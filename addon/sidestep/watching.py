@@ -63,16 +63,16 @@ class Watch:
         own_provider: bool,
         own_credential: bool,
         status: int,
-        headers: Mapping[str, str],
+        fields: tuple[tuple[bytes, bytes], ...],
         wall_now: float,
         unwrap: bool = False,
     ) -> None:
-        """`unwrap`: a compressed stream is passed on decoded. `headers` by lower-case name.
+        """`unwrap`: a compressed stream is passed on decoded. `fields`: the answer's header fields.
         `wall_now`: Unix time, against which dates in headers are read."""
         self.dialect = dialect
         self.call = call
         self.status = status
-        self.headers = headers
+        self._fields = fields
         self.usage: Usage | None = None
         self.model: str | None = None
         self.ids: tuple[str, ...] = ()
@@ -82,14 +82,23 @@ class Watch:
         self._unwrap = False
         self._body = bytearray()
         self._content = False
-        self._content_type = headers.get("content-type", "")
-        self._encoding = headers.get("content-encoding", "").strip().lower()
+        self._content_type = self._encoding = ""
+        for name, value in fields:
+            if len(name) == 12 and name.lower() == b"content-type":
+                self._content_type = value.decode("latin-1")
+            elif len(name) == 16 and name.lower() == b"content-encoding":
+                self._encoding = value.decode("latin-1").strip().lower()
         self._decode = decoder(self._encoding)
         self._reader: StreamReader | None = None
         self.shape = self._shape()
         if self.shape is Shape.STREAM:
             self._unwrap = unwrap
             self._reader = dialect.reader(call, self._content_type)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The answer's header fields by lower-case name."""
+        return {k.decode("latin-1").lower(): v.decode("utf-8", "surrogateescape") for k, v in self._fields}
 
     def _shape(self) -> Shape:
         if self.status >= 400:
@@ -138,6 +147,17 @@ class Watch:
             case _:
                 self._body += data
                 return Piece(data)
+
+    @property
+    def skimmable(self) -> bool:
+        """Whether `skim` may be asked: a stream as it is, whose content has begun."""
+        return self._content and self._reader is not None and self._encoding in IDENTITY
+
+    def skim(self, data: bytes) -> bool:
+        """`feed`, for bytes that turn out to be whole events with nothing to be done about: they are to be passed
+        on. False: nothing was taken in, and `feed` must have them."""
+        assert self._reader is not None
+        return self._reader.skim(data)
 
     def _feed_stream(self, data: bytes) -> Piece:
         reader = self._reader
@@ -226,9 +246,9 @@ class Watch:
             return b""
 
     def _judge_error(self) -> Outcome:
-        body = self.decoded()
-        error = self.dialect.read_error(self.status, self.headers, body)
-        seconds = retry_after(self.headers, self._wall_now)
+        headers, body = self.headers, self.decoded()
+        error = self.dialect.read_error(self.status, headers, body)
+        seconds = retry_after(headers, self._wall_now)
         if seconds is None and self.status == 429:
             seconds = retry_delay_in_body(body)
         return judging.judge_status(

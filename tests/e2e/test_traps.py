@@ -97,7 +97,8 @@ def test_a_bug_of_ours_ends_one_call_and_no_other(provider: Make, proxy: Start, 
         "def bad_feed(self, data):\n"
         "    if b'w3' in data and b'delta' in data: raise RuntimeError('SECRET TEXT')\n"
         "    return feed(self, data)\n"
-        "Sidestep._plan, Watch.feed = bad_plan, bad_feed\n"
+        "def bad_skim(self, data): raise RuntimeError('SECRET TEXT')\n"
+        "Sidestep._plan, Watch.feed, Watch.skim = bad_plan, bad_feed, bad_skim\n"
     )
     m = proxy(config("chat", b, a, own=a), "-s", str(script))
     m.may_complain = True

@@ -79,6 +79,7 @@ class Anthropic:
         return OPERATIONS.get(tail) if method == "POST" else None
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
+        body = common.pruned(body)
         fields = fields_of(body)
         if fields is None:
             return Call(self.name, operation, None, stream=False)

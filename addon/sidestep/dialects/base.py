@@ -106,6 +106,11 @@ class StreamReader(Protocol):
         """The events that `data` completes."""
         ...
 
+    def skim(self, data: bytes) -> bool:
+        """`feed` in short: True if `data` is nothing but whole events, none of them MALFORMED or an ERROR. False:
+        `feed` must have it; what was read of it is read again, to the same end."""
+        ...
+
     def close(self) -> list[Event]:
         """What is left at the end: a last event, if it is a whole one that lacks its blank line."""
         ...

@@ -84,6 +84,7 @@ class Gemini:
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
         found = _TAIL.fullmatch(tail)
+        body = common.pruned(body)
         fields = fields_of(body) or {}
         config = value_of(fields.get("generationConfig"))
         limit = int_of(config.get("maxOutputTokens")) if isinstance(config, dict) else 0

@@ -49,6 +49,7 @@ OPERATIONS = frozenset(
     }
 )
 WEBSOCKETS = frozenset({"realtime", "responses"})
+_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _WANTED = {"chat/completions": "choices", "completions": "choices", "responses": "output", "embeddings": "data"}
 """The field without which an answer is none."""
 
@@ -151,13 +152,14 @@ class OpenAI:
             # The models named whisper take the flag and answer in one piece.
             stream = (form.text("stream") or "").lower() in ("true", "1") and "whisper" not in (model or "")
             return Call(self.name, operation, model, stream=stream)
+        body = common.pruned(body)
         fields = fields_of(body)
         if fields is None:
             return Call(self.name, operation, None, stream=False)
         stream = value_of(fields.get("stream")) is True
         if operation == "audio/speech":
             stream = text_of(fields.get("stream_format")) == "sse"
-        limits = [int_of(value_of(fields.get(f"max_{kind}tokens"))) for kind in ("completion_", "output_", "")]
+        limits = [int_of(value_of(fields[name])) for name in _LIMITS if name in fields]
         return Call(
             self.name,
             operation,
@@ -192,6 +194,9 @@ class OpenAI:
         return vague and call.stream and not call.operation.startswith("audio/")
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
+        wanted = _WANTED.get(call.operation)
+        if wanted == "choices" and (answer := _usual_answer(body)) is not None:
+            return answer
         if not body.strip() or common.is_html(content_type, body):
             return Answer(good=False)
         fields = fields_of(body)
@@ -201,7 +206,6 @@ class OpenAI:
         failed = call.operation == "responses" and text_of(fields.get("status")) == "failed"
         if failed or value_of(fields.get("error")) or text_of(fields.get("object")) == "error":
             return common.no_answer(body)
-        wanted = _WANTED.get(call.operation)
         if wanted is not None and wanted not in fields:
             return common.no_answer(body)
         if wanted == "choices" and (failure := _failed_choices(fields["choices"])) is not None:
@@ -239,6 +243,17 @@ def _error(kind: ErrorKind, message: str) -> dict[str, Any]:
         "param": None,
         "code": _CODES.get(kind),
     }
+
+
+def _usual_answer(body: bytes) -> Answer | None:
+    """Choices without an error among them, read in one go; None for all that takes a closer look."""
+    answer = _decoded(_chunk, body)
+    if answer is None or not answer.choices or answer.error or answer.object == "error":
+        return None
+    if any(c.error for c in answer.choices) or b'"audio"' in body:
+        return None
+    model = answer.model if isinstance(answer.model, str) and answer.model else None
+    return Answer(True, None, _usage(answer.usage), model)
 
 
 def _failed_choices(raw: msgspec.Raw) -> Answer | None:
@@ -416,7 +431,7 @@ class _ChatReader(Reader):
                 return error_reading(common.encode({"error": choice.error}) if choice.error else b"")
             delta = choice.delta
             if isinstance(delta, dict):
-                speaks = any(value for key, value in delta.items() if key not in _SILENT)
+                speaks = delta.get("content") or any(value for key, value in delta.items() if key not in _SILENT)
                 if speaks and isinstance(audio := delta.get("audio"), dict):
                     self.note_ids(audio.get("id"))
             else:

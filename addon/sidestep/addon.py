@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -349,8 +349,9 @@ class Sidestep:
         if watch.shape is Shape.OPAQUE:
             session.settle(watch.judge_end())
         elif watch.shape in (Shape.STREAM, Shape.FLOWING):
+            before = response.stream
 
-            def look_on(data: bytes) -> bytes:
+            def look_on(data: bytes) -> bytes | Iterable[bytes]:
                 try:
                     piece = watch.feed(data)
                     if piece.content:
@@ -359,7 +360,7 @@ class Sidestep:
                         session.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
                 except Exception as e:
                     self._log_bug("stream", e)
-                return data
+                return before(data) if callable(before) else data
 
             response.stream = look_on
 
@@ -433,6 +434,11 @@ class Sidestep:
     def unrouted(self, flow: http.HTTPFlow) -> None:
         if (session := self.sessions.pop(flow.id, None)) is not None:
             session.release()
+
+    def broke(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.get(flow.id)
+        if session is not None and session.attempt is not None:
+            session.settle(judging.CONNECT if session.attempt.headers_at is None else judging.TRUNCATED)
 
     def phrase_exhausted(self, session: Session) -> http.Response:
         assert session.exchange is not None

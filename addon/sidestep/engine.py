@@ -79,9 +79,9 @@ class Engine:
         self.live: set[object] = set()
         """Requests under way, whether or not an attempt of theirs is."""
         self.attempts_total: Counter[tuple[str, str, str]] = Counter()
+        """Attempts that are over, by provider, outcome and reason."""
         self.requests_total: Counter[tuple[str, str]] = Counter()
         self.rerouted_total = 0
-        self.failed_total = 0
         self.tokens_total: Counter[tuple[str, str]] = Counter()
         self.cost_total: Counter[str] = Counter()
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)
@@ -202,9 +202,6 @@ class Engine:
                 return
             if (after := circuit.state(now)) is not before:
                 self.journal.append((now, f"{provider.name}: {before} → {after} ({outcome.reason})"))
-        if earlier is not None:
-            self.attempts_total[(provider.name, earlier.kind, earlier.reason)] -= 1
-        self.attempts_total[(provider.name, outcome.kind, outcome.reason)] += 1
         if outcome.kind is Kind.COOLDOWN:
             self.cooldown(provider.name).start(now, outcome.cooldown_seconds, outcome.reason)
             self.journal.append((now, f"{provider.name}: cooldown ({outcome.reason})"))
@@ -225,6 +222,8 @@ class Engine:
         self.in_flight.discard(attempt)
         attempt.ended_at = now
         name = attempt.candidate.provider.name
+        if attempt.outcome is not None:
+            self.attempts_total[(name, attempt.outcome.kind, attempt.outcome.reason)] += 1
         if attempt.usage is not None:
             self.tokens_total[(name, "input")] += attempt.usage.input
             self.tokens_total[(name, "output")] += attempt.usage.output

@@ -27,6 +27,7 @@ from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import (
     DropStream,
     GetHttpConnection,
+    GetHttpConnectionCompleted,
     HttpLayer,
     HttpStream,
     RegisterHttpConnection,
@@ -71,6 +72,8 @@ KEEP_ALIVE_SECONDS = 5.0
 TIMER_SLACK_SECONDS = 0.05
 """A deadline this much earlier than the armed timer is worth a timer of its own."""
 
+QUEUED = "no connection was free in time"
+
 INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
 
 _upstream_ids = itertools.count(1 << 40)
@@ -85,6 +88,10 @@ class Conductor(Protocol):
 
     def unrouted(self, flow: http.HTTPFlow) -> None:
         """The flow has become too large to be moved: it goes where the app sent it."""
+        ...
+
+    def broke(self, flow: http.HTTPFlow) -> None:
+        """The provider's connection could not be made, or broke, under a flow that is only looked on."""
         ...
 
     def phrase_exhausted(self, session: Session) -> http.Response:
@@ -332,6 +339,7 @@ class FailoverStream(HttpStream):
             self.server_state = self.state_wait_for_response_headers
             self.held = None
             request = self.flow.request
+            yield from self._arm(math.inf)
             connection, error = yield GetHttpConnection(
                 (request.host, request.port),
                 request.scheme == "https",
@@ -343,7 +351,7 @@ class FailoverStream(HttpStream):
             if (yield from self.check_killed(True)):
                 return
             if error is not None:
-                if (yield from self._move_on(judging.CONNECT)):
+                if (yield from self._move_on(judging.QUEUED if error == QUEUED else judging.CONNECT)):
                     continue
                 return
             self.context.server = self.flow.server_conn = connection
@@ -707,6 +715,8 @@ class FailoverStream(HttpStream):
         if session is None or self.phase is Phase.IDLE:
             if session is not None:
                 session.drop(judging.CLIENT_GONE)
+            elif isinstance(event, ResponseProtocolError):
+                self.parent.conductor.broke(self.flow)
             yield from super().handle_protocol_error(event)
         elif isinstance(event, RequestProtocolError):
             self.deadline = None
@@ -940,6 +950,9 @@ class FailoverLayer(HttpLayer):
             return  # who waited was told before
         # A kept error would be given at once to every later request of this client: a probe could never pass.
         connection.error = None
+        if not command.err and not self.waiting_for_establishment[connection]:
+            # Nobody wants it any more, and it holds one of the five places that there are for its address.
+            yield commands.CloseConnection(self._outermost(connection))
         if not command.err:
             PatientHttp1Client.adopt(self.connections[connection].context.layers[-1])
         yield from super().register_connection(command)
@@ -997,7 +1010,15 @@ class FailoverLayer(HttpLayer):
             if stream.keep_alive_at is not None and stream.keep_alive_at <= now:
                 for sign in stream.signs_of_life():
                     yield from self.event_to_child(self.connections[self.context.client], sign)
-            if stream.deadline is not None and stream.deadline <= now:
+            if stream.deadline is None or stream.deadline > now:
+                continue
+            if stream.phase is Phase.CONNECT:
+                stream.deadline = None
+                yield from self._queued_too_long(stream)
+            elif stream._paused:
+                # It waits for a hook, or somebody looks at it: nobody's silence. What came meanwhile comes first.
+                stream.deadline = self.clock() + GRACE_SECONDS
+            else:
                 stream.deadline = min(stream.deadline, self.clock())
                 yield from self.event_to_child(stream, Expired(stream.stream_id))
         pending = [at for at, _ in self.connecting.values()]
@@ -1005,6 +1026,16 @@ class FailoverLayer(HttpLayer):
             pending += [at for at in (stream.deadline, stream.keep_alive_at) if at is not None]
         if pending:
             yield from self.arm(max(min(pending), self.clock() + TIMER_SLACK_SECONDS))
+
+    def _queued_too_long(self, stream: FailoverStream) -> Commands:
+        """The request's time ran out while it waited for a connection: it waits no longer."""
+        for waiting in self.waiting_for_establishment.values():
+            for command in waiting:
+                if self.command_sources.get(command) is stream:
+                    waiting.remove(command)
+                    del self.command_sources[command]
+                    yield from self.event_to_child(stream, GetHttpConnectionCompleted(command, (None, QUEUED)))
+                    return
 
     def _connect_expired(self, connection: Connection, seconds: float) -> Commands:
         set_up = connection.timestamp_tcp_setup if isinstance(connection, Server) else None

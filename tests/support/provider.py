@@ -288,6 +288,8 @@ class Provider:
     @staticmethod
     def _rst(writer: asyncio.StreamWriter) -> None:
         sock = writer.get_extra_info("socket")
+        if writer.transport.is_closing():
+            return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 

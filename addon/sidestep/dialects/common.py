@@ -185,7 +185,7 @@ def decode_event[T](decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
     except UNREADABLE:  # a ValidationError too: it says nothing of what follows
         pass
     try:
-        return msgspec.convert(json.loads(data), decoder.type)
+        return decoder.decode(json.dumps(json.loads(data), ensure_ascii=False).encode("utf-8", "replace"))
     except msgspec.ValidationError:
         return None
     except (ValueError, RecursionError):

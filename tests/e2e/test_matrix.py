@@ -77,33 +77,37 @@ ROWS = [
 CASES = [(row, stream) for row in ROWS for stream in (False, True) if row.only is None or row.only is stream]
 
 
+@pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 @pytest.mark.parametrize("api", APIS)
 def test_a_failure_that_another_provider_can_answer_reaches_no_app(
-    api: str, proxy: Start, subtests: pytest.Subtests
+    api: str, http2: bool, proxy: Start, subtests: pytest.Subtests
 ) -> None:
     """With a healthy second provider the app sees one good answer, whatever the first one does before content."""
     dialect = DIALECT[api]
+    scheme = "https" if http2 else "http"
     path = "/v1" if dialect == "openai" else ""
     with Provider("a") as a, Provider("b") as b:
-        hosts = [f"http://row{i}.test{path}" for i in range(len(CASES))]
+        hosts = [f"{scheme}://row{i}.test{path}" for i in range(len(CASES))]
         tables = [table("circuit", {"failure_threshold": 100}), *(table(k, v) for k, v in FAST.items())]
         routes = [route(api, a, b, intercept=host, suffix=str(i)) for i, host in enumerate(hosts)]
         m = proxy("\n".join(tables + routes))
         for i, (row, stream) in enumerate(CASES):
-            with subtests.test(row=row.name, stream=stream), Client(m, {dialect: hosts[i]}) as app:
+            with subtests.test(row=row.name, stream=stream), Client(m, {dialect: hosts[i]}, http2=http2) as app:
                 a.requests.clear()
                 b.requests.clear()
                 a.default = row.behaviour
                 result = app.call(api, stream=stream)
                 assert result.error is None
                 assert result.text == text_of("b", Behaviour())
+                assert result.version in (None, "HTTP/2" if http2 else "HTTP/1.1")
                 trail = (result.attempts or "").replace(f"a{i}:", "a:").replace(f"b{i}:", "b:")
                 assert trail == row.trail
                 assert result.provider == f"b{i}"
                 assert a.count == row.tries
                 assert b.count == 1
-                health = m.provider(f"a{i}")
-                assert health["failures"] == row.failures
-                assert (health["cooldown"] or {}).get("reason") == row.cooldown
-                assert health["permits_out"] == 0
-                assert m.provider(f"b{i}")["successes"] == 1
+                health = m.health()["providers"]
+                status = health[f"a{i}"]
+                assert status["failures"] == row.failures
+                assert (status["cooldown"] or {}).get("reason") == row.cooldown
+                assert status["permits_out"] == 0
+                assert health[f"b{i}"]["successes"] == 1

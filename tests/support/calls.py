@@ -5,7 +5,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -27,6 +28,12 @@ OFFICIAL = {
 }
 
 
+@cache
+def _trusting(ca: Path) -> ssl.SSLContext:
+    """Made once: reading certificates takes longer than a call."""
+    return ssl.create_default_context(cafile=str(ca))
+
+
 @dataclass
 class Result:
     """What the app experienced."""
@@ -36,6 +43,8 @@ class Result:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     pieces: int = 0
+    version: str | None = None
+    """The HTTP version that the app spoke, where the SDK tells."""
 
     @property
     def provider(self) -> str | None:
@@ -49,18 +58,39 @@ class Result:
 class Client:
     """An app: the official SDKs behind a proxy, without retries of their own."""
 
-    def __init__(self, proxy: Mitmdump, base_urls: dict[str, str] | None = None, timeout: float = 20) -> None:
+    def __init__(
+        self,
+        proxy: Mitmdump,
+        base_urls: dict[str, str] | None = None,
+        timeout: float = 20,
+        *,
+        http2: bool = False,
+    ) -> None:
         bases = {**OFFICIAL, **(base_urls or {})}
-        context = ssl.create_default_context(cafile=str(proxy.ca)) if proxy.ca.exists() else True
-        self.http = httpx2.Client(proxy=proxy.url, verify=context, timeout=timeout)
-        self.http1 = httpx.Client(proxy=proxy.url, verify=context, timeout=timeout)
-        self.openai = openai.OpenAI(
-            api_key=APP_KEY, base_url=bases["openai"], max_retries=0, http_client=self.http, timeout=timeout
+        context = _trusting(proxy.ca) if proxy.ca.exists() else True
+        self.http = httpx2.Client(proxy=proxy.url, verify=context, timeout=timeout, http2=http2)
+        self.http1 = httpx.Client(proxy=proxy.url, verify=context, timeout=timeout, http2=http2)
+        self._bases, self._timeout = bases, timeout
+
+    @cached_property
+    def openai(self) -> openai.OpenAI:
+        return openai.OpenAI(
+            api_key=APP_KEY,
+            base_url=self._bases["openai"],
+            max_retries=0,
+            http_client=self.http,
+            timeout=self._timeout,
         )
-        self.anthropic = anthropic.Anthropic(
-            api_key=APP_KEY, base_url=bases["anthropic"], max_retries=0, http_client=self.http, timeout=timeout
+
+    @cached_property
+    def anthropic(self) -> anthropic.Anthropic:
+        return anthropic.Anthropic(
+            api_key=APP_KEY,
+            base_url=self._bases["anthropic"],
+            max_retries=0,
+            http_client=self.http,
+            timeout=self._timeout,
         )
-        self._bases = bases
 
     @cached_property
     def gemini(self) -> genai.Client:
@@ -93,6 +123,7 @@ class Client:
     def _note(self, result: Result, response: Any) -> None:
         result.status = getattr(response, "status_code", 200)
         result.headers = {k.lower(): v for k, v in dict(response.headers).items()}
+        result.version = getattr(getattr(response, "http_response", None), "http_version", None)
 
     def _chat(self, result: Result, stream: bool, **more: Any) -> None:
         arguments: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], **more}

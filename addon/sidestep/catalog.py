@@ -163,6 +163,22 @@ CATALOG: dict[str, Entry] = {
         "https://ai.google.dev/gemini-api/docs/openai",
         only=("gemini*", "gemma*"),
     ),
+    "vertex": Entry(
+        # In express mode, the one that takes a key. What it calls its paths is the dialect's business.
+        "gemini",
+        "https://aiplatform.googleapis.com",
+        ("GOOGLE_VERTEX_API_KEY", "VERTEX_API_KEY"),
+        "https://cloud.google.com/vertex-ai/generative-ai/docs/start/express-mode/vertex-ai-express-mode-api-reference",
+        only=("gemini-[0-9]*",),
+        issuer="google",
+    ),
+    "aihubmix-gemini": Entry(
+        "gemini",
+        "https://aihubmix.com/gemini",
+        ("AIHUBMIX_API_KEY",),
+        "https://docs.aihubmix.com/en/api/Gemini-Guides",
+        only=("gemini*",),
+    ),
     "anthropic-openai": Entry(
         "openai",
         "https://api.anthropic.com/v1",

@@ -241,7 +241,7 @@ def point_at(request: http.Request, original: Original, match: Match, call: Call
     model = candidate.model if candidate.model != call.model else None
     if candidate.own and model is None and not provider.drop_fields:
         return
-    _rewrite_body(request, original, match, call, model, provider)
+    _rewrite_body(request, original, match, call, model, provider, own=candidate.own)
     if candidate.own:
         return
     data.scheme, data.host, data.port = base.scheme.encode("ascii"), base.host, base.port
@@ -274,7 +274,14 @@ def _readdress(headers: http.Headers, authority: bytes, secrets: tuple[bytes, ..
 
 
 def _rewrite_body(
-    request: http.Request, original: Original, match: Match, call: Call, model: str | None, provider: Provider
+    request: http.Request,
+    original: Original,
+    match: Match,
+    call: Call,
+    model: str | None,
+    provider: Provider,
+    *,
+    own: bool,
 ) -> None:
     path = _text(request.data.path)
     query = path.partition("?")[1] + path.partition("?")[2]
@@ -288,6 +295,8 @@ def _rewrite_body(
             request.data.content = body
             if "content-length" in request.headers:
                 request.headers["content-length"] = str(len(body))
+    if not own:
+        tail = match.dialect.tail_at(provider.base_url.host, tail)
     request.data.path = _bytes(provider.base_url.join(tail) + query)
 
 

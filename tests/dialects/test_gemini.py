@@ -294,3 +294,27 @@ def test_the_sdk_ignores_keep_alives() -> None:
     beats = GEMINI.keep_alive(CALL) * 3
     assert ask(200, SSE, beats + STREAM) == ask(200, SSE, STREAM) == ["Zwei", ' } ] " \\']
     assert json.loads(beats + ARRAY) == json.loads(ARRAY)
+
+
+@pytest.mark.parametrize(
+    ("host", "tail", "there"),
+    [
+        (
+            "aiplatform.googleapis.com",
+            "/v1beta/models/g:countTokens",
+            "/v1beta1/publishers/google/models/g:countTokens",
+        ),
+        ("aiplatform.googleapis.com", "/v1/models/g:generateContent", "/v1/publishers/google/models/g:generateContent"),
+        ("us-east5-aiplatform.googleapis.com", "/v1/models/g:x", "/v1/publishers/google/models/g:x"),
+        ("generativelanguage.googleapis.com", "/v1beta1/publishers/google/models/g:x", "/v1beta/models/g:x"),
+        (
+            "generativelanguage.googleapis.com",
+            "/v1/projects/p/locations/global/publishers/google/models/g:x",
+            "/v1/models/g:x",
+        ),
+        ("elsewhere.test", "/v1beta/models/g:x", "/v1beta/models/g:x"),
+        ("aiplatform.googleapis.com", "/v1beta1/publishers/google/models/g:x", "/v1beta1/publishers/google/models/g:x"),
+    ],
+)
+def test_the_two_platforms_of_google_name_their_paths_differently(host: str, tail: str, there: str) -> None:
+    assert GEMINI.tail_at(host, tail) == there

@@ -98,6 +98,9 @@ class Anthropic:
     ) -> tuple[str, bytes]:
         return tail, common.with_fields(body, model, drop)
 
+    def tail_at(self, host: str, tail: str) -> str:
+        return tail
+
     def reader(self, call: Call, content_type: str) -> StreamReader:
         return _MessageReader(partial(self.phrase_error_event, call))
 

@@ -158,6 +158,10 @@ class Dialect(Protocol):
         value byte for byte. `model` None: as it is."""
         ...
 
+    def tail_at(self, host: str, tail: str) -> str:
+        """What a tail is called at another host of the same dialect."""
+        ...
+
     def reader(self, call: Call, content_type: str) -> StreamReader:
         """A reader for a streamed answer of this call."""
         ...

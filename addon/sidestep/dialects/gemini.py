@@ -51,6 +51,13 @@ _FREE = frozenset({"args", "response", "parameters", "parametersJsonSchema", "re
 _NO_SIGNATURES = frozenset({"skip_thought_signature_validator", "context_engineering_is_the_way_to_go"})
 """What Google's documentation gives to those who have no signature."""
 
+VERTEX_HOST = "aiplatform.googleapis.com"
+"""Gemini at Google's other platform: the same bodies, other paths."""
+_AT_VERTEX = {"v1": "v1", "v1beta": "v1beta1", "v1alpha": "v1beta1"}
+_AT_DEVELOPER = {"v1": "v1", "v1beta1": "v1beta"}
+_DEVELOPER = re.compile(r"^/(v1|v1beta|v1alpha)/models/")
+_VERTEX = re.compile(r"^/(v1|v1beta1)/(?:projects/[^/]+/locations/[^/]+/)?publishers/google/models/")
+
 _STATUS = {
     ErrorKind.CREDENTIAL: (401, "UNAUTHENTICATED"),
     ErrorKind.RATE_LIMIT: (429, "RESOURCE_EXHAUSTED"),
@@ -105,6 +112,11 @@ class Gemini:
             tail = f"{found['before']}{quote(model, safe='')}:{found['operation']}"
             body = _with_model(body, model)
         return tail, common.with_fields(body, None, drop)
+
+    def tail_at(self, host: str, tail: str) -> str:
+        if host == VERTEX_HOST or host.endswith("-" + VERTEX_HOST):
+            return _DEVELOPER.sub(lambda m: f"/{_AT_VERTEX[m[1]]}/publishers/google/models/", tail)
+        return _VERTEX.sub(lambda m: f"/{_AT_DEVELOPER[m[1]]}/models/", tail)
 
     def reader(self, call: Call, content_type: str) -> StreamReader:
         if common.media_type(content_type) == "text/event-stream":

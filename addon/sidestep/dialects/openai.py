@@ -179,6 +179,9 @@ class OpenAI:
             return tail, body if model is None else _Form(content_type, body).with_text("model", model)
         return tail, common.with_fields(body, model, drop)
 
+    def tail_at(self, host: str, tail: str) -> str:
+        return tail
+
     def reader(self, call: Call, content_type: str) -> StreamReader:
         phrase = partial(self.phrase_error_event, call)
         if call.operation in ("chat/completions", "completions"):

@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -245,7 +246,8 @@ LOADS: list[Load] = [
 @click.option("--streams", default=1000, show_default=True, help="Open streams for the memory figure; 0: none.")
 @click.option("--only", default="", help="Only the loads whose name holds this text.")
 @click.option("--rounds", default=5, show_default=True, help="Rounds of 2 s a load and variant.")
-def main(quick: bool, streams: int, only: str, rounds: int) -> None:
+@click.option("--profile", is_flag=True, help="Then show where the time goes, with 10 providers and bare.")
+def main(quick: bool, streams: int, only: str, rounds: int, profile: bool) -> None:
     """Print Sidestep's figures beside those of a bare mitmdump, and their ratios."""
     rounds, seconds = (1, 1.0) if quick else (rounds, 2.0)
     loads = [load for load in LOADS if only in load[3]]
@@ -281,7 +283,35 @@ def main(quick: bool, streams: int, only: str, rounds: int) -> None:
         for variant in variants if streams else ():
             variant.stream_bytes = memory_per_stream(variant, streams)
         report(console, variants, loads, streams)
+        if profile:
+            for load in loads:
+                show_profile(console, folder, script, configuration(port, 10, down=False), load)
     provider.kill()
+
+
+def sample(folder: Path, config: str | None, script: Path, load: Load) -> tuple[Figures, Counter[str], Counter[str]]:
+    """Samples of a proxy under one load, as µs of CPU for each request or event."""
+    kind, size, clients, _ = load
+    out = folder / "samples.json"
+    options = ["-s", str(Path(__file__).parent / "sampler.py"), "--set", "connection_strategy=lazy"]
+    with Mitmdump(folder / "profile", config, *options, script=script, env={"SIDESTEP_SAMPLES": str(out)}) as m:
+        figures = Variant("", m).measure(kind, size, clients, 5.0)
+    own, within = (Counter(c) for c in json.loads(out.read_text()))
+    each = figures.cpu * 1e6 / max(1, sum(own.values()))
+    return figures, *(Counter({k: v * each for k, v in c.items()}) for c in (own, within))
+
+
+def show_profile(console: Console, folder: Path, script: Path, config: str, load: Load) -> None:
+    """Where Sidestep's time goes, beside the bare proxy's: a third more of it is the samplers' own."""
+    bare, _, bare_within = sample(folder, None, script, load)
+    ours, own, within = sample(folder, config, ADDON, load)
+    what = "request" if load[0] == "whole" else "event"
+    table = Table("µs within", "more than bare", "µs itself", "function", title=f"{load[3]}: CPU per {what}")
+    table.add_row(f"{ours.cpu * 1e6:.1f}", f"{(ours.cpu - bare.cpu) * 1e6:+.1f}", "", "all")
+    rows = sorted(within, key=lambda k: bare_within[k] - within[k])
+    for name in [k for k in rows if k.startswith(("sidestep/", "dialects/"))][:40]:
+        table.add_row(f"{within[name]:.1f}", f"{within[name] - bare_within[name]:+.1f}", f"{own[name]:.1f}", name)
+    console.print(table)
 
 
 def report(console: Console, variants: list[Variant], loads: list[Load], streams: int) -> None:

@@ -7,6 +7,7 @@ import pytest
 from sidestep import config
 from sidestep.catalog import AUTH_BY_DIALECT, CATALOG, OFFICIAL, Entry
 from sidestep.urls import BaseURL
+from support.corpus import FOLDER
 
 ENTRIES = pytest.mark.parametrize(("name", "entry"), CATALOG.items(), ids=list(CATALOG))
 LOCAL = {name for name, entry in CATALOG.items() if entry.auth == "none"}
@@ -68,6 +69,11 @@ def test_official() -> None:
         ("claude-haiku-4-5-20251001", "anthropic/claude-haiku-4.5"),
         ("claude-sonnet-4-6", "anthropic/claude-sonnet-4.6"),
         ("claude-opus-4-6", "anthropic/claude-opus-4.6"),
+        ("claude-opus-4-6-20260205", "anthropic/claude-opus-4.6"),
+        ("claude-sonnet-5-20260401", "anthropic/claude-sonnet-5"),
+        ("claude-haiku-5-5-latest", "anthropic/claude-haiku-5.5"),
+        ("claude-fable-5-2", "anthropic/claude-fable-5.2"),
+        ("gemini-2.0-flash", "google/gemini-2.0-flash-001"),
         ("anthropic/claude-opus-4.6", "anthropic/claude-opus-4.6"),
         ("deepseek/deepseek-r1", "deepseek/deepseek-r1"),
     ],
@@ -77,6 +83,15 @@ def test_openrouter_names(asked: str, called: str) -> None:
     provider = config.parse('[[providers]]\nname = "openrouter"\napi_key = "k"', {}).providers[0]
     assert provider.serves(asked)
     assert provider.target_model(asked) == called
+
+
+def test_openrouter_has_every_model_by_the_name_that_it_is_asked_for() -> None:
+    """As recorded from the model lists of genai-prices 0.2.3 in November 2026: the maker's name, and OpenRouter's."""
+    provider = config.parse('[[providers]]\nname = "openrouter"\napi_key = "k"', {}).providers[0]
+    recorded = [line.split("\t") for line in (FOLDER / "openrouter_models.tsv").read_text().splitlines()]
+    assert len(recorded) > 100
+    assert [(asked, provider.target_model(asked)) for asked, _ in recorded] == [(a, b) for a, b in recorded]
+    assert all(provider.serves(asked) for asked, _ in recorded)
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "o3-mini", "text-embedding-3-small", "whisper-1", "dall-e-3"])

@@ -34,9 +34,9 @@ class Internet:
         self._ca.issue_cert(*hosts).configure_cert(context)
         return context
 
-    def options(self) -> list[str]:
-        """For mitmdump: trust and find all hosts in `places`."""
+    def options(self, *more: trustme.CA) -> list[str]:
+        """For mitmdump: trust and find all hosts in `places`. `more`: authorities to trust beside."""
         script, bundle = self._folder / "internet.py", self._folder / "internet-ca.pem"
         script.write_text(SCRIPT.format(places=self.places))
-        self._ca.cert_pem.write_to_path(str(bundle))
+        bundle.write_bytes(b"".join(ca.cert_pem.bytes() for ca in (self._ca, *more)))
         return ["-s", str(script), "--set", f"ssl_verify_upstream_trusted_ca={bundle}"]

@@ -25,7 +25,9 @@ from mitmproxy.connection import Client
 from mitmproxy.log import ALERT
 from mitmproxy.proxy import layer as proxy_layer
 from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.mode_specs import ReverseMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+from mitmproxy.tls import ClientHelloData, TlsData
 
 from sidestep import answers, judging, prices, routing, status, story
 from sidestep.circuit import State
@@ -42,8 +44,11 @@ from sidestep.watching import Shape
 logger = logging.getLogger(__name__)
 
 MODES = ("enforce", "observe", "off")
+TUNNEL_CHOICES = ("", "true", "false")
 REPLAYABLE = 64
 """Finished requests whose originals are kept in memory, for `replay.client` to send them as the app did."""
+DISTRUSTED = 100
+"""Hosts of which it is said that a client does not trust their certificate."""
 REPLAYABLE_BYTES = 1 << 20
 """Larger bodies are not kept for a replay."""
 
@@ -62,6 +67,7 @@ class Sidestep:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stop_watching: asyncio.Event | None = None
         self._logged: set[str] = set()
+        self._distrusted: set[str] = set()
         self._refused = ""
         self._replay_handler: type[clientplayback.ReplayHandler] | None = None
 
@@ -73,22 +79,37 @@ class Sidestep:
             "Sidestep's TOML file. Unset: ./sidestep.toml, then sidestep/config.toml in the user's "
             "configuration folder, else every provider of the catalog whose key is in the environment.",
         )
+        # mitmproxy's options know no optional bool.
+        loader.add_option(
+            "sidestep_tunnel_others",
+            str,
+            "",
+            "Whether TLS to hosts under no intercept passes unopened: true or false. Unset: what the [proxy] table of "
+            "Sidestep's configuration says.",
+            choices=TUNNEL_CHOICES,
+        )
 
     def configure(self, updated: set[str]) -> None:
+        if (found := ctx.options.sidestep_tunnel_others) not in TUNNEL_CHOICES:
+            self._refuse(f"sidestep_tunnel_others: expected true or false, found {found!r}")
+            return
         if "sidestep_config" in updated or self.engine is None:
             try:
                 path = find_config(ctx.options.sidestep_config)
                 settings = load_settings(path, os.environ)
             except ConfigError as e:
-                if self.engine is not None:
-                    raise exceptions.OptionsError(f"sidestep: {e}") from None
-                # An error that is logged while mitmproxy starts stops the start; one that is raised out of a
-                # script would show a traceback as well.
-                if str(e) != self._refused:
-                    self._refused = str(e)
-                    logger.error(f"sidestep: {e}")
+                self._refuse(str(e))
                 return
             self._take(settings, path)
+
+    def _refuse(self, problem: str) -> None:
+        """An error that is logged while mitmproxy starts stops the start; one that is raised out of a script would
+        show a traceback as well."""
+        if self.engine is not None:
+            raise exceptions.OptionsError(f"sidestep: {problem}")
+        if problem != self._refused:
+            self._refused = problem
+            logger.error(f"sidestep: {problem}")
 
     def _take(self, settings: Settings, path: Path | None) -> None:
         changed_file = path != self.path
@@ -140,6 +161,44 @@ class Sidestep:
                 found = getattr(found, "child_layer", None)
         except Exception as e:
             self._log_bug("next_layer", e)
+
+    def tls_clienthello(self, data: ClientHelloData) -> None:
+        if data.ignore_connection or self.engine is None:
+            return
+        try:
+            data.ignore_connection = self._passes_unopened(data, self.engine)
+        except Exception as e:
+            self._log_bug("tls_clienthello", e)
+
+    def _passes_unopened(self, data: ClientHelloData, engine: Engine) -> bool:
+        """Whether a TLS connection of the client is none of our business."""
+        chosen = ctx.options.sidestep_tunnel_others
+        address = data.context.server.address
+        # Without an address the TLS is with this proxy itself; in reverse mode all that comes was meant for us.
+        if address is None or isinstance(data.context.client.proxy_mode, ReverseMode):
+            return False
+        if not (chosen == "true" or (not chosen and engine.settings.proxy.tunnel_others)):
+            return False
+        return not _is_ours(engine, data.client_hello.sni or address[0], address[1])
+
+    def tls_failed_client(self, data: TlsData) -> None:
+        """Say once a host that a client does not take our certificate: nothing can be done for its calls then."""
+        engine, error = self.engine, data.conn.error or ""
+        if engine is None or "alert" not in error or not ("certificate" in error or "unknown ca" in error):
+            return
+        address = data.context.server.address
+        if address is None:
+            return
+        host = next((h for h in (data.conn.sni, address[0]) if h and _is_ours(engine, h, address[1])), None)
+        if host is None or host in self._distrusted or len(self._distrusted) >= DISTRUSTED:
+            return
+        self._distrusted.add(host)
+        ca = Path(ctx.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
+        logger.warning(
+            f"sidestep: a client does not trust our certificate for {host}, so its calls fail. Let it trust {ca}: "
+            "SSL_CERT_FILE for Python, curl and Codex, NODE_EXTRA_CA_CERTS for Node. A client that pins certificates "
+            f"cannot be intercepted: give it a base URL on --mode reverse:https://{host} instead"
+        )
 
     def client_disconnected(self, client: Client) -> None:
         self.adopted.discard(client.id)
@@ -581,8 +640,11 @@ def _not_yet(settings: Settings) -> Iterator[str]:
     for route in settings.routes:
         if route.strategy != "priority":
             yield f"route {route.name}: strategy {route.strategy!r} is not there yet; its providers are asked in order"
-    if settings.proxy.tunnel_others:
-        yield "proxy.tunnel_others is not there yet: all TLS is opened"
+
+
+def _is_ours(engine: Engine, host: str, port: int) -> bool:
+    """Whether what is sent to this host may be for us, so that its TLS has to be opened."""
+    return host.lower() == answers.INTERNAL_HOST or engine.routes.lies_under(host, port)
 
 
 def _is_unset(name: str) -> bool:

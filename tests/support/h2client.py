@@ -10,6 +10,7 @@ import json
 import socket
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -40,7 +41,10 @@ class Stream:
 class H2Client:
     """One connection. State: the socket, the protocol's state, the streams by id."""
 
-    def __init__(self, proxy: Mitmdump, host: str, port: int = 443, timeout: float = 15) -> None:
+    def __init__(
+        self, proxy: Mitmdump, host: str, port: int = 443, timeout: float = 15, ca: Path | None = None
+    ) -> None:
+        """`ca`: trusted in place of the proxy's."""
         self.host = host
         self.streams: dict[int, Stream] = {}
         raw = socket.create_connection(("127.0.0.1", proxy.port), timeout=timeout)
@@ -53,7 +57,7 @@ class H2Client:
                 assert byte, f"the proxy hung up: {answer!r}"
                 answer += byte
             assert b" 200 " in answer.split(b"\r\n")[0] + b" ", answer
-            context = ssl.create_default_context(cafile=str(proxy.ca))
+            context = ssl.create_default_context(cafile=str(ca or proxy.ca))
             context.set_alpn_protocols(["h2"])
             self.sock = context.wrap_socket(raw, server_hostname=host)
         except BaseException:

@@ -75,7 +75,7 @@ class Mitmdump:
 
     def __enter__(self) -> Self:
         self.start()
-        found = self.wait_for_log(r"proxy listening at .*:(\d+)", 30)
+        found = self.wait_for_log(r"HTTP\(S\) proxy.* listening at .*:(\d+)", 30)
         self.port = int(found[1])
         if any("addon/main.py" in a for a in self._command):
             self.health()

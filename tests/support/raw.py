@@ -18,6 +18,12 @@ def request(url: str, body: bytes, *headers: tuple[str, str], method: str = "POS
     return head.encode() + body
 
 
+def to_server(sent: bytes) -> bytes:
+    """The same request in origin form, as it is sent where no HTTP proxy is addressed."""
+    method, target, rest = sent.split(b" ", 2)
+    return b" ".join((method, b"/" + target.split(b"/", 3)[3], rest))
+
+
 def chat(url: str, *, stream: bool = False, key: str = "sk-app", **more: Any) -> bytes:
     """A chat completion request."""
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], **({"stream": True} if stream else {})}
@@ -33,6 +39,14 @@ class Wire:
     def __init__(self, proxy: Mitmdump, timeout: float = 15) -> None:
         self.sock = socket.create_connection(("127.0.0.1", proxy.port), timeout=timeout)
         self._rest = b""
+
+    @classmethod
+    def over(cls, sock: socket.socket) -> Self:
+        """On a connection that was made elsewhere."""
+        wire = cls.__new__(cls)
+        wire.sock = sock
+        wire._rest = b""
+        return wire
 
     def __enter__(self) -> Self:
         return self

@@ -28,6 +28,7 @@ from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.mode_specs import ReverseMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import ClientHelloData, TlsData
+from mitmproxy.websocket import WebSocketData
 
 from sidestep import answers, judging, prices, routing, status, story
 from sidestep.circuit import State
@@ -37,7 +38,7 @@ from sidestep.exchange import Exchange, Exhausted, Wait
 from sidestep.flows import Field, Original, host_of, readable_body
 from sidestep.layer import FailoverLayer, see_off
 from sidestep.locating import find_config, load_settings
-from sidestep.outcomes import ErrorKind, Kind
+from sidestep.outcomes import ErrorKind, Kind, Outcome
 from sidestep.session import Session
 from sidestep.watching import Shape
 
@@ -47,6 +48,11 @@ MODES = ("enforce", "observe", "off")
 TUNNEL_CHOICES = ("", "true", "false")
 REPLAYABLE = 64
 """Finished requests whose originals are kept in memory, for `replay.client` to send them as the app did."""
+GOOD_CLOSES = (1000, 1001, 1005)
+"""WebSocket close codes (RFC 6455): done, going away, none given."""
+PROVIDERS_CLOSES = (1011, 1012, 1013, 1014)
+"""An internal error, a restart, overload, a bad gateway: the provider's own trouble."""
+VANISHED = 1006
 DISTRUSTED = 100
 """Hosts of which it is said that a client does not trust their certificate."""
 REPLAYABLE_BYTES = 1 << 20
@@ -458,13 +464,22 @@ class Sidestep:
         if session is None:
             return
         try:
-            code = None if flow.websocket is None else flow.websocket.close_code
-            abnormal = code in (1006, 1011, 1012, 1013, 1014) and flow.websocket is not None
-            by_provider = abnormal and flow.websocket is not None and flow.websocket.closed_by_client is False
-            session.end(judging.TRUNCATED if by_provider else judging.SUCCESS)
+            session.end(self._judge_close(session, flow.websocket))
             self._finish(session)
         except Exception as e:
             self._log_bug("websocket_end", e)
+
+    @staticmethod
+    def _judge_close(session: Session, ended: WebSocketData | None) -> Outcome:
+        """What the end of a WebSocket says of its provider. Its reason is not quoted: it may hold anything."""
+        code = None if ended is None else ended.close_code
+        if ended is None or ended.closed_by_client or code in (None, *GOOD_CLOSES):
+            return judging.SUCCESS
+        if code == VANISHED:
+            session.note("the provider vanished without closing the WebSocket")
+            return judging.TRUNCATED
+        session.note(f"the provider closed the WebSocket with code {code}")
+        return judging.STREAM_ERROR if code in PROVIDERS_CLOSES else judging.SUCCESS
 
     def _finish(self, session: Session) -> None:
         """The request is over: count it, tell its story, keep its original for a replay."""

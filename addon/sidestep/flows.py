@@ -37,6 +37,7 @@ CREDENTIAL_HEADERS = frozenset(
 """Headers that bear a credential or name an account, in every dialect (clients-facts)."""
 CREDENTIAL_WORDS = (b"auth", b"api-key", b"api_key", b"apikey", b"token", b"secret", b"credential", b"cookie")
 """A header whose name contains one of these is taken for a credential too."""
+ACCOUNT_SUBPROTOCOLS = (b"openai-organization.", b"openai-project.")
 CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "token"})
 """Query parameters that bear a credential; Gemini's is `key`."""
 
@@ -76,8 +77,7 @@ def _kind_of(name: bytes) -> _Field:
 def bears_credential(field: Field) -> bool:
     """Whether a header field is, or holds, a credential of the app."""
     kind = _kind_of(field[0])
-    # Browsers cannot set headers on a WebSocket: OpenAI's Realtime takes the key as a subprotocol.
-    return kind is _Field.CREDENTIAL or (kind is _Field.SUBPROTOCOL and b"api-key" in field[1])
+    return kind is _Field.CREDENTIAL or (kind is _Field.SUBPROTOCOL and any(_secret_subprotocols(field[1])))
 
 
 @lru_cache(maxsize=1024)
@@ -96,15 +96,44 @@ def host_of(request: http.Request) -> str:
     return data.host
 
 
+def _secret_subprotocols(value: bytes) -> list[bool]:
+    """Which of the subprotocols offered are a credential. Browsers cannot set headers on a WebSocket: OpenAI's Realtime
+    takes the key, the organisation and the project as subprotocols."""
+    lowered = value.lower()
+    if b"." not in lowered:
+        return []
+    return [
+        entry.strip().startswith(ACCOUNT_SUBPROTOCOLS) or any(word in entry for word in CREDENTIAL_WORDS)
+        for entry in lowered.split(b",")
+    ]
+
+
+def _public_part(field: Field) -> Field | None:
+    """What is left of a field that bears a credential: of subprotocols those that are none."""
+    if _kind_of(field[0]) is not _Field.SUBPROTOCOL:
+        return None
+    entries = zip(field[1].split(b","), _secret_subprotocols(field[1]), strict=False)
+    kept = [entry.strip() for entry, secret in entries if not secret]
+    return (field[0], b", ".join(kept)) if kept else None
+
+
+def _is_credential_parameter(part: str) -> bool:
+    return unquote_plus(part.partition("=")[0]).lower() in CREDENTIAL_PARAMETERS
+
+
 def without_credentials(path: str) -> str:
     """A path without the query parameters that bear a credential; the rest byte for byte."""
     bare, mark, query = path.partition("?")
     if not mark:
         return path
-    kept = [
-        part for part in query.split("&") if unquote_plus(part.partition("=")[0]).lower() not in CREDENTIAL_PARAMETERS
-    ]
+    kept = [part for part in query.split("&") if not _is_credential_parameter(part)]
     return f"{bare}?{'&'.join(kept)}" if kept else bare
+
+
+def _with_credentials(path: bytes, original: bytes) -> bytes:
+    """A path that was rewritten, with the query parameters that bear a credential in the original."""
+    secret = [part for part in original.partition(b"?")[2].split(b"&") if _is_credential_parameter(_text(part))]
+    return path + (b"&" if b"?" in path else b"?") + b"&".join(secret) if secret else path
 
 
 @dataclass(slots=True)
@@ -147,6 +176,8 @@ class Original:
                 if bears_credential(field):
                     secrets.append((place, field))
                     place += 1
+                    if (part := _public_part(field)) is not None:
+                        kept.append(part)
                     continue
                 if kind is _Field.EXPECT:
                     place -= 1  # mitmproxy itself answers it and takes it off: it holds no place
@@ -195,7 +226,13 @@ class Original:
     @property
     def values(self) -> tuple[bytes, ...]:
         """The secret strings themselves, to find copies of them."""
-        found = [value.rpartition(b" ")[2] for _, (_, value) in self.secrets]
+        found: list[bytes] = []
+        for _, field in self.secrets:
+            if _kind_of(field[0]) is _Field.SUBPROTOCOL:
+                entries = zip(field[1].split(b","), _secret_subprotocols(field[1]), strict=False)
+                found += [entry.strip().partition(b".")[2] for entry, secret in entries if secret]
+            else:
+                found.append(field[1].rpartition(b" ")[2])
         return tuple(v for v in found if len(v) >= SECRET_LENGTH)
 
 
@@ -211,7 +248,11 @@ def with_secrets(fields: tuple[Field, ...], secrets: tuple[tuple[int, Field], ..
     """Header fields with the credentials put back at the places they stood at."""
     whole = list(fields)
     for place, field in secrets:
-        whole.insert(place, field)
+        part = _public_part(field)
+        if part is not None and part in whole:
+            whole[whole.index(part)] = field
+        else:
+            whole.insert(place, field)
     return tuple(whole)
 
 
@@ -283,8 +324,7 @@ def _rewrite_body(
     *,
     own: bool,
 ) -> None:
-    path = _text(request.data.path)
-    query = path.partition("?")[1] + path.partition("?")[2]
+    _, mark, query = _text(request.data.path).partition("?")
     tail = match.tail
     if model is not None or provider.drop_fields:
         readable = readable_body(original)
@@ -295,9 +335,11 @@ def _rewrite_body(
             request.data.content = body
             if "content-length" in request.headers:
                 request.headers["content-length"] = str(len(body))
+    if model is not None:
+        query = match.dialect.rewrite_query(call, query, model)
     if not own:
         tail = match.dialect.tail_at(provider.base_url.host, tail)
-    request.data.path = _bytes(provider.base_url.join(tail) + query)
+    request.data.path = _bytes(provider.base_url.join(tail) + mark + query)
 
 
 def outgoing(request: http.Request, original: Original, candidate: Candidate, *, to_http1: bool) -> http.Request:
@@ -309,8 +351,9 @@ def outgoing(request: http.Request, original: Original, candidate: Candidate, *,
     sent.data.__dict__.update(request.data.__dict__)
     if candidate.own_credential:
         fields = with_secrets(fields, original.secrets)
-        if sent.data.path == original.bare_path:
-            sent.data.path = original.path
+        if original.path is not original.bare_path:
+            as_sent = sent.data.path == original.bare_path
+            sent.data.path = original.path if as_sent else _with_credentials(sent.data.path, original.path)
     added = credential_fields(candidate.provider)
     if added:
         names = [name for name, _ in added]

@@ -49,6 +49,8 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
+from mitmproxy.proxy.layers.websocket import WebsocketEndHook, WebsocketLayer
+from wsproto.connection import ConnectionState as WebsocketState
 
 from sidestep import judging
 from sidestep.config import Provider
@@ -772,9 +774,14 @@ class FailoverStream(HttpStream):
 
     def flow_done(self) -> Commands:
         self.deadline = None
-        if self.session is not None and not self.flow.websocket:
+        if self.session is None:
+            yield from super().flow_done()
+            return
+        if not self.flow.websocket:
             self.session.drop(judging.OURS)
-        yield from super().flow_done()
+        for command in super().flow_done():
+            HonestWebsocketLayer.adopt(self.child_layer)
+            yield command
 
     # --- deadlines
 
@@ -883,6 +890,33 @@ class QuickHttp1Server(Http1Server):
         data = event.data
         if data:  # an empty chunk would end the body
             yield commands.SendData(self.conn, b"%x\r\n%s\r\n" % (len(data), data) if self.chunked else data)
+
+
+class HonestWebsocketLayer(WebsocketLayer):
+    """mitmproxy tells the app of a normal close when the server has vanished; this one cuts its connection as well."""
+
+    @classmethod
+    def adopt(cls, child: layer.Layer | None) -> None:
+        """Make a layer that has not begun to relay one of these."""
+        if type(child) is WebsocketLayer:
+            child.__class__ = cls
+
+    def relay_messages(self, event: events.Event) -> Commands:
+        vanished = isinstance(event, events.ConnectionClosed) and event.connection == self.context.server
+        if not vanished or self.server_ws.state is not WebsocketState.OPEN:
+            yield from super().relay_messages(event)
+            return
+        data = self.flow.websocket
+        assert data is not None
+        data.timestamp_end = time.time()
+        data.closed_by_client = False
+        data.close_code = 1006
+        data.close_reason = None
+        for ws in (self.server_ws, self.client_ws):
+            yield commands.CloseConnection(ws.conn)
+        yield WebsocketEndHook(self.flow)
+        self.flow.live = False
+        self._handle_event = self.done
 
 
 class FailoverLayer(HttpLayer):

@@ -79,6 +79,14 @@ def test_read() -> None:
     assert OPENAI.read("realtime.websocket", "/realtime", "model=a%2Fb", "", b"").model == "a/b"
 
 
+def test_rewrite_query() -> None:
+    """A handshake names its model in the query; what the query of a call says is not touched."""
+    handshake = OPENAI.read("realtime.websocket", "/realtime", "model=a", "", b"")
+    assert OPENAI.rewrite_query(handshake, "x=%20&model=a&y", "b/c d") == "x=%20&model=b%2Fc%20d&y"
+    assert OPENAI.rewrite_query(handshake, "", "b") == ""
+    assert OPENAI.rewrite_query(call(), "model=a", "b") == "model=a"
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"model": ', b"\xff\xfe", b'"model"', b"null", b"[" * 100_000])
 def test_a_body_that_is_no_object(body: bytes) -> None:
     """It goes as it is: no model, no stream."""

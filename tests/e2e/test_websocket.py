@@ -11,10 +11,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import pytest
 import wsproto
+from mitmproxy import io
 from wsproto.events import BytesMessage, CloseConnection, Event, TextMessage
 
 from support.proxy import Mitmdump
@@ -52,8 +54,8 @@ class Handshake:
 class Echo:
     """A provider on a thread: answers a handshake as told, then sends every message back with its name before it.
 
-    `answer`: an HTTP status, or "silent" or "reset". The message `die` makes it reset the connection, `close` close
-    the WebSocket.
+    `answer`: an HTTP status, or "silent" or "reset". The message `die` makes it reset the connection, `vanish` end it,
+    `close` and a code close the WebSocket.
     """
 
     def __init__(self, name: str, answer: int | str = 101) -> None:
@@ -147,8 +149,12 @@ class Echo:
                     case TextMessage(data="die"):
                         _reset(sock)
                         return
-                    case TextMessage(data="close"):
-                        sock.sendall(ws.send(CloseConnection(4000, "enough")))
+                    case TextMessage(data="vanish"):
+                        return
+                    case TextMessage(data=str(text)) if text.startswith("close "):
+                        code = int(text.split()[1])
+                        # wsproto sends no close frame without a code, which stands for 1005.
+                        sock.sendall(b"\x88\x00" if code == 1005 else ws.send(CloseConnection(code, "enough")))
                     case TextMessage(data=text):
                         handshake.frames.append(text)
                         sock.sendall(ws.send(TextMessage(f"{self.name}: {text}")))
@@ -417,17 +423,100 @@ def test_the_providers_own_no_is_handed_over(a: Echo, b: Echo, proxy: Start) -> 
     assert (health["a0"]["failures"], health["a0"]["state"], len(b.seen)) == (0, "closed", 0)
 
 
-def test_a_provider_that_dies_is_blamed(a: Echo, proxy: Start) -> None:
-    """A reset amid an open WebSocket is the provider's failure, and the app sees its connection end."""
-    m = proxy(config(a))
-    with App(m) as app:
+ENDS: list[tuple[str, int | None, str, str | None]] = [
+    # what the provider does, the code that the app sees, the last word on it, the note on the flow
+    ("die", None, "truncated", "the provider vanished without closing the WebSocket"),
+    ("vanish", None, "truncated", "the provider vanished without closing the WebSocket"),
+    ("close 1011", 1011, "stream_error", "the provider closed the WebSocket with code 1011"),
+    ("close 1012", 1012, "stream_error", "the provider closed the WebSocket with code 1012"),
+    ("close 1013", 1013, "stream_error", "the provider closed the WebSocket with code 1013"),
+    ("close 1008", 1008, "ok", "the provider closed the WebSocket with code 1008"),
+    ("close 4000", 4000, "ok", "the provider closed the WebSocket with code 4000"),
+    ("close 1000", 1000, "ok", None),
+    ("close 1001", 1001, "ok", None),
+    ("close 1005", 1005, "ok", None),
+]
+
+
+def test_how_a_websocket_ends(a: Echo, proxy: Start, tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """The app sees the end that the provider made, and none that it did not make; who vanishes or closes for troubles
+    of its own is blamed, and the flow tells how it ended."""
+    saved = tmp_path / "saved.mitm"
+    m = proxy(config(a, rows=len(ENDS)), "-w", str(saved))
+    for i, (end, code, reason, _) in enumerate(ENDS):
+        with subtests.test(end):
+            with App(m, f"row{i}.test") as app:
+                app.shake()
+                assert app.ask("hello") == "a: hello"
+                app.say(TextMessage(end))
+                if code is None:
+                    with pytest.raises((EOFError, ConnectionError)):
+                        app.hear()
+                else:
+                    closed = app.hear()
+                    assert isinstance(closed, CloseConnection)
+                    assert (closed.code, closed.reason) == (code, "" if "1005" in end else "enough")
+            status = _settled(m)[f"a{i}"]
+            failed = int(reason != "ok")
+            assert (status["failures"], status["successes"]) == (failed, 1 - failed)
+    m.stop()
+    with saved.open("rb") as f:
+        flows = [flow for flow in io.FlowReader(f).stream() if "sidestep" in flow.metadata]
+    stories = {flow.metadata["sidestep"]["provider"]: flow for flow in flows}
+    for i, (end, _, reason, note) in enumerate(ENDS):
+        flow = stories[f"a{i}"]
+        (attempt,) = flow.metadata["sidestep"]["attempts"]
+        assert (attempt["reason"], attempt["notes"]) == (reason, [note] if note else []), end
+        assert ("which failed" in flow.comment) is (reason != "ok")
+
+
+OFFERS = [
+    # what the app offers, what another provider gets
+    (f"realtime, openai-insecure-api-key.{APP_KEY}, openai-beta.realtime-v1", "realtime, openai-beta.realtime-v1"),
+    (f"Realtime ,OpenAI-Insecure-API-Key.{APP_KEY}", "Realtime"),
+    ("realtime,openai-organization.org-CANARY,openai-project.proj-CANARY", "realtime"),
+    (f"openai-insecure-api-key.{APP_KEY}", None),
+    ("realtime,  openai-beta.realtime-v1", "realtime,  openai-beta.realtime-v1"),
+]
+
+
+def test_subprotocols(a: Echo, proxy: Start, tmp_path: Path) -> None:
+    """Another provider gets the subprotocols that are neither key nor account, and its choice reaches the app."""
+    saved = tmp_path / "saved.mitm"
+    m = proxy(config(a), "-w", str(saved))
+    for offered, expected in OFFERS:
+        a.headers = {} if expected is None else {"Sec-WebSocket-Protocol": expected.split(",")[0].strip()}
+        with App(m, path=PATHS[1], Sec_WebSocket_Protocol=offered, X_Note=f"my key is {APP_KEY}") as app:
+            headers = app.shake()
+            assert app.ask("hello") == "a: hello"
+        seen = a.seen[-1]
+        assert seen.headers.get("sec-websocket-protocol") == expected
+        assert headers.get("sec-websocket-protocol") == a.headers.get("Sec-WebSocket-Protocol")
+        assert b"CANARY" not in seen.raw.replace(key_of("a").encode(), b"")
+    _settled(m)
+    m.stop()
+    assert b"CANARY" not in saved.read_bytes()
+
+
+def test_the_model_in_the_query_is_mapped(a: Echo, b: Echo, proxy: Start) -> None:
+    """A provider that calls the model by another name is asked for it by that; the rest stays byte for byte."""
+    a.answer = 503
+    text = config(a, b).replace('name = "b0"\n', 'name = "b0"\nmodels = { "gpt-*" = "our/gpt *" }\n')
+    m = proxy(text)
+    with App(m, path="/v1/realtime?intent=a%20b&model=gpt-realtime&models=gpt-x") as app:
+        assert app.shake()["x-sidestep-provider"] == "b0"
+    assert {h.path for h in a.seen} == {"/v1/realtime?intent=a%20b&model=gpt-realtime&models=gpt-x"}
+    assert [h.path for h in b.seen] == ["/v1/realtime?intent=a%20b&model=our%2Fgpt%20realtime&models=gpt-x"]
+
+
+def test_a_mapped_model_leaves_the_apps_key_in_the_query(a: Echo, proxy: Start) -> None:
+    """The own provider gets the app's credential, in the query too, when the model is another."""
+    base = f"http://127.0.0.1:{a.port}/v1"
+    text = f'[[providers]]\nname = "own"\ndialect = "openai"\nbase_url = "{base}"\nmodels = {{ "gpt" = "our" }}\n'
+    m = proxy("\n".join([*FAST, text, f'[[routes]]\nintercept = ["{base}"]\nproviders = ["own"]\n']))
+    with App(m, f"127.0.0.1:{a.port}", f"/v1/realtime?api_key={APP_KEY}&model=gpt") as app:
         app.shake()
-        assert app.ask("hello") == "a: hello"
-        app.say(TextMessage("die"))
-        with suppress(EOFError, ConnectionError):
-            assert isinstance(app.hear(), CloseConnection)
-    status = _settled(m)["a0"]
-    assert (status["failures"], status["successes"]) == (1, 0)
+    assert a.seen[0].path == f"/v1/realtime?model=our&api_key={APP_KEY}"
 
 
 def test_an_end_without_fault_blames_nobody(a: Echo, proxy: Start, subtests: pytest.Subtests) -> None:
@@ -440,7 +529,7 @@ def test_an_end_without_fault_blames_nobody(a: Echo, proxy: Start, subtests: pyt
                 app.shake()
                 assert app.ask("hello") == "a: hello"
                 if end == "close":
-                    app.say(TextMessage("close"))
+                    app.say(TextMessage("close 4000"))
                     closed = app.hear()
                     assert isinstance(closed, CloseConnection)
                     assert (closed.code, closed.reason) == (4000, "enough")

@@ -101,6 +101,9 @@ class Anthropic:
     def tail_at(self, host: str, tail: str) -> str:
         return tail
 
+    def rewrite_query(self, call: Call, query: str, model: str) -> str:
+        return query
+
     def reader(self, call: Call, content_type: str) -> StreamReader:
         return _MessageReader(partial(self.phrase_error_event, call))
 

@@ -162,6 +162,10 @@ class Dialect(Protocol):
         """What a tail is called at another host of the same dialect."""
         ...
 
+    def rewrite_query(self, call: Call, query: str, model: str) -> str:
+        """The query, without its `?`, with another model where it names one; the rest byte for byte."""
+        ...
+
     def reader(self, call: Call, content_type: str) -> StreamReader:
         """A reader for a streamed answer of this call."""
         ...

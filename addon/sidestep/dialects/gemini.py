@@ -118,6 +118,9 @@ class Gemini:
             return _DEVELOPER.sub(lambda m: f"/{_AT_VERTEX[m[1]]}/publishers/google/models/", tail)
         return _VERTEX.sub(lambda m: f"/{_AT_DEVELOPER[m[1]]}/models/", tail)
 
+    def rewrite_query(self, call: Call, query: str, model: str) -> str:
+        return query
+
     def reader(self, call: Call, content_type: str) -> StreamReader:
         if common.media_type(content_type) == "text/event-stream":
             return _GeminiReader(partial(self.phrase_error_event, call))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import msgspec
 
@@ -181,6 +181,12 @@ class OpenAI:
 
     def tail_at(self, host: str, tail: str) -> str:
         return tail
+
+    def rewrite_query(self, call: Call, query: str, model: str) -> str:
+        if not call.operation.endswith(".websocket"):
+            return query
+        parts = query.split("&")
+        return "&".join(f"model={quote(model, safe='')}" if p.partition("=")[0] == "model" else p for p in parts)
 
     def reader(self, call: Call, content_type: str) -> StreamReader:
         phrase = partial(self.phrase_error_event, call)

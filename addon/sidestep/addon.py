@@ -37,7 +37,7 @@ from sidestep.engine import Attempt, Engine
 from sidestep.exchange import Exchange, Exhausted, Wait
 from sidestep.flows import Field, Original, host_of, readable_body
 from sidestep.layer import FailoverLayer, see_off
-from sidestep.locating import find_config, load_settings
+from sidestep.locating import UPSTREAM_AUTH, find_config, load_settings
 from sidestep.outcomes import ErrorKind, Kind, Outcome
 from sidestep.session import Session
 from sidestep.watching import Shape
@@ -78,6 +78,9 @@ class Sidestep:
         self._replay_handler: type[clientplayback.ReplayHandler] | None = None
 
     def load(self, loader: Loader) -> None:
+        if secret := os.environ.pop(UPSTREAM_AUTH, ""):
+            # `sidestep run` stands in front of a proxy that wants a password: no command line shows it.
+            ctx.options.update(upstream_auth=secret)
         loader.add_option(
             "sidestep_config",
             str,
@@ -492,7 +495,7 @@ class Sidestep:
         result = "answered" if good and flow.error is None else "failed"
         engine.requests_total[(exchange.match.route.name, result)] += 1
         if session.acting and good and last is not None and not last.candidate.own:
-            engine.rerouted_total += 1
+            engine.rerouted[(session.original.host, last.candidate.provider.name)] += 1
         story.tell(session)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
             self.replayable[flow.id] = session.original

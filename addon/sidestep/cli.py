@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from sidestep import catalog, config
+from sidestep import catalog, config, explaining, initial, probing, running, trust
 from sidestep.config import ConfigError, Settings
 from sidestep.locating import find_config, load_settings
 
@@ -61,10 +61,113 @@ _tool("web", "mitmweb")
 _tool("console", "mitmproxy")
 
 
+CONFIG_OPTION = click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="The TOML file; by default as the addon finds it."
+)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--web", is_flag=True, help="Start mitmweb, to look at what happens.")
+@click.option("--keep", is_flag=True, help="Leave the proxy running at the end.")
+@CONFIG_OPTION
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(web: bool, keep: bool, config_file: Path | None, command: tuple[str, ...]) -> None:
+    """Run COMMAND with its LLM calls going through Sidestep; everything else it does passes unopened.
+
+    Exits as the command does. What the proxy has to say goes to a log file.
+    """
+    _settings(config_file)
+    surroundings = dict(os.environ)
+    with running.Signals() as signals:
+        try:
+            proxy = running.start(script_path(), web=web, config=config_file, env=surroundings)
+        except running.StartError as e:
+            raise click.ClickException(str(e)) from None
+        try:
+            if proxy.web is not None:
+                click.echo(f"sidestep: mitmweb is at {proxy.web}", err=True)
+            bundle = trust.bundle(trust.authority(), surroundings)
+            found = running.variables(proxy.port, bundle, trust.java_store(bundle), surroundings)
+            code = running.run(command, {**surroundings, **found}, signals)
+            click.echo(running.closing_line(proxy.summary(), proxy.log), err=True)
+        finally:
+            if keep:
+                text = f"the proxy still listens at {proxy.url}; it ends with: kill {proxy.process.pid}"
+                click.echo(f"sidestep: {text}", err=True)
+            else:
+                proxy.stop()
+    raise SystemExit(code)
+
+
+@main.command()
+@click.option("--port", default=8080, show_default=True, help="Where the proxy listens.")
+@click.option("--shell", type=click.Choice(["sh", "fish", "powershell", "json"]), default="sh", show_default=True)
+@click.option("--confdir", type=click.Path(path_type=Path), help="mitmproxy's, if it is not ~/.mitmproxy.")
+def env(port: int, shell: str, confdir: Path | None) -> None:
+    """Print the variables that send a program through a proxy that runs already: eval "$(sidestep env)"."""
+    bundle = trust.bundle(trust.authority(confdir), os.environ)
+    click.echo(running.for_shell(running.variables(port, bundle, trust.java_store(bundle), os.environ), shell))
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path), default=Path("sidestep.toml"))
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def init(file: Path, force: bool) -> None:
+    """Write a commented configuration from the keys in the environment, by default to ./sidestep.toml."""
+    if file.exists() and not force:
+        raise click.ClickException(f"{file} is there already; --force writes over it")
+    try:
+        file.write_text(initial.configuration(os.environ), "utf-8")
+    except OSError as e:
+        raise click.ClickException(f"{file}: {e.strerror}") from None
+    click.echo(f"wrote {file}; `sidestep check {file}` shows what it comes to")
+
+
+@main.command()
+@click.argument("url")
+@click.option("--model", help="The model that the call asks for.")
+@click.option("--method", default="POST", show_default=True)
+@CONFIG_OPTION
+@JSON_OPTION
+def explain(url: str, model: str | None, method: str, config_file: Path | None, as_json: bool) -> None:
+    """Say where a call to URL would go, and why."""
+    settings = _settings(config_file)
+    try:
+        found = explaining.explain(settings, url, model, method.upper())
+    except ValueError as e:
+        raise click.ClickException(str(e)) from None
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    console = Console(highlight=False)
+    if not found["routed"]:
+        console.print(f"It goes where the app sent it: {found['why']}.", soft_wrap=True, markup=False)
+        return
+    asked = f" for {found['model']}" if found["model"] else ""
+    console.print(f"{found['operation']}{asked}, on the route from {found['intercept']}, {found['strategy']}:")
+    table = Table("", "provider", Column("base URL", overflow="fold"), "model", "credential")
+    for number, p in enumerate(found["providers"], 1):
+        own = " (own)" if p["own"] else ""
+        table.add_row(str(number), p["name"] + own, p["base_url"], p["model"] or "–", p["credential"])
+    console.print(table)
+    for p in found["rejected"]:
+        console.print(f"not {p['name']}: {p['why']}", soft_wrap=True, markup=False)
+
+
+def _settings(file: Path | None) -> Settings:
+    """The configuration that would be used. Ends the program where there is something wrong with it."""
+    try:
+        return load_settings(find_config("" if file is None else str(file)), os.environ)
+    except ConfigError as e:
+        click.echo(str(e), err=True)
+        raise SystemExit(1) from None
+
+
 @main.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--probe", is_flag=True, help="Ask each provider for its models; exits with 1 if one does not answer.")
 @JSON_OPTION
-def check(file: Path | None, as_json: bool) -> None:
+def check(file: Path | None, probe: bool, as_json: bool) -> None:
     """Validate a configuration and show what would be used; keys are never shown."""
     path = find_config("" if file is None else str(file))
     try:
@@ -75,17 +178,36 @@ def check(file: Path | None, as_json: bool) -> None:
         else:
             click.echo(str(e), err=True)
         raise SystemExit(1) from None
+    probes = probing.probe(settings.providers) if probe else []
+    failed = any(p.ok is False for p in probes)
     if as_json:
-        click.echo(json.dumps(_as_data(settings), indent=1))
-        return
+        data = _as_data(settings)
+        if probe:
+            data["probes"] = [{"provider": p.provider, "ok": p.ok, "text": p.text} for p in probes]
+            data["ok"] = not failed
+        click.echo(json.dumps(data, indent=1))
+        raise SystemExit(failed)
     console = Console(highlight=False)
     console.print(f"[bold]{settings.source}[/bold]: no problems, mode {settings.mode}")
-    table = Table("provider", "dialect", "base URL", "credential", "models")
+    table = Table("provider", "dialect", Column("base URL", overflow="fold"), "credential", "models")
     for provider in settings.providers:
         table.add_row(provider.name, provider.dialect, str(provider.base_url), _credential(provider), _models(provider))
     console.print(table)
     for line in config.describe(settings):
         console.print(line, markup=False, soft_wrap=True)
+    for line in _keys(settings):
+        console.print(line, markup=False, soft_wrap=True)
+    for p in probes:
+        word = {True: "ok", False: "failed", None: "–"}[p.ok]
+        console.print(f"{p.provider}: {word}, {p.text}", markup=False, soft_wrap=True)
+    raise SystemExit(failed)
+
+
+def _keys(settings: Settings) -> list[str]:
+    """Which keys of the catalog's providers are in the environment, by name."""
+    names = sorted({name for entry in catalog.CATALOG.values() for name in entry.env})
+    found = [name for name in names if os.environ.get(name, "").strip()]
+    return [f"keys in the environment: {', '.join(found) or 'none'}"]
 
 
 def _credential(provider: config.Provider) -> str:
@@ -137,7 +259,7 @@ def providers(as_json: bool) -> None:
         names = ("name", "dialect", "base_url", "key", "key_is_set")
         click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
         return
-    table = Table("provider", "dialect", "base URL", "key in", "set")
+    table = Table("provider", "dialect", Column("base URL", overflow="fold"), "key in", "set")
     for name, dialect, base, env, is_set in rows:
         table.add_row(name, dialect, base, env or "–", "yes" if is_set else "")
     Console(highlight=False).print(table)

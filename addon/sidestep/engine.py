@@ -81,7 +81,8 @@ class Engine:
         self.attempts_total: Counter[tuple[str, str, str]] = Counter()
         """Attempts that are over, by provider, outcome and reason."""
         self.requests_total: Counter[tuple[str, str]] = Counter()
-        self.rerouted_total = 0
+        self.rerouted: Counter[tuple[str, str]] = Counter()
+        """Requests answered by another provider than their own: the app's host, the provider."""
         self.tokens_total: Counter[tuple[str, str]] = Counter()
         self.cost_total: Counter[str] = Counter()
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)
@@ -110,6 +111,10 @@ class Engine:
             self.mode = settings.mode
         self.settings = settings
         self.routes = RouteTable(settings.routes)
+
+    @property
+    def rerouted_total(self) -> int:
+        return self.rerouted.total()
 
     def circuit(self, provider: Provider, model: str | None) -> Circuit:
         """The circuit that guards this model at this provider; made when first asked for."""

@@ -10,6 +10,9 @@ import platformdirs
 from sidestep import config
 from sidestep.config import Settings
 
+UPSTREAM_AUTH = "SIDESTEP_UPSTREAM_AUTH"
+"""In a proxy's environment: `user:password` for the proxy behind it. A command line can be read by everybody."""
+
 
 def find_config(option: str, folder: Path | None = None) -> Path | None:
     """The configuration file to read; None: there is none, the catalog serves.

@@ -63,6 +63,16 @@ def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
     return (503 if word == "unhealthy" else 200), body
 
 
+def summary(engine: Engine) -> dict[str, Any]:
+    """What came of all requests so far, for `sidestep run` to say at its end."""
+    results = engine.requests_total
+    return {
+        "calls": results.total(),
+        "failed": sum(count for (_, result), count in results.items() if result == "failed"),
+        "rerouted": [{"from": a, "to": b, "count": count} for (a, b), count in engine.rerouted.most_common()],
+    }
+
+
 class _EngineCollector(Collector):
     """Reads the engine when it is scraped; keeps nothing."""
 

@@ -256,7 +256,7 @@ class Sidestep:
         method = request.method
         if method == "GET" and request.headers.get("upgrade", "").lower() != "websocket":
             return
-        match = engine.routes.match(method, request.scheme, host_of(request), request.port, request.path)
+        match = engine.routes.match(method, request.scheme, _host_of(flow), request.port, request.path)
         if match is None or flow.client_conn.id not in self.adopted:
             return
         acting = engine.mode == "enforce"
@@ -272,7 +272,7 @@ class Sidestep:
         try:
             session = self.sessions.get(flow.id)
             if session is None:
-                if host_of(flow.request) == answers.INTERNAL_HOST:
+                if _host_of(flow) == answers.INTERNAL_HOST:
                     flow.response = answers.page(flow.request, self.engine, self.clock())
                 return None
             if not self._plan(session):
@@ -663,6 +663,12 @@ def _not_yet(settings: Settings) -> Iterator[str]:
 def _is_ours(engine: Engine, host: str, port: int) -> bool:
     """Whether what is sent to this host may be for us, so that its TLS has to be opened."""
     return host.lower() == answers.INTERNAL_HOST or engine.routes.lies_under(host, port)
+
+
+def _host_of(flow: http.HTTPFlow) -> str:
+    """The host that the app means. In reverse mode its Host header may name this proxy (`keep_host_header`)."""
+    request = flow.request
+    return request.host if isinstance(flow.client_conn.proxy_mode, ReverseMode) else host_of(request)
 
 
 def _is_unset(name: str) -> bool:

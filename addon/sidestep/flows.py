@@ -342,8 +342,11 @@ def _rewrite_body(
     request.data.path = _bytes(provider.base_url.join(tail) + mark + query)
 
 
-def outgoing(request: http.Request, original: Original, candidate: Candidate, *, to_http1: bool) -> http.Request:
-    """A copy of the request's head as it is sent, with the credential; the flow never bears it."""
+def outgoing(
+    request: http.Request, original: Original, candidate: Candidate, *, to_http1: bool, to_proxy: bool
+) -> http.Request:
+    """A copy of the request's head as it is sent, with the credential; the flow never bears it. `to_proxy`: another
+    proxy gets it in absolute form, without a CONNECT."""
     fields = request.data.headers.fields
     # Not `request.copy()`: it goes over every field by way of the saved form, body included.
     sent = http.Request.__new__(http.Request)
@@ -354,6 +357,10 @@ def outgoing(request: http.Request, original: Original, candidate: Candidate, *,
         if original.path is not original.bare_path:
             as_sent = sent.data.path == original.bare_path
             sent.data.path = original.path if as_sent else _with_credentials(sent.data.path, original.path)
+    elif to_proxy:
+        fields += tuple(f for _, f in original.secrets if f[0].lower() == b"proxy-authorization")
+    if not candidate.own and not to_proxy and not request.is_http2:
+        sent.data.authority = b""  # absolute form is for proxies
     added = credential_fields(candidate.provider)
     if added:
         names = [name for name, _ in added]

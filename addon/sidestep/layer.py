@@ -29,6 +29,7 @@ from mitmproxy.proxy.layers.http import (
     GetHttpConnection,
     GetHttpConnectionCompleted,
     HttpLayer,
+    HTTPMode,
     HttpStream,
     RegisterHttpConnection,
     SendHttp,
@@ -358,7 +359,8 @@ class FailoverStream(HttpStream):
                 return
             self.context.server = self.flow.server_conn = connection
             self.phase = Phase.HEADERS
-            head = session.outgoing(to_http1=connection.alpn != b"h2")
+            to_proxy = self.mode is HTTPMode.upstream and request.scheme == "http"
+            head = session.outgoing(to_http1=connection.alpn != b"h2", to_proxy=to_proxy)
             timeouts = session.timeouts
             yield from self._arm(timeouts.first_byte if session.streaming else timeouts.headers)
             yield from self._send(head, self.up_id, connection)

@@ -72,10 +72,11 @@ class Session:
         flows.point_at(self.flow.request, self.original, self.match, self.call, attempt.candidate)
         self.original.sent_body = self.flow.request.data.content
 
-    def outgoing(self, *, to_http1: bool) -> http.Request:
+    def outgoing(self, *, to_http1: bool, to_proxy: bool) -> http.Request:
         """The request's head as it is sent, with the credential."""
         assert self.attempt is not None
-        return flows.outgoing(self.flow.request, self.original, self.attempt.candidate, to_http1=to_http1)
+        candidate = self.attempt.candidate
+        return flows.outgoing(self.flow.request, self.original, candidate, to_http1=to_http1, to_proxy=to_proxy)
 
     def release(self) -> None:
         """Give the flow back as the app sent it, credential included: it goes where it was going."""

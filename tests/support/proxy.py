@@ -38,12 +38,16 @@ class Mitmdump:
         script: Path | None = ADDON,
         env: dict[str, str] | None = None,
         listen: str = "127.0.0.1",
+        port_in: str = r"HTTP\(S\) proxy.*",
     ) -> None:
+        """`port_in`: the words in which mitmproxy names the mode whose port is meant; the page is asked for over an
+        HTTP proxy alone."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.confdir = CONFDIR if CONFDIR is not None else folder / "conf"
         self.config = folder / "sidestep.toml"
         self.may_complain = False
+        self._port_in = port_in
         command = [str(Path(sys.executable).parent / "mitmdump"), "--listen-host", listen, "--listen-port", "0"]
         command += ["--set", f"confdir={self.confdir}"]
         if not any("flow_detail" in option for option in options):
@@ -75,9 +79,9 @@ class Mitmdump:
 
     def __enter__(self) -> Self:
         self.start()
-        found = self.wait_for_log(r"HTTP\(S\) proxy.* listening at .*:(\d+)", 30)
+        found = self.wait_for_log(rf"{self._port_in} listening at .*:(\d+)", 30)
         self.port = int(found[1])
-        if any("addon/main.py" in a for a in self._command):
+        if "HTTP" in self._port_in and any("addon/main.py" in a for a in self._command):
             self.health()
         return self
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +19,16 @@ import trustme
 
 from support.corporate import ConnectProxy
 from support.h2provider import server_context
+from support.namespaces import SERVER, Networks, ip, networks, redirect_all_tcp
 from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump, clean_env
 from support.raw import Wire, chat, to_server
 from support.settings import key_of, table
 from support.ways import connect, listening, plain, socks5, tls
+from support.wireguard import ADDRESS, WireGuard, open_tun
 
 Make = Callable[..., Provider]
 Start = Callable[..., Mitmdump]
-Open = Callable[[], socket.socket]
 
 APP_KEY = "sk-app-CANARY-0123456789"
 GOOD = Behaviour()
@@ -241,3 +243,72 @@ def test_several_modes_at_once(provider: Make, proxy: Start) -> None:
     for way in ways:
         assert way(False).headers["x-sidestep-attempts"] == "b:200"
     assert m.provider("own")["state"] == "open"
+
+
+# --- modes that need privileges
+
+
+OFFICIAL = "https://api.openai.com/v1"
+HOST = "api.openai.com"
+HTTPS = (SERVER, 443)
+
+
+@pytest.fixture
+def net() -> Iterator[Networks]:
+    """Networks of the test's own, in which the test itself is where the proxy is; it skips where they cannot be had."""
+    with networks() as made:
+        yield made
+
+
+def _behind(
+    net: Networks, ca: trustme.CA, trusting: tuple[str, str], provider: Make, proxy: Start, mode: str, clients: str
+) -> tuple[Mitmdump, Provider, Provider]:
+    """A proxy whose clients believe that they speak with `own` at its own address."""
+    own, b = provider("own", tls=server_context(ca, HOST), host=SERVER, port=443), provider("b")
+    allowed = f'[proxy]\nallow_clients = ["{clients}"]\ntunnel_others = true\n'
+    return proxy(config(OFFICIAL, b, allowed), "--mode", "regular@127.0.0.1:8080", "--mode", mode, *trusting), own, b
+
+
+def _captured(net: Networks, m: Mitmdump, own: Provider, b: Provider, ca_file: str) -> None:
+    """The client's calls are served by b, and what is no intercept passes unopened."""
+
+    def call(stream: bool) -> Answer:
+        with net.as_client():
+            sock = plain(HTTPS)
+        return ask(tls(sock, m.ca, HOST), OFFICIAL, stream=stream)
+
+    fails_over(own, b, call)
+    assert {seen.header("host") for seen in own.requests} == {HOST}
+    with net.as_client():
+        sock = plain(HTTPS)
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        tls(sock, Path(ca_file), "other.test")  # the server itself answers, whose certificate is for another name
+
+
+def test_transparent(net: Networks, ca: trustme.CA, trusting: tuple[str, str], provider: Make, proxy: Start) -> None:
+    """As the gateway of another machine, whose traffic the kernel redirects."""
+    net.join_by_cable()
+    m, own, b = _behind(net, ca, trusting, provider, proxy, "transparent@0.0.0.0:8081", "192.0.2.0/24")
+    redirect_all_tcp(8081)
+    _captured(net, m, own, b, trusting[1].partition("=")[2])
+
+
+def test_wireguard(net: Networks, ca: trustme.CA, trusting: tuple[str, str], provider: Make, proxy: Start) -> None:
+    """As a WireGuard server: the client's whole traffic comes through the tunnel."""
+    tun = open_tun(net)
+    m, own, b = _behind(net, ca, trusting, provider, proxy, "wireguard@127.0.0.1:51820", f"{ADDRESS}/32")
+    keys = json.loads((m.confdir / "wireguard.conf").read_text())
+    with WireGuard(tun, ("127.0.0.1", 51820), keys["client_key"], keys["server_key"]):
+        _captured(net, m, own, b, trusting[1].partition("=")[2])
+
+
+def test_tun(net: Networks, ca: trustme.CA, trusting: tuple[str, str], provider: Make, proxy: Start) -> None:
+    """As a network device that packets are routed to."""
+    m, own, b = _behind(net, ca, trusting, provider, proxy, "tun:sidestep0", "192.0.2.0/24")
+    m.wait_for_log("TUN interface created")
+    ip(f"link set sidestep0 netns {net.path(net.client)}")
+    with net.as_client():
+        ip("addr add 192.0.2.2/32 dev sidestep0")
+        ip("link set sidestep0 up")
+        ip("route add default dev sidestep0")
+    _captured(net, m, own, b, trusting[1].partition("=")[2])

@@ -85,7 +85,7 @@ class Seen:
 class Provider:
     """Use as a context manager. `url` is the base URL for a dialect; `requests` what came."""
 
-    def __init__(self, name: str, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(self, name: str, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         self.name = name
         self.tls = tls
         self.host = host
@@ -95,7 +95,7 @@ class Provider:
         self.chooser: Callable[[Seen], Behaviour] | None = None
         self.arrived = threading.Semaphore(0)
         self.in_flight = 0
-        self.port = 0
+        self.port = port
         self._connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop

@@ -25,7 +25,7 @@ from mitmproxy.connection import Client
 from mitmproxy.log import ALERT
 from mitmproxy.proxy import layer as proxy_layer
 from mitmproxy.proxy.layers.http import HttpLayer
-from mitmproxy.proxy.mode_specs import ReverseMode
+from mitmproxy.proxy.mode_specs import LocalMode, ReverseMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import ClientHelloData, TlsData
 from mitmproxy.websocket import WebSocketData
@@ -532,6 +532,8 @@ class Sidestep:
             return True
         if getattr(ctx.options, "proxyauth", None):
             return True
+        if isinstance(flow.client_conn.proxy_mode, LocalMode):
+            return True  # captured programs run on this machine, whatever address they seem to come from
         if address is None:
             return False
         networks = (ipaddress.ip_network(n, strict=False) for n in self.engine.settings.proxy.allow_clients)

@@ -6,9 +6,11 @@ Those that need privileges live in network namespaces of their own and skip wher
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ import openai
 import pytest
 import trustme
 
+from support.capture import Group, group
 from support.corporate import ConnectProxy
 from support.h2provider import server_context
 from support.namespaces import SERVER, Networks, ip, networks, redirect_all_tcp
@@ -31,6 +34,7 @@ Make = Callable[..., Provider]
 Start = Callable[..., Mitmdump]
 
 APP_KEY = "sk-app-CANARY-0123456789"
+OFFICIAL = "https://api.openai.com/v1"
 GOOD = Behaviour()
 DOWN = Behaviour(status=500)
 QUICK = [
@@ -58,18 +62,23 @@ class Answer:
     headers: dict[str, str]
     text: str
 
+    @classmethod
+    def read(cls, status: int, headers: dict[str, str], body: bytes, *, stream: bool) -> Answer:
+        if status != 200:
+            return cls(status, headers, body.decode())
+        if not stream:
+            return cls(status, headers, json.loads(body)["choices"][0]["message"]["content"])
+        events = [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
+        assert events.pop() == "[DONE]"
+        deltas = [choice["delta"] for event in events for choice in json.loads(event)["choices"]]
+        return cls(status, headers, "".join(delta.get("content") or "" for delta in deltas))
+
 
 def ask(sock: socket.socket, base: str, *, stream: bool, absolute: bool = False) -> Answer:
     """A chat completion over a connection that was made for it."""
     sent = chat(base, stream=stream, key=APP_KEY)
     with Wire.over(sock) as wire:
-        status, headers, body = wire.send(sent if absolute else to_server(sent)).answer()
-    if not stream or status != 200:
-        return Answer(status, headers, json.loads(body)["choices"][0]["message"]["content"] if status == 200 else "")
-    events = [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
-    assert events.pop() == "[DONE]"
-    deltas = [choice["delta"] for event in events for choice in json.loads(event)["choices"]]
-    return Answer(status, headers, "".join(delta.get("content") or "" for delta in deltas))
+        return Answer.read(*wire.send(sent if absolute else to_server(sent)).answer(), stream=stream)
 
 
 def fails_over(own: Provider, b: Provider, call: Callable[[bool], Answer]) -> None:
@@ -118,8 +127,7 @@ def test_regular(ca: trustme.CA, trusting: tuple[str, str], provider: Make, prox
     fails_over(own, b, call)
 
 
-@pytest.mark.parametrize("keep_host", ["false", "true"])
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(("scheme", "keep_host"), [("http", "true"), ("https", "false")])
 def test_reverse(
     scheme: str, keep_host: str, ca: trustme.CA, trusting: tuple[str, str], provider: Make, proxy: Start
 ) -> None:
@@ -152,7 +160,7 @@ def test_reverse_for_an_sdk(provider: Make, proxy: Start) -> None:
 
 
 def test_socks5(ca: trustme.CA, trusting: tuple[str, str], provider: Make, proxy: Start) -> None:
-    """As a SOCKS5 proxy, over TLS and plain, and for a real program."""
+    """As a SOCKS5 proxy, with TLS inside."""
     own, b = provider("own", tls=server_context(ca)), provider("b")
     m = proxy(config(own.url(), b), "--mode", "regular@127.0.0.1:0", "--mode", "socks5@127.0.0.2:0", *trusting)
     address = listening(m, "SOCKS v5 proxy")
@@ -161,12 +169,20 @@ def test_socks5(ca: trustme.CA, trusting: tuple[str, str], provider: Make, proxy
         return ask(tls(socks5(address, (own.host, own.port)), m.ca, own.host), own.url(), stream=stream)
 
     fails_over(own, b, call)
-    curl = ["curl", "-sS", "--socks5-hostname", f"{address[0]}:{address[1]}", "--cacert", str(m.ca), "-D-"]
-    body = ["-H", f"Authorization: Bearer {APP_KEY}", "--json", '{"model": "gpt-4o", "messages": []}']
-    ran = subprocess.run(
-        [*curl, *body, f"{own.url()}/chat/completions"], capture_output=True, env=clean_env(), timeout=20
-    )
-    assert b"x-sidestep-attempts: b:200" in ran.stdout, ran
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_socks5_for_a_program(provider: Make, proxy: Start) -> None:
+    """curl, told of the proxy and our CA alone; the host that it asks for cannot be reached."""
+    b = provider("b")
+    m = proxy(config(OFFICIAL, b), "--mode", "regular@127.0.0.1:0", "--mode", "socks5@127.0.0.2:0")
+    host, port = listening(m, "SOCKS v5 proxy")
+    curl = ["curl", "-sSi", "--http1.1", "--socks5-hostname", f"{host}:{port}", "--cacert", str(m.ca)]
+    fields = ["-H", f"Authorization: Bearer {APP_KEY}", "--json", '{"model": "gpt-4o", "messages": []}']
+    command = [*curl, *fields, f"{OFFICIAL}/chat/completions"]
+    ran = subprocess.run(command, capture_output=True, env=clean_env(), timeout=20)
+    assert b"x-sidestep-attempts: own:connect, b:200" in ran.stdout, ran
+    assert b.requests[0].header("authorization") == f"Bearer {key_of('b')}"
 
 
 def test_socks5_with_a_password(provider: Make, tmp_path: Path) -> None:
@@ -200,8 +216,7 @@ def test_upstream(ca: trustme.CA, provider: Make, proxy: Start, tmp_path: Path) 
         assert company.log.count("POST https://") == 6
 
 
-@pytest.mark.parametrize("b_tls", [False, True], ids=["b plain", "b over TLS"])
-@pytest.mark.parametrize("own_tls", [False, True], ids=["own plain", "own over TLS"])
+@pytest.mark.parametrize(("own_tls", "b_tls"), [(False, False), (False, True), (True, False)])
 def test_upstream_forms(
     own_tls: bool, b_tls: bool, ca: trustme.CA, trusting: tuple[str, str], provider: Make, proxy: Start
 ) -> None:
@@ -248,7 +263,6 @@ def test_several_modes_at_once(provider: Make, proxy: Start) -> None:
 # --- modes that need privileges
 
 
-OFFICIAL = "https://api.openai.com/v1"
 HOST = "api.openai.com"
 HTTPS = (SERVER, 443)
 
@@ -312,3 +326,42 @@ def test_tun(net: Networks, ca: trustme.CA, trusting: tuple[str, str], provider:
         ip("link set sidestep0 up")
         ip("route add default dev sidestep0")
     _captured(net, m, own, b, trusting[1].partition("=")[2])
+
+
+def _is_capturing(captured: Group) -> bool:
+    """Whether what the group sends arrives at the proxy; the kernel's part may come a moment after mitmproxy's."""
+    end = time.monotonic() + 5
+    page = ["curl", "-sS", "-m", "2", "--resolve", f"sidestep.internal:80:{SERVER}", "http://sidestep.internal/health"]
+    while time.monotonic() < end:
+        if b'"status": "ok"' in captured.run(*page):
+            return True
+    return False
+
+
+def test_local_capture(
+    net: Networks, ca: trustme.CA, trusting: tuple[str, str], provider: Make, tmp_path: Path
+) -> None:
+    """As one that captures a program of this machine, which may use the keys like any client of this machine."""
+    own, b = provider("own", tls=server_context(ca, HOST), host=SERVER, port=443), provider("b")
+    modes = ("--mode", "regular@127.0.0.1:8080", "--mode", "local:curl")
+    m = Mitmdump(tmp_path / "proxy", config(OFFICIAL, b), *modes, *trusting)
+    with group() as captured:
+        captured.before(m)
+        m.start()
+        try:
+            m.wait_for_log(r"Local redirector started|exiting\.\.\.|Error|error|refused|denied", 30)
+            if not _is_capturing(captured):
+                pytest.skip(f"nothing is captured here: {m.lines[-3:]}")
+
+            def call(stream: bool) -> Answer:
+                sent = chat(OFFICIAL, stream=stream, key=APP_KEY).partition(b"\r\n\r\n")[2].decode()
+                curl = ["curl", "-sSi", "--http1.1", "--resolve", f"{HOST}:443:{SERVER}", "--cacert", str(m.ca)]
+                fields = ["-H", f"Authorization: Bearer {APP_KEY}", "--json", sent]
+                head, _, body = captured.run(*curl, *fields, f"{OFFICIAL}/chat/completions").partition(b"\r\n\r\n")
+                lines = head.decode().split("\r\n")
+                headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines[1:])}
+                return Answer.read(int(lines[0].split()[1]), headers, body, stream=stream)
+
+            fails_over(own, b, call)
+        finally:
+            m.stop()

@@ -61,7 +61,7 @@ def tell(session: Session) -> None:
     if session.advice is not None:
         flow.metadata["sidestep"]["advice"] = session.advice
     failed = [a for a in attempts if a.outcome is not None and a.outcome.kind in (Kind.FAILURE, Kind.COOLDOWN)]
-    app_host = session.original.host
+    app_host = session.match.intercept.host  # the request's own host may be an address
     last = attempts[-1] if attempts else None
     rerouted = session.answered_by is not None and last is not None and not last.candidate.own
     if session.answered_by is None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import openai
 import pytest
 import trustme
+from mitmproxy import io
 
 from support.capture import Group, group
 from support.corporate import ConnectProxy
@@ -280,7 +281,8 @@ def _behind(
     """A proxy whose clients believe that they speak with `own` at its own address."""
     own, b = provider("own", tls=server_context(ca, HOST), host=SERVER, port=443), provider("b")
     allowed = f'[proxy]\nallow_clients = ["{clients}"]\ntunnel_others = true\n'
-    return proxy(config(OFFICIAL, b, allowed), "--mode", "regular@127.0.0.1:8080", "--mode", mode, *trusting), own, b
+    modes = ("--mode", "regular@127.0.0.1:8080", "--mode", mode, "-w", "saved.mitm")
+    return proxy(config(OFFICIAL, b, allowed), *modes, *trusting), own, b
 
 
 def _captured(net: Networks, m: Mitmdump, own: Provider, b: Provider, ca_file: str) -> None:
@@ -297,6 +299,9 @@ def _captured(net: Networks, m: Mitmdump, own: Provider, b: Provider, ca_file: s
         sock = plain(HTTPS)
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         tls(sock, Path(ca_file), "other.test")  # the server itself answers, whose certificate is for another name
+    m.stop()
+    with (m.folder / "saved.mitm").open("rb") as f:
+        assert {flow.comment for flow in io.FlowReader(f).stream()} >= {f"{HOST} → b after own:500"}
 
 
 def test_transparent(net: Networks, ca: trustme.CA, trusting: tuple[str, str], provider: Make, proxy: Start) -> None:

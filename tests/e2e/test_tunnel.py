@@ -69,8 +69,8 @@ def _ask(sock: ssl.SSLSocket) -> tuple[int, dict[str, str], bytes]:
 
 @pytest.mark.parametrize("strategy", ["lazy", "eager"])
 def test_others_pass_unopened(strategy: str, other: Provider, ca_file: Path, provider: Make, proxy: Start) -> None:
-    """Over CONNECT and SOCKS5, with and without SNI, the client meets the server itself; plain HTTP stays as it is, our own
-    hosts are opened."""
+    """Over CONNECT and SOCKS5, with and without SNI, the client meets the server itself; plain HTTP stays as it is, and
+    our own hosts are opened, the proxy among them."""
     a = provider("a")
     modes = ("--mode", "regular@127.0.0.1:0", "--mode", "socks5@127.0.0.2:0")
     m = proxy(config("chat", a, **TUNNEL), *modes, "--set", f"connection_strategy={strategy}")
@@ -94,10 +94,12 @@ def test_others_pass_unopened(strategy: str, other: Provider, ca_file: Path, pro
         for stream in (False, True):
             result = app.call("chat", stream=stream)
             assert (result.text, result.provider) == (text_of("a", GOOD), "a")
-    for way, address in ways:
-        sock = tls(way(address, ("sidestep.internal", 443)), m.ca, "sidestep.internal")
+    inside = [tls(way(address, ("sidestep.internal", 443)), m.ca, "sidestep.internal") for way, address in ways]
+    inside.append(tls(plain(("127.0.0.1", m.port)), m.ca, "proxy.test"))
+    for sock, target in zip(inside, ["", "", "http://sidestep.internal"], strict=True):
         with Wire.over(sock) as wire:
-            status, _, body = wire.send(b"GET /health HTTP/1.1\r\nHost: sidestep.internal\r\n\r\n").answer()
+            page = f"GET {target}/health HTTP/1.1\r\nHost: sidestep.internal\r\n\r\n"
+            status, _, body = wire.send(page.encode()).answer()
             assert (status, json.loads(body)["status"]) == (200, "ok")
 
 

@@ -35,7 +35,7 @@ STOP_SECONDS = 5.0
 LOOK_SECONDS = 0.02
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
-_LISTENING = re.compile(r"proxy listening at \S*?:(\d+)")
+_LISTENING = re.compile(r"proxy[^\n]* listening at \S*?:(\d+)")
 _WEB = re.compile(r"Web server listening at (http\S+)")
 _FORWARDED = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT")
 _FROM_THE_TERMINAL = ("SIGINT", "SIGQUIT")

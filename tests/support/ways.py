@@ -9,7 +9,6 @@ import struct
 from pathlib import Path
 
 from support.proxy import Mitmdump
-from support.raw import Wire
 
 Address = tuple[str, int]
 
@@ -72,10 +71,6 @@ def tls(sock: socket.socket, ca: Path | None, name: str, *alpn: str, sni: bool =
 
 def basic(credentials: str) -> str:
     return "Basic " + base64.b64encode(credentials.encode()).decode()
-
-
-def wire(sock: socket.socket) -> Wire:
-    return Wire.over(sock)
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:

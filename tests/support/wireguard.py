@@ -6,6 +6,7 @@ Needs no kernel module, only a TUN device. No rekeying, no cookies, no roaming.
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import hashlib
 import hmac
@@ -101,6 +102,10 @@ class WireGuard:
         self._sending, self._receiving = ChaCha20Poly1305(send), ChaCha20Poly1305(receive)
 
     def _carry(self) -> None:
+        with contextlib.suppress(ConnectionRefusedError):  # the proxy ended before its client
+            self._carry_packets()
+
+    def _carry_packets(self) -> None:
         while True:
             ready, _, _ = select.select([self._tun, self._udp, self._wake], [], [])
             if self._wake in ready:

@@ -45,6 +45,8 @@ class Result:
     pieces: int = 0
     version: str | None = None
     """The HTTP version that the app spoke, where the SDK tells."""
+    finish: str | None = None
+    """Why the answer ended, in the dialect's word; chat and Messages only."""
 
     @property
     def provider(self) -> str | None:
@@ -132,10 +134,12 @@ class Client:
         answer: Any = raw.parse()
         if not stream:
             result.text = answer.choices[0].message.content
+            result.finish = answer.choices[0].finish_reason
             return
         for chunk in answer:
             for choice in chunk.choices:
                 result.text += choice.delta.content or ""
+                result.finish = choice.finish_reason or result.finish
                 result.pieces += 1
 
     def _responses(self, result: Result, stream: bool, **more: Any) -> None:
@@ -164,11 +168,14 @@ class Client:
         answer: Any = raw.parse()
         if not stream:
             result.text = answer.content[0].text
+            result.finish = answer.stop_reason
             return
         for event in answer:
             if event.type == "content_block_delta":
                 result.text += event.delta.text
                 result.pieces += 1
+            elif event.type == "message_delta":
+                result.finish = event.delta.stop_reason
 
     def _gemini(self, result: Result, stream: bool, **more: Any) -> None:
         arguments: dict[str, Any] = {"model": "gemini-2.5-pro", "contents": "hi", **more}

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 
 @dataclass
@@ -41,7 +41,9 @@ class Behaviour:
     pace: float = 0
     """Seconds between tokens."""
     cut_after: int | None = None
-    """Tokens after which the connection is cut with RST."""
+    """Tokens after which the connection is cut."""
+    cut_by: Literal["reset", "close"] = "reset"
+    """With a RST, which may overtake what was sent just before, or with a FIN, which does not."""
     end_after: int | None = None
     """Tokens after which the stream ends cleanly, without finish and terminal event."""
     no_done: bool = False
@@ -51,6 +53,14 @@ class Behaviour:
     """Tokens after which an error event comes."""
     malformed_at: int | None = None
     """The token that is no JSON."""
+    malformed_before: int | None = None
+    """The token before which comes one event more, which is no JSON."""
+    finish: str | None = None
+    """Why it stopped, where that is not for the usual reason."""
+    last: Literal["cut", "stall"] | None = None
+    """What comes in place of the body's last byte and the end of its message."""
+    drip: bool = False
+    """A whole answer of which nothing but a byte comes every 20 ms."""
     gate: threading.Event | None = None
     """Wait for it before the headers."""
     gate_at: int | None = None
@@ -73,6 +83,8 @@ class Seen:
     raw_head: bytes
     connection: int
     client_left: threading.Event = field(default_factory=threading.Event)
+    pieces: int = 0
+    """Pings, or bytes of a dripping answer, that were sent so far."""
 
     def header(self, name: str) -> str | None:
         return next((v for k, v in self.headers if k.lower() == name.lower()), None)
@@ -157,6 +169,15 @@ class Provider:
                 self._rst(writer)
 
         self._loop.call_soon_threadsafe(cut)
+
+    def hang_up_all(self) -> None:
+        """Close every connection as a server does that ends in good order, amid whatever it carries."""
+
+        def close() -> None:
+            for writer in list(self._writers):
+                writer.close()
+
+        self._loop.call_soon_threadsafe(close)
 
     # --- what tests use
 
@@ -255,12 +276,16 @@ class Provider:
             if b.body is not None or not stream:
                 body = b.body if b.body is not None else self._answer_body(dialect, operation, seen, b)
                 kind = b.headers.get("content-type", "application/json")
-                if b.headers_then_silent or b.cut_after is not None:
+                cut, stall = b.cut_after is not None or b.last == "cut", b.headers_then_silent or b.last == "stall"
+                if cut or stall or b.drip:
                     writer.write(_head(b, kind, f"content-length: {len(body)}\r\n"))
-                    writer.write(body[: len(body) // 2])
+                    if b.drip:
+                        await self._drip(writer, seen, body)
+                        return False
+                    writer.write(body[: -1 if b.last is not None else len(body) // 2])
                     await writer.drain()
-                    if b.cut_after is not None:
-                        self._rst(writer)
+                    if cut:
+                        self._cut(b, writer)
                     else:
                         await watching
                     return False
@@ -285,6 +310,12 @@ class Provider:
         while not gate.is_set() and not seen.client_left.is_set():
             await asyncio.sleep(0.005)
 
+    def _cut(self, b: Behaviour, writer: asyncio.StreamWriter) -> None:
+        if b.cut_by == "reset":
+            self._rst(writer)
+        else:
+            writer.close()
+
     @staticmethod
     def _rst(writer: asyncio.StreamWriter) -> None:
         sock = writer.get_extra_info("socket")
@@ -292,6 +323,16 @@ class Provider:
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
+
+    @staticmethod
+    async def _drip(writer: asyncio.StreamWriter, seen: Seen, body: bytes) -> None:
+        for at in range(len(body) - 1):
+            if seen.client_left.is_set():
+                return
+            writer.write(body[at : at + 1])
+            await writer.drain()
+            seen.pieces += 1
+            await asyncio.sleep(0.02)
 
     @staticmethod
     async def _whole(writer: asyncio.StreamWriter, b: Behaviour, body: bytes, kind: str) -> None:
@@ -326,6 +367,7 @@ class Provider:
         if b.pings_only:
             while not seen.client_left.is_set():
                 await send(grammar.ping())
+                seen.pieces += 1
                 await asyncio.sleep(0.02)
             return False
         for i in range(b.tokens):
@@ -334,7 +376,7 @@ class Provider:
             if b.pace:
                 await asyncio.sleep(b.pace)
             if b.cut_after == i:
-                self._rst(writer)
+                self._cut(b, writer)
                 return False
             if b.stall_after == i:
                 await watching
@@ -344,13 +386,21 @@ class Provider:
                 break
             if b.end_after == i:
                 break
-            await send(b"data: {not json\n\n" if b.malformed_at == i else grammar.token(i))
+            if b.malformed_before == i:
+                await send(grammar.malformed())
+            await send(grammar.malformed() if b.malformed_at == i else grammar.token(i))
         else:
-            for event in grammar.finish():
+            rest = grammar.finish() + ([] if b.no_done else grammar.terminal())
+            if b.last is not None:
+                rest[-1] = rest[-1][:-1]
+            for event in rest:
                 await send(event)
-            if not b.no_done:
-                for event in grammar.terminal():
-                    await send(event)
+            if b.last == "cut":
+                self._cut(b, writer)
+            elif b.last == "stall":
+                await watching
+            if b.last is not None:
+                return False
         if chunked:
             writer.write(b"0\r\n\r\n")
             await writer.drain()
@@ -402,7 +452,8 @@ def text_of(name: str, b: Behaviour) -> str:
 
 
 def words(name: str, b: Behaviour) -> Iterator[str]:
-    yield name
+    if b.tokens:
+        yield name
     yield from (f" w{i}" for i in range(1, b.tokens))
 
 
@@ -412,9 +463,10 @@ class _Grammar:
         self.b = b
         self.tokens = list(words(name, b))
         try:
-            self.model = json.loads(seen.body).get("model") or "m"
+            self.asked: dict[str, Any] = json.loads(seen.body)
         except ValueError:
-            self.model = "m"
+            self.asked = {}
+        self.model = self.asked.get("model") or "m"
 
     def before(self) -> list[bytes]:
         return []
@@ -434,15 +486,24 @@ class _Grammar:
     def token(self, i: int) -> bytes:
         raise NotImplementedError
 
+    def malformed(self) -> bytes:
+        return b"data: {not json\n\n"
+
     def whole(self) -> Any:
         raise NotImplementedError
 
 
 class _Chat(_Grammar):
-    def chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    def event(self, **more: Any) -> bytes:
         body = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": self.model}
-        return b"data: " + json.dumps({**body, "choices": [choice]}).encode() + b"\n\n"
+        return b"data: " + json.dumps({**body, **more}).encode() + b"\n\n"
+
+    def chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        return self.event(choices=[{"index": 0, "delta": delta, "finish_reason": finish}])
+
+    @property
+    def usage(self) -> dict[str, int]:
+        return {"prompt_tokens": 7, "completion_tokens": self.b.tokens, "total_tokens": 7 + self.b.tokens}
 
     def before(self) -> list[bytes]:
         return [self.chunk({"role": "assistant", "content": ""})]
@@ -451,7 +512,10 @@ class _Chat(_Grammar):
         return self.chunk({"content": self.tokens[i]})
 
     def finish(self) -> list[bytes]:
-        return [self.chunk({}, "stop")]
+        stop = self.chunk({}, self.b.finish or "stop")
+        if not (self.asked.get("stream_options") or {}).get("include_usage"):
+            return [stop]
+        return [stop, self.event(choices=[], usage=self.usage)]
 
     def terminal(self) -> list[bytes]:
         return [b"data: [DONE]\n\n"]
@@ -463,8 +527,8 @@ class _Chat(_Grammar):
             "object": "chat.completion",
             "created": 1,
             "model": self.model,
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 7, "completion_tokens": self.b.tokens, "total_tokens": 7 + self.b.tokens},
+            "choices": [{"index": 0, "message": message, "finish_reason": self.b.finish or "stop"}],
+            "usage": self.usage,
         }
 
 
@@ -552,6 +616,10 @@ class _Messages(_Grammar):
     def ping(self) -> bytes:
         return self.event("ping")
 
+    def malformed(self) -> bytes:
+        # The SDK reads no data of an event without a name.
+        return b"event: content_block_delta\ndata: {not json\n\n"
+
     def token(self, i: int) -> bytes:
         return self.event("content_block_delta", index=0, delta={"type": "text_delta", "text": self.tokens[i]})
 
@@ -559,7 +627,11 @@ class _Messages(_Grammar):
         usage = {"output_tokens": self.b.tokens}
         return [
             self.event("content_block_stop", index=0),
-            self.event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage=usage),
+            self.event(
+                "message_delta",
+                delta={"stop_reason": self.b.finish or "end_turn", "stop_sequence": None},
+                usage=usage,
+            ),
         ]
 
     def terminal(self) -> list[bytes]:
@@ -569,7 +641,8 @@ class _Messages(_Grammar):
         return self.event("error", error={"type": b.code or "overloaded_error", "message": b.message})
 
     def whole(self) -> Any:
-        return self.message([{"type": "text", "text": "".join(self.tokens)}], "end_turn", self.b.tokens)
+        content = [{"type": "text", "text": "".join(self.tokens)}]
+        return self.message(content, self.b.finish or "end_turn", self.b.tokens)
 
 
 class _CountTokens(_Grammar):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from support.calls import DIALECT, OFFICIAL
@@ -28,14 +29,14 @@ def route(
     api: str,
     *providers: Provider,
     own: Provider | None = None,
-    intercept: str | None = None,
+    intercept: str | tuple[str, ...] | None = None,
     suffix: str = "",
-    extra: str = "",
+    extra: str | Mapping[str, str] = "",
 ) -> str:
     """A route of an API to these providers, in order, and the providers themselves.
 
     `own`: the provider that the app addresses, with the app's own credential. `suffix` is added to the providers'
-    names, so that one server can stand for several providers. `extra`: more TOML for each.
+    names, so that one server can stand for several providers. `extra`: more TOML for each, or for some by name.
     """
     dialect = DIALECT[api]
     lines = []
@@ -43,11 +44,13 @@ def route(
         name = p.name + suffix
         key = "" if p is own else f'api_key = "{key_of(p.name)}"\n'
         base = f'dialect = "{dialect}"\nbase_url = "{p.url(dialect)}"\n'
-        lines.append(f'[[providers]]\nname = "{name}"\n{base}{key}{extra}')
+        more = extra if isinstance(extra, str) else extra.get(p.name, "")
+        lines.append(f'[[providers]]\nname = "{name}"\n{base}{key}{more}')
     if intercept is None:
         intercept = own.url(dialect) if own is not None else OFFICIAL[dialect]
+    bases = ", ".join(f'"{base}"' for base in ((intercept,) if isinstance(intercept, str) else intercept))
     names = ", ".join(f'"{p.name}{suffix}"' for p in providers)
-    lines.append(f'[[routes]]\nintercept = ["{intercept}"]\nproviders = [{names}]\n')
+    lines.append(f"[[routes]]\nintercept = [{bases}]\nproviders = [{names}]\n")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,23 @@ class Stream:
     ended: bool = False
     reset: int | None = None
     """The error code, if the proxy reset it."""
+
+
+def said(answer: Stream) -> str:
+    """The text of a chat completion, whole or streamed."""
+    if answer.headers.get("content-type", "").startswith("application/json"):
+        return str(json.loads(answer.body)["choices"][0]["message"]["content"])
+    return "".join(
+        choice["delta"].get("content") or "" for event in events(answer) for choice in event.get("choices", ())
+    )
+
+
+def events(answer: Stream) -> Iterator[dict[str, Any]]:
+    """The events of a streamed chat completion that are JSON."""
+    for line in answer.body.split(b"\n\n"):
+        data = line.removeprefix(b"data: ")
+        if data.startswith(b"{"):
+            yield json.loads(data)
 
 
 class H2Client:

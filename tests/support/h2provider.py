@@ -81,11 +81,21 @@ class H2Provider(Provider):
     async def carry(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Both ends of a stream's way to the HTTP/1.1 code: ours; the other end is being served."""
         ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_connection(sock=theirs)
+        # Its task may be cancelled at any of these waits: neither socket may stay.
+        try:
+            reader, writer = await asyncio.open_connection(sock=theirs)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
         task = asyncio.ensure_future(super()._connection(reader, writer))
         self._carrying.add(task)
         task.add_done_callback(self._carrying.discard)
-        return await asyncio.open_connection(sock=ours)
+        try:
+            return await asyncio.open_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            raise
 
 
 class _Connection:
@@ -97,7 +107,9 @@ class _Connection:
         self.writer = writer
         config = h2.config.H2Configuration(client_side=False, header_encoding=None)
         self.h2 = h2.connection.H2Connection(config)
-        self.h2.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: provider.max_streams})
+        # `update_settings` before `initiate_connection` leaves the client with the default of 100.
+        limit = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: provider.max_streams}
+        self.h2.local_settings = h2.settings.Settings(client=False, initial_values=limit)
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.bodies: dict[int, bytearray] = {}
         self.heads: dict[int, list[Any]] = {}

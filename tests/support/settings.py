@@ -14,15 +14,23 @@ def key_of(name: str) -> str:
     return f"pk-{name}-CANARY-9876543210"
 
 
-def table(name: str, values: dict[str, Any]) -> str:
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def table(name: str, values: Mapping[str, Any]) -> str:
     """A TOML table."""
+    return f"[{name}]\n" + "".join(f"{k} = {_text(v)}\n" for k, v in values.items())
 
-    def text(value: Any) -> str:
-        if isinstance(value, bool):
-            return str(value).lower()
-        return f'"{value}"' if isinstance(value, str) else str(value)
 
-    return f"[{name}]\n" + "".join(f"{k} = {text(v)}\n" for k, v in values.items())
+def inline(**tables: Mapping[str, Any]) -> str:
+    """Tables of one provider's own."""
+    return "".join(
+        f"{name} = {{ {', '.join(f'{k} = {_text(v)}' for k, v in values.items())} }}\n"
+        for name, values in tables.items()
+    )
 
 
 def route(

@@ -85,7 +85,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World
         texts = [
             table("attempts", {"backoff_seconds": 0.02}),
             table("circuit", {"failure_threshold": 1000, "min_requests": 1000}),
-            table("timeouts", {"connect": 1}),
+            table("timeouts", {"connect": 1.1}),
         ]
         for version, (a, b, few, last) in {"h1": one, "h2": two}.items():
 

@@ -83,6 +83,8 @@ class Seen:
     raw_head: bytes
     connection: int
     client_left: threading.Event = field(default_factory=threading.Event)
+    waits: bool = False
+    """What there is of an answer that stalls has been sent."""
     pieces: int = 0
     """Pings, or bytes of a dripping answer, that were sent so far."""
 
@@ -287,7 +289,7 @@ class Provider:
                     if cut:
                         self._cut(b, writer)
                     else:
-                        await watching
+                        await self._stall(seen, watching)
                     return False
                 await self._whole(writer, b, body, kind)
                 return True
@@ -325,6 +327,12 @@ class Provider:
         writer.transport.abort()
 
     @staticmethod
+    async def _stall(seen: Seen, watching: asyncio.Future[None]) -> None:
+        await asyncio.sleep(0.02)  # who carries it on, in this same loop, has done so
+        seen.waits = True
+        await watching
+
+    @staticmethod
     async def _drip(writer: asyncio.StreamWriter, seen: Seen, body: bytes) -> None:
         for at in range(len(body) - 1):
             if seen.client_left.is_set():
@@ -359,7 +367,7 @@ class Provider:
             await writer.drain()
 
         if b.headers_then_silent:
-            await watching
+            await self._stall(seen, watching)
             return False
         grammar = _GRAMMARS[operation](self.name, seen, b)
         for event in grammar.before():
@@ -379,7 +387,7 @@ class Provider:
                 self._cut(b, writer)
                 return False
             if b.stall_after == i:
-                await watching
+                await self._stall(seen, watching)
                 return False
             if b.error_after == i:
                 await send(grammar.error(b))
@@ -398,7 +406,7 @@ class Provider:
             if b.last == "cut":
                 self._cut(b, writer)
             elif b.last == "stall":
-                await watching
+                await self._stall(seen, watching)
             if b.last is not None:
                 return False
         if chunked:

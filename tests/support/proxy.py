@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
@@ -156,13 +156,11 @@ class Mitmdump:
         return int(re.search(r"VmRSS:\s+(\d+) kB", fields)[1]) * 1024  # type: ignore[index]
 
     def page(self, path: str) -> tuple[int, bytes]:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": self.url}))
-        try:
-            with opener.open(f"http://sidestep.internal{path}", timeout=10) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as e:
-            with e:
-                return e.code, e.read()
+        # Not `urllib.request`: it reads the system's CAs each time.
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+            connection.request("GET", f"http://sidestep.internal{path}", headers={"connection": "close"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
 
     def health(self) -> dict[str, Any]:
         health: dict[str, Any] = json.loads(self.page("/health")[1])

@@ -75,6 +75,14 @@ class Wire:
         self._rest = data[end:]
         return data[:end]
 
+    def peek(self, mark: bytes) -> None:
+        """Wait for these bytes, and leave them to be read."""
+        while mark not in self._rest:
+            more = self.sock.recv(65536)
+            if not more:
+                raise EOFError(self._rest.decode("latin-1"))
+            self._rest += more
+
     def head(self) -> tuple[int, dict[str, str]]:
         lines = self.until(b"\r\n\r\n").decode("latin-1").split("\r\n")
         fields = dict(line.split(": ", 1) for line in lines[1:] if line)

@@ -13,7 +13,7 @@ import pytest
 
 from sidestep.dialects.anthropic import Anthropic
 from sidestep.dialects.base import Call, Mark, PinKind, Usage
-from sidestep.dialects.common import digest
+from sidestep.dialects.common import conversation_of, digest
 from sidestep.outcomes import ErrorKind
 from support import corpus
 
@@ -93,10 +93,15 @@ def test_conversation() -> None:
     cached = {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]}
     plain = {"role": "user", "content": [{"type": "text", "text": "a"}]}
     answer = {"role": "assistant", "content": "b"}
-    assert read({"messages": [plain]}).conversation is None
-    second = read({"system": "Monday", "messages": [cached, answer, plain]}).conversation
-    third = read({"system": "Tuesday", "messages": [plain, answer, plain, answer, cached]}).conversation
-    assert second == third is not None
+    first = conversation_of(read({"messages": [cached]}).messages)
+    second = conversation_of(read({"system": "Monday", "messages": [cached, answer, plain]}).messages)
+    third = conversation_of(read({"system": "Tuesday", "messages": [plain, answer, plain, answer, cached]}).messages)
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert first.opening == second.opening == third.opening
+    assert first.answered is None
+    assert second.answered == third.answered is not None
 
 
 def test_rewriting() -> None:

@@ -12,7 +12,7 @@ from google.genai import errors as genai_errors
 from google.genai import types
 
 from sidestep.dialects.base import Call, Mark, PinKind, Usage
-from sidestep.dialects.common import digest
+from sidestep.dialects.common import conversation_of, digest
 from sidestep.dialects.gemini import Gemini
 from sidestep.outcomes import ErrorKind
 from support import corpus
@@ -97,9 +97,15 @@ def test_pins(body: dict[str, Any], pin: tuple[PinKind, tuple[str, ...]] | None)
 def test_conversation() -> None:
     """Every turn after the first bears the same key."""
     user, model = ({"role": r, "parts": [{"text": r}]} for r in ("user", "model"))
-    assert read({"contents": [user]}).conversation is None
-    second = read({"contents": [user, model, user]}).conversation
-    assert second == read({"contents": [user, model, user, model, user]}).conversation is not None
+    first = conversation_of(read({"contents": [user]}).messages)
+    second = conversation_of(read({"contents": [user, model, user]}).messages)
+    third = conversation_of(read({"contents": [user, model, user, model, user]}).messages)
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert first.opening == second.opening == third.opening
+    assert first.answered is None
+    assert second.answered == third.answered is not None
 
 
 def test_rewriting() -> None:

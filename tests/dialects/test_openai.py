@@ -10,7 +10,8 @@ import httpx2
 import openai
 import pytest
 
-from sidestep.dialects.base import Call, Mark, PinKind, Usage
+from sidestep.dialects.base import Call, Conversation, Mark, PinKind, Usage
+from sidestep.dialects.common import conversation_of
 from sidestep.dialects.openai import OpenAI
 from sidestep.outcomes import ErrorKind
 from support import corpus
@@ -165,15 +166,30 @@ def test_pins_elsewhere(operation: str, body: dict[str, Any], ids: tuple[str, ..
 def test_conversation() -> None:
     """Every turn after the first bears the same key, another conversation another one, a first turn none."""
     system, user, answer = ({"role": r, "content": r} for r in ("system", "user", "assistant"))
-    first = read({"messages": [system, user]}).conversation
-    second = read({"messages": [system, user, answer, {"role": "user", "content": "more"}]}).conversation
-    third = read({"messages": [system, user, answer, {"role": "user", "content": "more"}, answer, user]}).conversation
-    other = read({"messages": [system, {"role": "user", "content": "b"}, answer, user]}).conversation
-    assert first is None
-    assert second == third is not None
-    assert other not in (None, second)
-    assert read({"input": [user, answer, user]}, "responses").conversation is not None
-    assert read({"input": "assistant"}, "responses").conversation is None
+    more = {"role": "user", "content": "more"}
+
+    def of(call: Call) -> Conversation:
+        found = conversation_of(call.messages)
+        assert found is not None
+        return found
+
+    first = of(read({"messages": [system, user]}))
+    second = of(read({"messages": [system, user, answer, more]}))
+    third = of(read({"messages": [system, user, answer, more, answer, user]}))
+    other = of(read({"messages": [system, {"role": "user", "content": "b"}, answer, user]}))
+    assert first.answered is None
+    assert second.answered == third.answered is not None
+    assert first.opening == second.opening == third.opening != other.opening
+    assert other.answered not in (None, second.answered)
+    assert (second.length, third.length) == (4, 6)
+    assert second.end != third.end
+    string = of(read({"input": "user"}, "responses"))
+    listed = of(read({"input": [user, answer, user]}, "responses"))
+    assert string.answered is None
+    assert string.opening == listed.opening == first.opening
+    assert listed.answered == second.answered
+    assert read({"input": ["embedded", "texts"]}, "embeddings").messages is None
+    assert conversation_of(read({}).messages) is None
 
 
 # --- rewriting

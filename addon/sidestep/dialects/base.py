@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from sidestep.outcomes import ErrorFacts, ErrorKind
 
@@ -43,8 +45,22 @@ class Call:
     stream: bool
     pin: Pin | None = None
     max_output_tokens: int | None = None
-    conversation: str | None = None
-    """A stable key of the conversation's beginning (a hash), None for a first turn."""
+    messages: msgspec.Raw | None = field(default=None, repr=False, compare=False)
+    """The conversation as it came, a view of the body: read only where somebody asks which one it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What tells a conversation from others and its turns from one another, without a word of it."""
+
+    opening: bytes
+    """A digest of the user's first message."""
+    answered: bytes | None
+    """A digest of that and the first answer to it; None before there is one, in the first turn."""
+    length: int
+    """Messages, answers and tool results, all told."""
+    end: bytes
+    """A digest of the last one."""
 
 
 class Mark(enum.Enum):

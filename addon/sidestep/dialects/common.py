@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import secrets
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import msgspec
 
-from sidestep.dialects.base import Answer, Event, Mark, Usage
+from sidestep.dialects.base import Answer, Conversation, Event, Mark, Usage
 from sidestep.dialects.errors import facts_in
 from sidestep.outcomes import NO_ERROR, ErrorFacts, ErrorKind
 from sidestep.sse import ArrayScanner, EventScanner, Scanned
@@ -26,7 +26,21 @@ encode = msgspec.json.Encoder().encode
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 MAX_IDS = 64
 """Identifiers remembered of one answer."""
-_CACHE_MARK = re.compile(rb',?\s*"cache_control"\s*:\s*(?:null|\{[^{}]*\})')
+OPENING_MESSAGES = 8
+"""Messages of the user before the first answer that are looked into: agents send their surroundings as some."""
+END_BYTES = 32_768
+"""Of a message longer than two of these, only so much of its beginning and of its end is hashed."""
+_ANSWERING = frozenset({"assistant", "model", "tool", "function"})
+_KEY = secrets.token_bytes(32)
+"""Digests of what people say are keyed: nobody can look for a sentence in the memory of another process."""
+
+
+class _Turn(msgspec.Struct):
+    role: Any = None
+    type: Any = None
+
+
+_turn = msgspec.json.Decoder(_Turn)
 
 
 # --- JSON, untouched
@@ -134,22 +148,79 @@ def digest(*parts: bytes) -> str:
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 
-def conversation_of(raw: msgspec.Raw | None, *answers: bytes) -> str | None:
-    """A name for the conversation that these messages continue; None before its first answer.
+def conversation_of(messages: msgspec.Raw | None) -> Conversation | None:
+    """Which conversation these messages belong to; None where there are none.
 
-    The first message of the user stands for it, without the cache marks that wander from turn to turn;
-    system prompts often bear a date. `answers`: what is in the bytes of a message that is an answer.
+    What the user said before the first answer stands for it, without the cache marks that wander from turn to turn.
+    Not the system prompt: coding agents put the date, or a checksum of the request, into it.
     """
-    if raw is None:
+    if messages is None:
         return None
-    body = bytes(raw)
-    if not any(word in body for word in answers):
-        return None
-    messages = items_of(raw)
-    if len(messages) < 2:
-        return None
-    first = next((m for m in map(bytes, messages) if b'"user"' in m), bytes(messages[0]))
-    return digest(_CACHE_MARK.sub(b"", first) if b'"cache_control"' in first else first)
+    items = items_of(messages)
+    if not items:
+        said = text_of(messages)  # a Responses call may have one string for its input
+        if said is None:
+            return None
+        items = [msgspec.Raw(encode({"content": said}))]
+    opening: list[msgspec.Raw] = []
+    answer = None
+    for item in items:
+        speaker = _speaker(item)
+        if speaker == "user" and len(opening) < OPENING_MESSAGES:
+            opening.append(item)
+        elif speaker == "answer" and opening:
+            answer = item
+            break
+    gists = [_gist(item) for item in opening or items[:1]]
+    return Conversation(
+        opening=_keyed(gists),
+        answered=None if answer is None else _keyed([*gists, _gist(answer)]),
+        length=len(items),
+        end=_keyed([bytes(items[-1])]),
+    )
+
+
+def _speaker(item: msgspec.Raw) -> str:
+    """`user`, `answer` (of the model, or of a tool that it called), or somebody else."""
+    try:
+        turn = _turn.decode(item)
+    except UNREADABLE:
+        return ""
+    if turn.role is None:
+        # An item of the Responses API that is no message is a piece of an answer; Gemini's user needs no role.
+        return "user" if turn.type in (None, "message") else "" if turn.type == "item_reference" else "answer"
+    return "user" if turn.role == "user" else "answer" if turn.role in _ANSWERING else ""
+
+
+def _gist(item: msgspec.Raw) -> bytes:
+    """What a message says, the same whether its text stands alone or in a block, and whatever is cached of it."""
+    message = value_of(item)
+    if not isinstance(message, dict):
+        return bytes(item)
+    content = message.get("content", message.get("parts"))
+    if content is None:
+        content = {k: v for k, v in message.items() if k != "status"}
+    blocks = [_without_marks(block) for block in (content if isinstance(content, list) else [content])]
+    try:
+        return encode([blocks, message.get("tool_calls")])
+    except (ValueError, OverflowError, RecursionError):
+        return bytes(item)
+
+
+def _without_marks(block: Any) -> Any:
+    text = block.get("text") if isinstance(block, dict) else block
+    if isinstance(text, str):
+        return text if len(text) <= 2 * END_BYTES else [text[:END_BYTES], len(text), text[-END_BYTES:]]
+    return {k: v for k, v in block.items() if k != "cache_control"} if isinstance(block, dict) else block
+
+
+def _keyed(parts: list[bytes]) -> bytes:
+    """A digest that means nothing outside this process. Of what is long, its ends and its length are taken."""
+    digest = hashlib.blake2b(key=_KEY, digest_size=16)
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part if len(part) <= 2 * END_BYTES else part[:END_BYTES] + part[-END_BYTES:])
+    return digest.digest()
 
 
 def media_type(content_type: str) -> str:

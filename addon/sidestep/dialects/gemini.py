@@ -102,7 +102,7 @@ class Gemini:
             stream=operation == "streamGenerateContent",
             pin=_pin(body),
             max_output_tokens=limit or None,
-            conversation=common.conversation_of(fields.get("contents"), b'"model"'),
+            messages=fields.get("contents"),
         )
 
     def rewrite(

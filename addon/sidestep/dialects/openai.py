@@ -167,7 +167,7 @@ class OpenAI:
             stream=stream,
             pin=_pin(operation, fields, body),
             max_output_tokens=next(filter(None, limits), None),
-            conversation=_conversation(operation, fields),
+            messages=fields.get("input" if operation == "responses" else "messages"),
         )
 
     def rewrite(
@@ -393,12 +393,6 @@ def _tools_need(needs: Callable[..., None], tools: Any) -> None:
         mask = tool.get("input_image_mask")
         if isinstance(mask, dict):
             needs("file_id", mask.get("file_id"))
-
-
-def _conversation(operation: str, fields: Mapping[str, msgspec.Raw]) -> str | None:
-    if operation == "responses":
-        return common.conversation_of(fields.get("input"), b'"assistant"', b'"function_call', b'"reasoning"')
-    return common.conversation_of(fields.get("messages"), b'"assistant"')
 
 
 # --- streams

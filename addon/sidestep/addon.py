@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,6 @@ class Sidestep:
             self.engine.reconfigure(settings)
         for line in describe(settings):
             logger.info(f"sidestep: {line}")
-        for text in _not_yet(settings):
-            logger.warning(f"sidestep: {text}")
         if changed_file and self._stop_watching is not None:
             self._watch_file()
 
@@ -314,7 +312,7 @@ class Sidestep:
                 session.release()
             del self.sessions[flow.id]
             return False
-        session.exchange = Exchange(engine, match, call, chosen, now)
+        session.exchange = Exchange(engine, match, call, chosen, now, body_bytes=len(body))
         engine.live.add(session)
         if not session.acting:
             self._look_on(session)
@@ -327,6 +325,7 @@ class Sidestep:
         candidates = exchange.plan.candidates
         own = next((c for c in candidates if c.own), None)
         first = next((c for c in candidates if engine.would_admit(c, now)), None)
+        first = first or next((c for c in candidates if engine.foresees_limit(c, now)), None)
         if first is None:
             session.advice = "sidestep would have answered 503: every provider is refused"
         elif not first.own:
@@ -653,13 +652,6 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
-
-
-def _not_yet(settings: Settings) -> Iterator[str]:
-    """Settings that are accepted and not acted on: nobody should believe that they work."""
-    for route in settings.routes:
-        if route.strategy != "priority":
-            yield f"route {route.name}: strategy {route.strategy!r} is not there yet; its providers are asked in order"
 
 
 def _is_ours(engine: Engine, host: str, port: int) -> bool:

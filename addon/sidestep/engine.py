@@ -18,6 +18,8 @@ from sidestep.dialects.base import Usage
 from sidestep.judging import UNKNOWN_MODEL_SECONDS
 from sidestep.outcomes import Kind, Outcome
 from sidestep.routing import Candidate, RouteTable
+from sidestep.sticking import Conversations
+from sidestep.strategies import Strategist
 
 ISSUED_IDS = 20_000
 """How many identifiers are remembered with their issuer; the oldest go first."""
@@ -67,8 +69,9 @@ class Attempt:
 class Engine:
     """The mutable knowledge behind all requests.
 
-    State: circuits by key, cooldowns by provider, attempts in flight, models unknown to a provider (with the
-    time until which), issuers by identifier, totals for metrics, a journal of events.
+    State: circuits by key, cooldowns by provider, attempts in flight, what the strategies have learnt, where
+    conversations stay, models unknown to a provider (with the time until which), issuers by identifier, totals for
+    metrics, a journal of events.
     """
 
     def __init__(self, settings: Settings, *, jitter: Callable[[], float] = random.random) -> None:
@@ -76,6 +79,10 @@ class Engine:
         self.routes = RouteTable(settings.routes)
         self.mode = settings.mode
         self.in_flight: set[Attempt] = set()
+        self.out: Counter[str] = Counter()
+        """How many of them each provider has."""
+        self.strategist = Strategist(jitter)
+        self.conversations = Conversations()
         self.live: set[object] = set()
         """Requests under way, whether or not an attempt of theirs is."""
         self.attempts_total: Counter[tuple[str, str, str]] = Counter()
@@ -107,6 +114,8 @@ class Engine:
         self.last_success = {n: at for n, at in self.last_success.items() if n in names}
         self._held = {n: s for n, s in self._held.items() if n in names}
         self._unknown = OrderedDict((k, v) for k, v in self._unknown.items() if k[0] in kept)
+        self.conversations.keep(kept)
+        self.strategist.keep({r.name for r in settings.routes}, kept)
         if settings.mode != self.settings.mode:
             self.mode = settings.mode
         self.settings = settings
@@ -156,20 +165,29 @@ class Engine:
     def admit(
         self, candidate: Candidate, now: float, lease_seconds: float, *, last_resort: bool = False
     ) -> Attempt | Refused:
-        """An attempt with a permit, or why not. `last_resort`: a cooldown whose end nobody announced is ignored."""
+        """An attempt with a permit, or why not. `last_resort`: a cooldown that no refusal announced is ignored."""
         provider = candidate.provider
         circuit = self.circuit(provider, candidate.model)
         if circuit.state(now) is not State.DISABLED:
             cooldown = self.cooldown(provider.name)
             remaining = cooldown.remaining(now)
-            if remaining > 0 and not (last_resort and cooldown.is_guess(now)):
+            overlooked = last_resort and cooldown.is_guess(now)
+            # Who only foresees a limit may be asked in the end: what its circuit says weighs more.
+            moot = cooldown.is_foreseen(now) and not circuit.would_admit(now)
+            if remaining > 0 and not overlooked and not moot:
                 return Refused(provider.name, f"cooldown ({cooldown.reason(now)})", remaining)
         permit = circuit.admit(now, lease_seconds)
         if isinstance(permit, Refusal):
             return Refused(provider.name, permit.reason, permit.retry_after)
         attempt = Attempt(candidate, permit, now)
         self.in_flight.add(attempt)
+        self.out[provider.name] += 1
         return attempt
+
+    def foresees_limit(self, candidate: Candidate, now: float) -> bool:
+        """Whether nothing but a limit seen coming speaks against asking a candidate."""
+        circuit = self.circuit(candidate.provider, candidate.model)
+        return self.cooldown(candidate.provider.name).is_foreseen(now) and circuit.would_admit(now)
 
     def wants_probe(self, candidate: Candidate, now: float) -> bool:
         """Whether the candidate's circuit is half-open with a place for a probe."""
@@ -188,6 +206,7 @@ class Engine:
         permit = self.circuit(candidate.provider, candidate.model).admit(now, LOOK_ON_LEASE_SECONDS)
         attempt = Attempt(candidate, permit if isinstance(permit, Permit) else None, now)
         self.in_flight.add(attempt)
+        self.out[candidate.provider.name] += 1
         return attempt
 
     def settle(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
@@ -213,7 +232,7 @@ class Engine:
         elif outcome.kind is Kind.SUCCESS:
             self.last_success[provider.name] = now
             if provider.name in self._cooldowns:
-                self._cooldowns[provider.name].succeeded()
+                self._cooldowns[provider.name].succeeded(attempt.started)
         elif outcome.reason == "unknown_model" and attempt.candidate.model is not None:
             self._unknown[(provider.name, attempt.candidate.model)] = now + UNKNOWN_MODEL_SECONDS
             if len(self._unknown) > UNKNOWN_MODELS:
@@ -229,6 +248,9 @@ class Engine:
         name = attempt.candidate.provider.name
         if attempt.outcome is not None:
             self.attempts_total[(name, attempt.outcome.kind, attempt.outcome.reason)] += 1
+        self.out[name] -= 1
+        if not self.out[name]:
+            del self.out[name]
         if attempt.usage is not None:
             self.tokens_total[(name, "input")] += attempt.usage.input
             self.tokens_total[(name, "output")] += attempt.usage.output

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from sidestep.dialects.base import Call
+from sidestep.dialects.base import Call, Conversation
+from sidestep.dialects.common import conversation_of
 from sidestep.engine import Attempt, Engine, Refused
 from sidestep.outcomes import Kind, Outcome, Then
 from sidestep.prices import context_window
+from sidestep.ratelimits import exhausted
 from sidestep.routing import Candidate, Match, Plan
+from sidestep.strategies import pace_key
 
 LEASE_MARGIN_SECONDS = 30.0
 """On top of what the timeouts allow: a lease must not end before the attempt that holds it."""
@@ -63,12 +67,13 @@ class Exchange:
         now: float,
         *,
         jitter: Callable[[], float] = random.random,
+        body_bytes: int = 0,
     ) -> None:
+        """`body_bytes`: the size of the request's body, from which its tokens are estimated."""
         self.id = "sx-" + secrets.token_hex(8)
         self.engine = engine
         self.match = match
         self.call = call
-        self.plan = plan
         self.arrived = now
         self.attempts: list[Attempt] = []
         self.notes: list[str] = []
@@ -83,6 +88,9 @@ class Exchange:
         self._refusal_wait_until: float | None = None
         self._recovery_wait_until: float | None = None
         self._probe_wait_until: float | None = None
+        self._scope = (match.route.name, call.operation, call.model)
+        self._first = plan.candidates[0] if plan.candidates else None
+        self.plan = plan if len(plan.candidates) < 2 else self._in_order(plan, body_bytes, now)
 
     @property
     def current(self) -> Attempt | None:
@@ -93,6 +101,43 @@ class Exchange:
     def trail(self) -> str:
         """What `x-sidestep-attempts` says."""
         return ", ".join(a.label for a in self.attempts)
+
+    # --- in which order
+
+    def _in_order(self, plan: Plan, body_bytes: int, now: float) -> Plan:
+        """The plan in the order in which its candidates are asked: by the route's strategy, and before all others
+        the provider that the conversation stays with, if it would take it."""
+        engine, route = self.engine, self.match.route
+        keeper = self._keeper(plan, now)
+        candidates: Sequence[Candidate] = plan.candidates
+        if route.strategy != "priority" and self.call.pin is None:
+            candidates = engine.strategist.order(
+                route.strategy,
+                route.name,
+                self.call,
+                body_bytes,
+                candidates,
+                lambda candidate: engine.would_admit(candidate, now),
+                engine.out,
+                now,
+                spoken_for=keeper is not None,
+            )
+        if keeper is not None:
+            candidates = [keeper, *(c for c in candidates if c is not keeper)]
+        return Plan(tuple(candidates), plan.pinned, plan.passthrough)
+
+    def _keeper(self, plan: Plan, now: float) -> Candidate | None:
+        """The candidate that the conversation stays with, None if it is not to be asked now."""
+        if not self.engine.conversations.any(now) or (conversation := self.conversation) is None:
+            return None
+        name = self.engine.conversations.keeper(self._scope, conversation, now)
+        found = next((c for c in plan.candidates if c.provider.name == name), None)
+        return found if found is not None and self.engine.would_admit(found, now) else None
+
+    @cached_property
+    def conversation(self) -> Conversation | None:
+        """Which conversation this call belongs to; read when first asked for."""
+        return conversation_of(self.call.messages)
 
     # --- whom to ask
 
@@ -116,7 +161,21 @@ class Exchange:
                 return answer
             refused.append(answer)
         self.refused = tuple(refused)
-        return self._last_resort(now) or self._wait_for(refused, now) or Exhausted(self.refused)
+        return (
+            self._despite_limits(now)
+            or self._last_resort(now)
+            or self._wait_for(refused, now)
+            or Exhausted(self.refused)
+        )
+
+    def _despite_limits(self, now: float) -> Attempt | None:
+        """Before the app is refused, or made to wait: whom only a limit seen coming keeps back may still answer."""
+        for candidate in self.plan.candidates:
+            if candidate.provider.name not in self._spent and self.engine.foresees_limit(candidate, now):
+                answer = self._ask(candidate, now, last_resort=True)
+                if isinstance(answer, Attempt):
+                    return answer
+        return None
 
     def _last_resort(self, now: float) -> Attempt | None:
         """Everybody who could be asked has failed this request: before the app sees it, ask again who is seen to
@@ -182,12 +241,46 @@ class Exchange:
 
     # --- what came of it
 
+    def settled(self, attempt: Attempt, headers: Mapping[str, str], now: float, wall_now: float) -> None:
+        """The attempt has got its outcome, or another one: what that teaches for later calls. `headers` of its answer,
+        by lower-case name. `wall_now`: Unix time, against which dates in them are read."""
+        kind = None if attempt.outcome is None else attempt.outcome.kind
+        if kind is Kind.SUCCESS:
+            self._answered(attempt, headers, now, wall_now)
+        elif kind is Kind.FAILURE:
+            self._broke(attempt)
+
+    def _answered(self, attempt: Attempt, headers: Mapping[str, str], now: float, wall_now: float) -> None:
+        engine, provider = self.engine, attempt.candidate.provider
+        began = now if attempt.headers_at is None else attempt.headers_at
+        seconds = exhausted(headers, wall_now - (now - began))
+        if seconds is not None:
+            engine.cooldown(provider.name).foresee(began, seconds)
+        if len(self.plan.candidates) < 2:
+            return
+        if self.match.route.strategy == "fastest" and attempt.content_at is not None:
+            key = pace_key(attempt.candidate, self.call)
+            engine.strategist.paces.measured(key, attempt.content_at - attempt.started, now)
+        stays = engine.conversations
+        # Where providers go by their order, a conversation with the first of them needs no memory of it.
+        in_order = self.match.route.strategy == "priority" and attempt.candidate is self._first
+        if (not in_order or stays.any(now)) and (conversation := self.conversation) is not None:
+            stays.answered(self._scope, conversation, provider.name, provider.routing.stick_seconds, now)
+
+    def _broke(self, attempt: Attempt) -> None:
+        """It may have begun to answer before: a stream that broke off keeps no conversation."""
+        stays = self.engine.conversations
+        if stays and len(self.plan.candidates) > 1 and (conversation := self.conversation) is not None:
+            stays.broke(self._scope, conversation, attempt.candidate.provider.name)
+
     def failed(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         """The attempt ended without the app having seen a byte: settle it and remember what may follow."""
         self.engine.settle(attempt, outcome, now)
         self.engine.ended(attempt, now)
         candidate = attempt.candidate
         name = candidate.provider.name
+        if outcome.kind is Kind.FAILURE and self.match.route.strategy == "fastest":
+            self.engine.strategist.paces.failed(pace_key(candidate, self.call), now - attempt.started, now)
         limits = candidate.provider.attempts
         tries_left = self._tries.get(name, 0) < limits.per_provider
         if outcome.then is Then.RETRY and tries_left:

@@ -35,13 +35,17 @@ def retry_after(headers: Mapping[str, str], wall_now: float) -> float | None:
         if (date := _http_date(text)) is not None:
             return max(0.0, date - wall_now)
     limits = _limits(headers, wall_now)
-    used_up = [seconds for remaining, seconds in limits if remaining == 0]
-    return max(used_up or [seconds for remaining, seconds in limits if remaining is None], default=None)
+    used_up = [seconds for remaining, seconds, _ in limits if remaining == 0]
+    return max(used_up or [seconds for remaining, seconds, _ in limits if remaining is None], default=None)
 
 
 def exhausted(headers: Mapping[str, str], wall_now: float) -> float | None:
-    """Seconds until the reset of a limit that an answer says is used up; None if none is."""
-    return max((seconds for remaining, seconds in _limits(headers, wall_now) if remaining == 0), default=None)
+    """Seconds until the reset of a limit that a good answer says is used up; None if none is.
+
+    A limit of zero says nothing: the answer came in spite of it.
+    """
+    used_up = (seconds for remaining, seconds, limit in _limits(headers, wall_now) if remaining == 0 and limit != 0)
+    return max(used_up, default=None)
 
 
 def retry_delay_in_body(body: bytes) -> float | None:
@@ -63,19 +67,20 @@ def retry_delay_in_body(body: bytes) -> float | None:
     return None
 
 
-def _limits(headers: Mapping[str, str], wall_now: float) -> list[tuple[float | None, float]]:
-    """What remains of each announced limit, if that is told, and seconds until its reset."""
+def _limits(headers: Mapping[str, str], wall_now: float) -> list[tuple[float | None, float, float | None]]:
+    """Of each announced limit: what remains, if that is told, seconds until its reset, and the limit, if told."""
     found = []
     for name, text in headers.items():
         if name.startswith("x-ratelimit-reset"):
-            remaining = headers.get(name.replace("-reset", "-remaining", 1))
+            before, after = "x-ratelimit-", name.removeprefix("x-ratelimit-reset")
         elif name.startswith("anthropic-ratelimit-") and name.endswith("-reset"):
-            remaining = headers.get(name.removesuffix("-reset") + "-remaining")
+            before, after = name.removesuffix("reset"), ""
         else:
             continue
         seconds = _when(text, wall_now)
         if seconds is not None:
-            found.append((_number(remaining), seconds))
+            remaining, limit = (_number(headers.get(f"{before}{word}{after}")) for word in ("remaining", "limit"))
+            found.append((remaining, seconds, limit))
     return found
 
 

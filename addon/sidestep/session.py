@@ -195,6 +195,10 @@ class Session:
         over = attempt not in self.engine.in_flight
         if earlier is None or (earlier.kind is Kind.SUCCESS and outcome.kind is Kind.FAILURE and not over):
             self.engine.settle(attempt, outcome, now)
+            if self.exchange is not None:
+                self.exchange.settled(
+                    attempt, self.watch.headers if self.watch and self.watch.tells_limits else {}, now, time.time()
+                )
 
     def end(self, outcome: Outcome) -> None:
         """The attempt under way is over, with this as the last word on it."""
@@ -223,7 +227,5 @@ class Session:
         attempt = self.attempt
         if attempt is None:
             return judging.CLIENT_GONE
-        limits = self.timeouts
-        limit = limits.first_byte if self.streaming else limits.headers
         waited = self.clock() - attempt.started
-        return judging.judge_client_gone(waited, limit, byte_came=attempt.headers_at is not None)
+        return judging.judge_client_gone(waited, self.timeouts.first_byte, byte_came=attempt.headers_at is not None)

@@ -41,9 +41,11 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
         "failures": sum(s.failures for s in snapshots.values()),
         "retry_after": round(min(retry), 3) if retry else None,
         "permits_out": sum(s.permits_out for s in snapshots.values()),
-        "in_flight": sum(1 for a in engine.in_flight if a.candidate.provider.name == provider.name),
+        "in_flight": engine.out[provider.name],
         "cooldown": None if remaining <= 0 else {"seconds": round(remaining, 3), "reason": cooldown.reason(now)},
     }
+    if (seconds := engine.strategist.paces.overall(provider.name)) is not None:
+        status["first_content_ms"] = round(seconds * 1000, 1)
     if provider.circuit.scope == "model":
         status["models"] = {model or "": str(s.state) for model, s in snapshots.items()}
     return status

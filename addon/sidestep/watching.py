@@ -83,8 +83,12 @@ class Watch:
         self._body = bytearray()
         self._content = False
         self._content_type = self._encoding = ""
+        self.tells_limits = False
+        """Whether any header speaks of rate limits."""
         for name, value in fields:
-            if len(name) == 12 and name.lower() == b"content-type":
+            if name[:1] in b"xXaA":
+                self.tells_limits = self.tells_limits or b"ratelimit" in name.lower()
+            elif len(name) == 12 and name.lower() == b"content-type":
                 self._content_type = value.decode("latin-1")
             elif len(name) == 16 and name.lower() == b"content-encoding":
                 self._encoding = value.decode("latin-1").strip().lower()

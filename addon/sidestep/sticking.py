@@ -1,0 +1,85 @@
+"""Which provider a conversation stays with: the one that last answered it, for it holds the prompt cache.
+
+Pure: no mitmproxy, no I/O; time is an argument. Holds digests, never a word of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sidestep.dialects.base import Conversation
+
+MAX_CONVERSATIONS = 10_000
+"""The one not answered for longest goes first. An entry takes about half a kilobyte."""
+
+Scope = tuple[str, str, str | None]
+"""Route, operation and model: another model has another cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """Who answered last, until when that counts (monotonic seconds), and how far the conversation was."""
+
+    provider: str
+    until: float
+    length: int
+    end: bytes
+
+
+class Conversations:
+    """State: the stays by scope and digest, the latest answered last."""
+
+    def __init__(self) -> None:
+        self._stays: OrderedDict[tuple[Scope, bytes], Stay] = OrderedDict()
+
+    def any(self, now: float) -> bool:
+        """Whether any conversation stays anywhere. Forgets the oldest whose time is over."""
+        while self._stays:
+            key, stay = next(iter(self._stays.items()))
+            if now < stay.until:
+                return True
+            del self._stays[key]
+        return False
+
+    def answered(self, scope: Scope, conversation: Conversation, provider: str, seconds: float, now: float) -> None:
+        """This provider answered, and keeps the conversation for so long."""
+        key = scope, conversation.answered or conversation.opening
+        if seconds <= 0:
+            self._stays.pop(key, None)
+            return
+        self._stays[key] = Stay(provider, now + seconds, conversation.length, conversation.end)
+        self._stays.move_to_end(key)
+        while len(self._stays) > MAX_CONVERSATIONS:
+            self._stays.popitem(last=False)
+
+    def broke(self, scope: Scope, conversation: Conversation, provider: str) -> None:
+        """The answer of this provider broke off: it does not keep the conversation."""
+        key = scope, conversation.answered or conversation.opening
+        stay = self._stays.get(key)
+        if stay is not None and stay.provider == provider:
+            del self._stays[key]
+
+    def keeper(self, scope: Scope, conversation: Conversation, now: float) -> str | None:
+        """The provider that a conversation stays with; None for a first turn, which stays nowhere.
+
+        A call counts as a later turn only if it is longer than the last one answered, or that one again: the
+        examples that some apps put into every prompt look like a conversation, but never grow.
+        """
+        if conversation.answered is None:
+            return None
+        for digest in (conversation.answered, conversation.opening):
+            stay = self._stays.get((scope, digest))
+            if stay is None or now >= stay.until:
+                continue
+            again = conversation.length == stay.length and conversation.end == stay.end
+            return stay.provider if again or conversation.length > stay.length else None
+        return None
+
+    def keep(self, providers: Collection[str]) -> None:
+        """Forget everything but the stays with these."""
+        self._stays = OrderedDict((key, stay) for key, stay in self._stays.items() if stay.provider in providers)
+
+    def __len__(self) -> int:
+        return len(self._stays)

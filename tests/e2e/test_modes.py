@@ -362,7 +362,9 @@ def test_local_capture(
                 sent = chat(OFFICIAL, stream=stream, key=APP_KEY).partition(b"\r\n\r\n")[2].decode()
                 curl = ["curl", "-sSi", "--http1.1", "--resolve", f"{HOST}:443:{SERVER}", "--cacert", str(m.ca)]
                 fields = ["-H", f"Authorization: Bearer {APP_KEY}", "--json", sent]
-                head, _, body = captured.run(*curl, *fields, f"{OFFICIAL}/chat/completions").partition(b"\r\n\r\n")
+                said = captured.run(*curl, *fields, f"{OFFICIAL}/chat/completions")
+                assert said.startswith(b"HTTP/"), (said, m.log)
+                head, _, body = said.partition(b"\r\n\r\n")
                 lines = head.decode().split("\r\n")
                 headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines[1:])}
                 return Answer.read(int(lines[0].split()[1]), headers, body, stream=stream)

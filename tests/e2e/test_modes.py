@@ -28,6 +28,7 @@ from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump, clean_env
 from support.raw import Wire, chat, to_server
 from support.settings import key_of, table
+from support.waiting import until
 from support.ways import connect, listening, plain, socks5, tls
 from support.wireguard import ADDRESS, WireGuard, open_tun
 
@@ -214,7 +215,7 @@ def test_upstream(ca: trustme.CA, provider: Make, proxy: Start, tmp_path: Path) 
             return ask(sock, own.url(), stream=stream)
 
         fails_over(own, b, call)
-        assert company.log.count("POST https://") == 6
+        until(lambda: company.log.count("POST https://") == 6, "the company's proxy has told of all six requests")
 
 
 @pytest.mark.parametrize(("own_tls", "b_tls"), [(False, False), (False, True), (True, False)])

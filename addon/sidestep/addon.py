@@ -494,7 +494,7 @@ class Sidestep:
         result = "answered" if good and flow.error is None else "failed"
         engine.requests_total[(exchange.match.route.name, result)] += 1
         if session.acting and good and last is not None and not last.candidate.own:
-            engine.rerouted[(session.original.host, last.candidate.provider.name)] += 1
+            engine.rerouted[(session.match.addressed, last.candidate.provider.name)] += 1
         story.tell(session)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
             self.replayable[flow.id] = session.original

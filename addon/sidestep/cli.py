@@ -12,11 +12,21 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from sidestep import catalog, config, explaining, initial, probing, running, trust
+from sidestep import catalog, config, environment, explaining, initial, probing, trust
 from sidestep.config import ConfigError, Settings
 from sidestep.locating import find_config, load_settings
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+CONFIG_OPTION = click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="The TOML file; by default as the addon finds it."
+)
+CONFDIR_OPTION = click.option(
+    "--confdir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=trust.DEFAULT_CONFDIR,
+    show_default=True,
+    help="Where mitmproxy keeps its CA.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,52 +71,41 @@ _tool("web", "mitmweb")
 _tool("console", "mitmproxy")
 
 
-CONFIG_OPTION = click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="The TOML file; by default as the addon finds it."
-)
-
-
-@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--web", is_flag=True, help="Start mitmweb, to look at what happens.")
+@main.command(context_settings={"allow_interspersed_args": False})
+@click.option("--web", is_flag=True, help="Use mitmweb, to look at what happens, and print its address.")
 @click.option("--keep", is_flag=True, help="Leave the proxy running at the end.")
 @CONFIG_OPTION
+@CONFDIR_OPTION
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(web: bool, keep: bool, config_file: Path | None, command: tuple[str, ...]) -> None:
+def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command: tuple[str, ...]) -> None:
     """Run COMMAND with its LLM calls going through Sidestep; everything else it does passes unopened.
 
-    Exits as the command does. What the proxy has to say goes to a log file.
+    Exits as the command does: with 128+n if signal n ended it, 127 if there is no such command, 126 if it cannot be
+    executed; with 125 if the proxy did not start.
     """
-    _settings(config_file)
-    surroundings = dict(os.environ)
-    with running.Signals() as signals:
-        try:
-            proxy = running.start(script_path(), web=web, config=config_file, env=surroundings)
-        except running.StartError as e:
-            raise click.ClickException(str(e)) from None
-        try:
-            if proxy.web is not None:
-                click.echo(f"sidestep: mitmweb is at {proxy.web}", err=True)
-            bundle = trust.bundle(trust.authority(), surroundings)
-            found = running.variables(proxy.port, bundle, trust.java_store(bundle), surroundings)
-            code = running.run(command, {**surroundings, **found}, signals)
-            click.echo(running.closing_line(proxy.summary(), proxy.log), err=True)
-        finally:
-            if keep:
-                text = f"the proxy still listens at {proxy.url}; it ends with: kill {proxy.process.pid}"
-                click.echo(f"sidestep: {text}", err=True)
-            else:
-                proxy.stop()
-    raise SystemExit(code)
+    from sidestep import running
+
+    wishes = running.Wishes(web=web, keep=keep, config=str(config_file or ""), confdir=confdir)
+    raise SystemExit(running.run(command, wishes, script_path(), os.environ))
 
 
 @main.command()
-@click.option("--port", default=8080, show_default=True, help="Where the proxy listens.")
-@click.option("--shell", type=click.Choice(["sh", "fish", "powershell", "json"]), default="sh", show_default=True)
-@click.option("--confdir", type=click.Path(path_type=Path), help="mitmproxy's, if it is not ~/.mitmproxy.")
-def env(port: int, shell: str, confdir: Path | None) -> None:
+@click.option("--port", default=8080, show_default=True, help="Where the proxy listens, on this machine.")
+@click.option("--shell", type=click.Choice(environment.SHELLS), default="sh", show_default=True)
+@click.option("--create-ca", is_flag=True, help="Make mitmproxy's CA if there is none yet.")
+@CONFDIR_OPTION
+def env(port: int, shell: str, create_ca: bool, confdir: Path) -> None:
     """Print the variables that send a program through a proxy that runs already: eval "$(sidestep env)"."""
-    bundle = trust.bundle(trust.authority(confdir), os.environ)
-    click.echo(running.for_shell(running.variables(port, bundle, trust.java_store(bundle), os.environ), shell))
+    if create_ca:
+        trust.create_ca(confdir)
+    try:
+        trusted = trust.prepare(confdir, os.environ)
+    except trust.TrustError as e:
+        hint = (
+            "" if trust.ca_file(confdir).exists() else "; the proxy's first start makes it, or sidestep env --create-ca"
+        )
+        raise click.ClickException(f"{e}{hint}") from None
+    click.echo(environment.phrase(environment.variables(os.environ, port, trusted), shell))
 
 
 @main.command()

@@ -89,7 +89,7 @@ class Engine:
         """Attempts that are over, by provider, outcome and reason."""
         self.requests_total: Counter[tuple[str, str]] = Counter()
         self.rerouted: Counter[tuple[str, str]] = Counter()
-        """Requests answered by another provider than their own: the app's host, the provider."""
+        """Requests answered by another provider than their own: who was addressed, who answered."""
         self.tokens_total: Counter[tuple[str, str]] = Counter()
         self.cost_total: Counter[str] = Counter()
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)

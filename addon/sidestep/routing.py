@@ -28,6 +28,12 @@ class Match:
     operation: str
     dialect: Dialect
 
+    @property
+    def addressed(self) -> str:
+        """Whom the app addressed: a provider of the route, or the host where none of them is it."""
+        own = (p.name for p in self.route.providers if p.base_url == self.intercept)
+        return next(own, self.intercept.host)
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

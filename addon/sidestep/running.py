@@ -1,290 +1,395 @@
-"""A proxy for one command: `sidestep run`, and the environment that sends any program through one (`sidestep env`).
+"""`sidestep run`: a proxy of its own for one command, which gets the terminal, the signals and its exit code.
 
-Processes and signals; which provider answers is the addon's business, inside the proxy.
+Processes and files; what the command's environment holds is `environment`, and what the proxy says comes from
+`companion`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
+import queue
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Self
-from urllib.parse import unquote, urlsplit
+from typing import Any, NoReturn
 
-import platformdirs
+from sidestep import environment, trust
+from sidestep.config import ConfigError, Settings
+from sidestep.environment import CONTROL_FD, Upstream, UpstreamError
+from sidestep.locating import UPSTREAM_AUTH, find_config, load_settings
 
-from sidestep import trust
-from sidestep.answers import INTERNAL_HOST
-from sidestep.locating import UPSTREAM_AUTH
+OURS_FAILED = 125
+"""Exit code when the command was not started because of us, as of `env`, `nohup` and `timeout`."""
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
 
 START_SECONDS = 60.0
-"""A proxy that is not ready by then never will be: a cold start takes about two seconds."""
+REPORT_SECONDS = 5.0
 STOP_SECONDS = 5.0
-LOOK_SECONDS = 0.02
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-_LISTENING = re.compile(r"proxy[^\n]* listening at \S*?:(\d+)")
-_WEB = re.compile(r"Web server listening at (http\S+)")
-_FORWARDED = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT")
-_FROM_THE_TERMINAL = ("SIGINT", "SIGQUIT")
-"""Signals that a terminal sends to the whole group of processes in its foreground, the command among them."""
+LOG_LINES = 20
+"""How much of the log is shown where the proxy did not say itself why it ended."""
 
 
-class StartError(Exception):
-    """The proxy did not start. Its text is for people."""
+class RunError(Exception):
+    """Why the command was not started."""
+
+    def __init__(self, message: str, code: int = OURS_FAILED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
-def program(tool: str) -> Path:
-    """One of mitmproxy's tools, of the same installation."""
-    return Path(sys.executable).parent / tool
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What was asked for on the command line."""
+
+    web: bool = False
+    keep: bool = False
+    config: str = ""
+    confdir: Path = trust.DEFAULT_CONFDIR
 
 
-# --- the environment
+def run(command: Sequence[str], wishes: Wishes, script: Path, env: Mapping[str, str]) -> int:
+    """Run the command behind a proxy of its own; its exit code."""
+    try:
+        if os.name != "posix":
+            raise RunError("sidestep run needs Linux or macOS; elsewhere: sidestep dump, and sidestep env")
+        program = _find(command[0], env)
+        settings = _settings(wishes, env)
+        with _interruptible():
+            proxy = Proxy.start(wishes, script, env)
+            try:
+                return _run(proxy, program, command, wishes, settings, env)
+            finally:
+                proxy.stop()
+    except RunError as e:
+        _tell(str(e))
+        return e.code
+    except _Signalled as e:
+        return 128 + e.number
 
 
-def variables(port: int, bundle: Path, java: Path | None, env: Mapping[str, str]) -> dict[str, str]:
-    """What a program needs in its environment to go through the proxy on this port and to trust it.
-
-    `env`: the environment so far; what it says about exceptions and Java is kept.
-    """
-    proxy = f"http://127.0.0.1:{port}"
-    given = env.get("NO_PROXY") or env.get("no_proxy") or ""
-    exceptions = [name for part in given.split(",") if (name := part.strip())]
-    direct = ",".join(dict.fromkeys((*LOOPBACK, *exceptions)))
-    found = {"SIDESTEP_PROXY": proxy}
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WSS_PROXY"):
-        found[name] = found[name.lower()] = proxy
-    found["NO_PROXY"] = found["no_proxy"] = direct
-    found.update(dict.fromkeys(trust.BUNDLE_VARIABLES, str(bundle)))
-    found["NODE_USE_ENV_PROXY"] = "1"
-    options = [f"-D{scheme}.proxy{what}" for scheme in ("http", "https") for what in ("Host=127.0.0.1", f"Port={port}")]
-    options.append("-Dhttp.nonProxyHosts=localhost|127.*|[::1]")
-    if java is not None:
-        options += [f"-Djavax.net.ssl.trustStore={java}", f"-Djavax.net.ssl.trustStorePassword={trust.JAVA_PASSWORD}"]
-        options.append("-Djavax.net.ssl.trustStoreType=PKCS12")
-    kept = env.get("JAVA_TOOL_OPTIONS", "")
-    found["JAVA_TOOL_OPTIONS"] = " ".join(filter(None, (kept, *options)))
-    return found
+def _find(name: str, env: Mapping[str, str]) -> str:
+    """The program's path; before anything is started for it."""
+    found = shutil.which(name, path=env.get("PATH", os.defpath))
+    if found is not None:
+        return found
+    if shutil.which(name, mode=os.F_OK, path=env.get("PATH", os.defpath)) or Path(name).is_dir():
+        raise RunError(f"{name} is not executable", NOT_EXECUTABLE)
+    raise RunError(f"{name}: no such command", NOT_FOUND)
 
 
-def for_shell(found: Mapping[str, str], shell: str) -> str:
-    """The variables as commands of a shell, or as JSON."""
-    match shell:
-        case "json":
-            return json.dumps(dict(found), indent=1)
-        case "fish":
-            quoted = {k: v.replace("\\", "\\\\").replace("'", "\\'") for k, v in found.items()}
-            return "\n".join(f"set -gx {k} '{v}'" for k, v in quoted.items())
-        case "powershell":
-            return "\n".join("$env:{} = '{}'".format(k, v.replace("'", "''")) for k, v in found.items())
-        case _:
-            return "\n".join(f"export {k}={shlex.quote(v)}" for k, v in found.items())
+def _settings(wishes: Wishes, env: Mapping[str, str]) -> Settings:
+    try:
+        return load_settings(find_config(wishes.config), env)
+    except ConfigError as e:
+        raise RunError(str(e)) from None
+
+
+def _run(
+    proxy: Proxy,
+    program: str,
+    command: Sequence[str],
+    wishes: Wishes,
+    settings: Settings,
+    env: Mapping[str, str],
+) -> int:
+    try:
+        trusted = trust.prepare(wishes.confdir, env)
+    except trust.TrustError as e:
+        raise RunError(str(e)) from None
+    if proxy.web is not None:
+        _tell(f"mitmweb is at {proxy.web}")
+    hosts = {base.host for route in settings.routes for base in route.intercepts}
+    child_env = {**env, **environment.variables(env, proxy.port, trusted, intercepted=hosts)}
+    # Blocked from here on, so that none gets lost between the start and the wait.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    proxy.listen(at_once=not sys.stderr.isatty())
+    try:
+        child = os.posix_spawn(program, [*command], child_env, setsigmask=before, setsigdef=_IGNORED_BY_PYTHON)
+    except FileNotFoundError:
+        raise RunError(f"{command[0]}: the program that it names in its first line is not there", NOT_FOUND) from None
+    except OSError as e:
+        raise RunError(f"{command[0]} cannot be run: {e.strerror}", NOT_EXECUTABLE) from None
+    code = _wait(child)
+    report = proxy.report()
+    for error in proxy.unsaid:
+        _tell(error)
+    if wishes.keep and report is not None:
+        proxy.leave()
+    if proxy.failed and not proxy.left:
+        _tell(f"the proxy's log: {proxy.log}")
+    _tell("the proxy ended before the command" if report is None else _closing_line(report))
+    if proxy.left:
+        _tell(
+            f"the proxy stays at http://127.0.0.1:{proxy.port}, for other apps too: "
+            f'eval "$(sidestep env --port {proxy.port})"; to stop it: kill {proxy.pid}; its log: {proxy.log}'
+        )
+    return code
+
+
+def _closing_line(report: Mapping[str, Any]) -> str:
+    summary = report["summary"] or {"calls": 0, "failed": 0, "rerouted": []}
+    calls, rerouted = summary["calls"], summary["rerouted"]
+    line = f"{calls} call{'' if calls == 1 else 's'}"
+    line += f", {sum(r['count'] for r in rerouted)} rerouted, {summary['failed']} failed"
+    if rerouted:
+        line += f" ({', '.join(f'{r["from"]} → {r["to"]} {r["count"]}' for r in rerouted)})"
+    elif not report.get("connections"):
+        line += " (nothing came through the proxy)"
+    return line
+
+
+def _tell(text: str) -> None:
+    text = text.removeprefix("sidestep: ")
+    with suppress(OSError):
+        print(f"sidestep: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+# --- signals
+
+_FORWARDED = frozenset(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGWINCH", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
+_WATCHED = _FORWARDED | ({signal.SIGCHLD} if hasattr(signal, "SIGCHLD") else frozenset())
+_BY_TERMINAL = frozenset(getattr(signal, n) for n in ("SIGINT", "SIGQUIT", "SIGWINCH") if hasattr(signal, n))
+_IGNORED_BY_PYTHON = [getattr(signal, n) for n in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, n)]
+
+
+class _Signalled(BaseException):
+    """A signal that came before there was a command to give it to."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Until the command runs, signals end the start; what was begun is undone on the way."""
+
+    def leave(number: int, _: object) -> NoReturn:
+        raise _Signalled(number)
+
+    deadly = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    before = {n: signal.signal(n, leave) for n in deadly if signal.getsignal(n) is not signal.SIG_IGN}
+    # Where the default is to ignore, a blocked signal may not even be kept.
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        while signal.sigpending() & _WATCHED:
+            signal.sigwait(_WATCHED)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _wait(child: int) -> int:
+    """Wait for the child, giving it every signal that it has not had yet; its exit code as a shell tells it."""
+    while True:
+        number, had = _next_signal()
+        if number == signal.SIGCHLD:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                code = os.waitstatus_to_exitcode(status)
+                return code if code >= 0 else 128 - code
+        elif not had:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(child, number)
+
+
+def _next_signal() -> tuple[int, bool]:
+    """A signal, and whether the terminal sent it: then the child, in the same group, has had it too."""
+    if hasattr(signal, "sigwaitinfo"):
+        info = signal.sigwaitinfo(_WATCHED)
+        # Above zero: sent by the kernel, as the terminal's signals are.
+        return info.si_signo, info.si_code > 0
+    number = signal.sigwait(_WATCHED)
+    return number, number in _BY_TERMINAL and _in_foreground()
+
+
+def _in_foreground() -> bool:
+    try:
+        terminal = os.open(os.ctermid(), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 # --- the proxy
 
 
-@dataclass
 class Proxy:
-    """A mitmproxy that was started here."""
+    """mitmdump or mitmweb in a session of its own. State: its process, the socket to its companion, errors that it
+    reported and nobody was told yet."""
 
-    process: subprocess.Popen[bytes]
-    log: Path
-    port: int
-    web: str | None = None
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, log: Path) -> None:
+        self.process = process
+        self.log = log
+        self.port = 0
+        self.web: str | None = None
+        self.left = False
+        self.unsaid: list[str] = []
+        self._control = control
+        self._lines = control.makefile("rb")
+        self._reports: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._failed = False
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    def pid(self) -> int:
+        return self.process.pid
 
-    def summary(self) -> dict[str, object] | None:
-        """What it has done, None if it does not say."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": self.url}))
+    @property
+    def failed(self) -> bool:
+        """Its log is worth reading."""
+        return self._failed
+
+    @classmethod
+    def start(cls, wishes: Wishes, script: Path, env: Mapping[str, str]) -> Proxy:
+        """Start it and wait until it listens. RunError: why it did not."""
         try:
-            with opener.open(f"http://{INTERNAL_HOST}/summary", timeout=STOP_SECONDS) as answer:
-                found: dict[str, object] = json.load(answer)
-                return found
-        except (OSError, ValueError, urllib.error.URLError):
-            return None
+            upstream = environment.upstream(env)
+        except UpstreamError as e:
+            raise RunError(str(e)) from None
+        ours, theirs = socket.socketpair()
+        proxy_env = {**env, CONTROL_FD: str(theirs.fileno()), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+        if upstream is not None and upstream.auth is not None:
+            proxy_env[UPSTREAM_AUTH] = upstream.auth
+        log, path = tempfile.mkstemp(prefix="sidestep-", suffix=".log")
+        with theirs, os.fdopen(log, "wb") as file:
+            process = subprocess.Popen(  # noqa: S603  # mitmproxy of this very installation
+                _command(wishes, script, env, upstream),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=proxy_env,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        proxy = cls(process, ours, Path(path))
+        try:
+            proxy._await_ready()
+        except BaseException:
+            proxy.stop()
+            raise
+        return proxy
+
+    def _await_ready(self) -> None:
+        self._control.settimeout(START_SECONDS)
+        try:
+            for message in self._messages():
+                if "ready" in message:
+                    self.port, self.web = message["ready"]["port"], message["ready"]["web"]
+                    return
+                self.unsaid += message.values()
+        except TimeoutError:
+            self.unsaid.append(f"it was not ready within {START_SECONDS:.0f} s")
+        finally:
+            self._control.settimeout(None)
+        self._failed = True
+        why = "\n".join(dict.fromkeys(self.unsaid)) or "\n".join(self.log.read_text().splitlines()[-LOG_LINES:])
+        raise RunError(f"the proxy did not start: {why}\nits log: {self.log}")
+
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        """What the companion says, until the proxy ends."""
+        with suppress(ConnectionError):
+            for line in self._lines:
+                yield json.loads(line)
+
+    def listen(self, *, at_once: bool) -> None:
+        """Take what the companion says from now on. `at_once`: errors are shown as they come; not on a terminal,
+        which the command may be drawing on."""
+        for error in self.unsaid if at_once else ():
+            _tell(error)
+        if at_once:
+            self.unsaid.clear()
+        threading.Thread(target=self._listen, args=(_tell if at_once else self.unsaid.append,), daemon=True).start()
+
+    def _listen(self, show: Callable[[str], None]) -> None:
+        seen: set[str] = set()
+        for message in self._messages():
+            if "report" in message:
+                self._reports.put(message["report"])
+                continue
+            self._failed = self._failed or "error" in message
+            for text in message.values():
+                if text not in seen:
+                    seen.add(text)
+                    show(text)
+        self._reports.put(None)
+
+    def report(self) -> dict[str, Any] | None:
+        """What came of the calls; None if the proxy is gone."""
+        try:
+            self._control.sendall(b"report\n")
+            report = self._reports.get(timeout=REPORT_SECONDS)
+        except (OSError, queue.Empty):
+            report = None
+        self._failed = self._failed or report is None
+        return report
+
+    def leave(self) -> None:
+        """Let it run on."""
+        with suppress(OSError):
+            self._control.sendall(b"keep\n")
+            self.left = True
 
     def stop(self) -> None:
-        if self.process.poll() is not None:
+        """End it, unless it is to stay; its log goes with it if there is nothing to read in it."""
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+        if self.left:
             return
-        self.process.terminate()
+        if self.process.poll() is None:
+            self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if not self._failed:
+            with suppress(OSError):
+                self.log.unlink()
 
 
-def start(script: Path, *, web: bool = False, config: Path | None = None, env: Mapping[str, str]) -> Proxy:
-    """Start a proxy with the addon on a free port of the loopback interface, and wait until it listens.
-
-    A proxy that the environment names already stays behind it. StartError: what the proxy said instead.
-    """
-    ca = trust.authority()
-    command = [str(program("mitmweb" if web else "mitmdump")), "-s", str(script)]
-    command += ["--listen-host", "127.0.0.1", "--listen-port", "0", "--set", "sidestep_tunnel_others=true"]
-    if web:
-        command += ["--set", f"web_port={_free_port()}", "--set", "web_open_browser=false"]
+def _command(wishes: Wishes, script: Path, env: Mapping[str, str], upstream: Upstream | None) -> list[str]:
+    tool = "mitmweb" if wishes.web else "mitmdump"
+    companion = Path(__file__).with_name("companion.py")
+    # -P: nothing in the folder that the command is started in is taken for a module of mitmproxy's.
+    command = [sys.executable, "-P", "-c", f"from mitmproxy.tools.main import {tool}; {tool}()"]
+    command += ["--listen-host", "127.0.0.1", "--listen-port", "0"]
+    command += ["--mode", "regular" if upstream is None else f"upstream:{upstream.url}"]
+    command += ["-s", str(companion), "-s", str(script), "--set", f"confdir={wishes.confdir.expanduser()}"]
+    command += ["--set", "sidestep_tunnel_others=true"]
+    if wishes.config:
+        command += ["--set", f"sidestep_config={find_config(wishes.config)}"]
+    if wishes.web:
+        command += ["--no-web-open-browser", "--web-host", "127.0.0.1", "--web-port", str(_free_port())]
     else:
+        # Addresses of calls can bear keys: they do not belong into a log.
         command += ["--set", "flow_detail=0"]
-    if config is not None:
-        command += ["--set", f"sidestep_config={config.absolute()}"]
-    surroundings = {**env, "PYTHONUNBUFFERED": "1"}
-    behind, secret = upstream(env)
-    if behind is not None:
-        command += ["--mode", f"upstream:{behind}"]
-        if secret is not None:
-            surroundings[UPSTREAM_AUTH] = secret
-    if any(env.get(name) for name in trust.BUNDLE_VARIABLES):
-        # Whoever stands behind may have an authority of its own.
-        command += ["--set", f"ssl_verify_upstream_trusted_ca={trust.bundle(ca, env)}"]
-    folder = Path(platformdirs.user_log_dir("sidestep"))
-    folder.mkdir(parents=True, exist_ok=True)
-    _forget_old_logs(folder)
-    log = folder / f"run-{os.getpid()}.log"
-    with log.open("wb") as out:
-        # A session of its own: a Ctrl-C in the terminal is for the command.
-        process = subprocess.Popen(  # noqa: S603  # mitmproxy itself, without a shell
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=surroundings,
-            start_new_session=True,
-        )
-    try:
-        found = _wait_until_it_listens(process, log, web=web)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    return Proxy(process, log, int(found[0]), found[1])
-
-
-def _wait_until_it_listens(process: subprocess.Popen[bytes], log: Path, *, web: bool) -> tuple[str, str | None]:
-    end = time.monotonic() + START_SECONDS
-    while True:
-        ended = process.poll() is not None
-        said = log.read_text("utf-8", "replace")
-        port, page = _LISTENING.search(said), _WEB.search(said)
-        if port is not None and (page is not None or not web) and not ended:
-            return port[1], None if page is None else page[1]
-        if ended or time.monotonic() > end:
-            what = "ended" if ended else f"was not ready after {START_SECONDS:.0f} s"
-            raise StartError(f"the proxy {what}; it said ({log}):\n{said.strip()}")
-        time.sleep(LOOK_SECONDS)
-
-
-def upstream(env: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """The proxy that the environment names, and its `user:password`. StartError for one that cannot be used."""
-    names = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-    name = next((n for n in names if env.get(n, "").strip()), None)
-    if name is None:
-        return None, None
-    text = env[name].strip()
-    try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        port = parts.port
-    except ValueError:
-        raise StartError(f"{name}: expected the URL of a proxy, found one that cannot be read") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise StartError(f"{name}: expected the URL of an http or https proxy, found {parts.scheme}://…")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    secret = None
-    if parts.username is not None:
-        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return f"{parts.scheme}://{host}:{port or (443 if parts.scheme == 'https' else 80)}", secret
+    roots = trust.upstream_roots(wishes.confdir, env)
+    return command if roots is None else [*command, "--set", f"ssl_verify_upstream_trusted_ca={roots}"]
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
         return port
-
-
-def _forget_old_logs(folder: Path, keep: int = 20) -> None:
-    logs = sorted(folder.glob("run-*.log"), key=lambda path: path.stat().st_mtime)
-    for path in logs[:-keep]:
-        path.unlink(missing_ok=True)
-
-
-# --- the command
-
-
-class Signals:
-    """While it lasts, signals are for the command; those that come before there is one wait for it.
-
-    State: those that wait, how to send one on, the handlers from before.
-    """
-
-    def __init__(self) -> None:
-        self.waiting: list[int] = []
-        self._send: Callable[[int], None] | None = None
-        self._terminal = sys.stdin is not None and sys.stdin.isatty()
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> Self:
-        for name in _FORWARDED:
-            if (number := getattr(signal, name, None)) is not None:
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._send is None:
-            self.waiting.append(number)
-        elif not (self._terminal and signal.Signals(number).name in _FROM_THE_TERMINAL):
-            self._send(number)
-
-    def give_to(self, child: subprocess.Popen[bytes]) -> None:
-        self._send = child.send_signal
-        while self.waiting:
-            self._send(self.waiting.pop(0))
-
-
-def run(command: Sequence[str], env: Mapping[str, str], signals: Signals) -> int:
-    """Run a command in this terminal; its exit code, 128 and the number for a signal."""
-    if signals.waiting:
-        return 128 + signals.waiting[0]
-    try:
-        child = subprocess.Popen(command, env=dict(env))  # noqa: S603  # the very command that was asked for
-    except FileNotFoundError:
-        print(f"sidestep: {command[0]}: command not found", file=sys.stderr)  # noqa: T201
-        return 127
-    except OSError as e:
-        print(f"sidestep: {command[0]}: {e.strerror}", file=sys.stderr)  # noqa: T201
-        return 126
-    signals.give_to(child)
-    code = child.wait()
-    return 128 - code if code < 0 else code
-
-
-def closing_line(summary: Mapping[str, object] | None, log: Path) -> str:
-    """What was rerouted, in one line."""
-    if summary is None:
-        return f"sidestep: the proxy had ended before the command; it said: {log}"
-    calls, failed = summary.get("calls", 0), summary.get("failed", 0)
-    moves = summary.get("rerouted")
-    moves = moves if isinstance(moves, list) else []
-    text = f"sidestep: {calls} call{'' if calls == 1 else 's'}, {sum(m['count'] for m in moves)} rerouted"
-    if moves:
-        text += " (" + ", ".join(f"{m['from']} → {m['to']} {m['count']}" for m in moves) + ")"
-    return f"{text}, {failed} failed" if failed else text

@@ -1,89 +1,204 @@
-"""What programs have to trust to be intercepted: mitmproxy's certificate authority, beside all they trusted before.
+"""The certificates that a child has to trust: mitmproxy's CA beside all that the child trusted before.
 
-Files only; no process, no mitmproxy master. All of it is public: the authority's key stays where mitmproxy has it.
+Certificates are DER bytes in here; files are written once, named by what they hold.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import ssl
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import certifi
 import platformdirs
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
-from mitmproxy.certs import CertStore
-from mitmproxy.options import CONF_BASENAME, CONF_DIR, KEY_SIZE
+
+CA_FILE = "mitmproxy-ca-cert.pem"
+DEFAULT_CONFDIR = Path("~/.mitmproxy")
+JAVA_PASSWORD = "changeit"  # noqa: S105  # Java's own default; the store holds no secret
+"""What opens the trust store for Java."""
 
 BUNDLE_VARIABLES = (
-    *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "AWS_CA_BUNDLE", "PIP_CERT"),
-    *("GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO", "NIX_SSL_CERT_FILE", "DENO_CERT", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "CARGO_HTTP_CAINFO",
+    "AWS_CA_BUNDLE",
+    "DENO_CERT",
+    "NIX_SSL_CERT_FILE",
+    "PIP_CERT",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 )
-"""Where programs look for the certificates that they trust: Python, curl, Node, the AWS SDKs, pip, git, Cargo, Nix,
-Deno, gRPC. Go and Rust's native roots follow SSL_CERT_FILE."""
-JAVA_PASSWORD = "changeit"  # noqa: S105  # Java's own default, for a store that holds nothing secret
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+"""Variables that name a PEM file of certificates, one kind of client each."""
+
+# Where systems keep their roots, as Go's crypto/x509 looks for them: a Python that was built elsewhere does not know.
+_SYSTEM_FILES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
+_FOLDER_FILES = 1000
+"""A folder named by SSL_CERT_DIR with more files is no folder of certificates."""
 
 
-def authority(confdir: Path | None = None) -> Path:
-    """The certificate of mitmproxy's authority, made together with its key if there is none yet."""
-    folder = Path(CONF_DIR if confdir is None else confdir).expanduser()
-    CertStore.from_store(folder, CONF_BASENAME, KEY_SIZE)
-    return folder / f"{CONF_BASENAME}-ca-cert.pem"
+class TrustError(Exception):
+    """There is no CA to trust, or nowhere to write."""
 
 
-def cache() -> Path:
-    """The folder for what can be made again."""
-    folder = Path(platformdirs.user_cache_dir("sidestep"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Files to name to clients: the CA and all other roots, as PEM and as a PKCS12 trust store for Java."""
+
+    bundle: Path
+    java: Path
 
 
-def bundle(ca: Path, env: Mapping[str, str]) -> Path:
-    """A file with the authority, the roots of the system and of certifi, and whatever the environment adds to them."""
-    named = [env[name] for name in BUNDLE_VARIABLES if env.get(name)]
-    out = cache() / f"ca-bundle-{ca.stat().st_mtime_ns:x}.pem"
-    system = ssl.get_default_verify_paths().cafile
-    paths = [ca, *map(Path, [certifi.where(), *([system] if system else []), *named])]
-    found: dict[bytes, None] = {}
-    for path in paths:
-        if path != out and path.is_file():
-            found.update(dict.fromkeys(_CERTIFICATE.findall(path.read_bytes())))
-    _write(out, b"\n".join(found) + b"\n")
-    return out
+def ca_file(confdir: Path) -> Path:
+    """Where mitmproxy keeps its CA's certificate."""
+    return confdir.expanduser().absolute() / CA_FILE
 
 
-def java_store(bundle: Path) -> Path | None:
-    """The same certificates as Java reads them; None where `cryptography` (before 45) cannot write such a store."""
-    serialize = getattr(pkcs12, "serialize_java_truststore", None)
-    if serialize is None:
+def create_ca(confdir: Path) -> None:
+    """Make mitmproxy's CA, as its first start would."""
+    from mitmproxy.certs import CertStore
+    from mitmproxy.options import CONF_BASENAME, KEY_SIZE
+
+    CertStore.from_store(confdir.expanduser(), CONF_BASENAME, KEY_SIZE)
+
+
+def prepare(confdir: Path, env: Mapping[str, str]) -> Trust:
+    """Make the files. TrustError: there is no CA yet."""
+    ca = ca_file(confdir)
+    own = certificates(_read(ca))
+    if not own:
+        raise TrustError(f"expected mitmproxy's CA in {ca}, found none")
+    everything = (*own, *other_roots(env, own))
+    name = _name_of(everything)
+    return Trust(
+        _keep(f"bundle-{name}.pem", lambda: to_pem(everything)),
+        _keep(f"java-{name}.p12", lambda: java_store(everything)),
+    )
+
+
+def upstream_roots(confdir: Path, env: Mapping[str, str]) -> Path | None:
+    """A file of roots for the proxy's own way to the providers; None: mitmproxy's own, certifi's, are all there are."""
+    roots = other_roots(env, certificates(_read(ca_file(confdir))))
+    if set(roots) <= set(certificates(_read(Path(certifi.where())))):
         return None
-    out = bundle.with_suffix(".p12")
-    if out.is_file() and out.stat().st_mtime_ns >= bundle.stat().st_mtime_ns:
-        return out
-    certificates = []
-    for number, pem in enumerate(_CERTIFICATE.findall(bundle.read_bytes())):
+    return _keep(f"roots-{_name_of(roots)}.pem", lambda: to_pem(roots))
+
+
+def other_roots(env: Mapping[str, str], own: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The user's, the system's and certifi's roots without the `own` ones, each once."""
+    found: dict[bytes, None] = {}
+    for name in BUNDLE_VARIABLES:
+        if path := env.get(name):
+            found |= dict.fromkeys(_from_path(Path(path)))
+    for folder in env.get("SSL_CERT_DIR", "").split(os.pathsep):
+        if folder:
+            found |= dict.fromkeys(_from_path(Path(folder)))
+    found |= dict.fromkeys(_system_roots())
+    found |= dict.fromkeys(certificates(_read(Path(certifi.where()))))
+    return tuple(c for c in found if c not in frozenset(own))
+
+
+def certificates(pem: bytes) -> tuple[bytes, ...]:
+    """The certificates in a PEM text, without those that cannot be decoded."""
+    found = []
+    for block in _CERTIFICATE.findall(pem):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of roots with odd serial numbers, of which there are a few
-                certificate = x509.load_pem_x509_certificate(pem)
+            found.append(ssl.PEM_cert_to_DER_cert(block.decode("ascii")))
         except ValueError:
-            continue  # one that is in nobody's format any more is trusted by nobody
-        certificates.append(pkcs12.PKCS12Certificate(certificate, str(number).encode()))
-    _write(out, serialize(certificates, BestAvailableEncryption(JAVA_PASSWORD.encode())))
-    return out
+            continue
+    return tuple(found)
 
 
-def _write(path: Path, data: bytes) -> None:
-    """In one step, for others may be reading; not at all if it is there already."""
-    if path.is_file() and path.read_bytes() == data:
-        return
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    Path(name).replace(path)
+def to_pem(ders: Iterable[bytes]) -> bytes:
+    return "".join(ssl.DER_cert_to_PEM_cert(der) for der in ders).encode("ascii")
+
+
+def java_store(ders: Iterable[bytes]) -> bytes:
+    """A PKCS12 file whose certificates Java takes for trusted roots."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
+
+    entries = []
+    with warnings.catch_warnings():
+        # Some old roots break rules of today, and are there all the same.
+        warnings.simplefilter("ignore")
+        for der in ders:
+            try:
+                certificate = x509.load_der_x509_certificate(der)
+            except ValueError:
+                continue
+            entries.append(pkcs12.PKCS12Certificate(certificate, hashlib.sha256(der).hexdigest()[:16].encode()))
+        return pkcs12.serialize_java_truststore(entries, BestAvailableEncryption(JAVA_PASSWORD.encode()))
+
+
+def _system_roots() -> tuple[bytes, ...]:
+    # What the system's store gives in memory (Windows), then its files.
+    found = list(ssl.create_default_context().get_ca_certs(binary_form=True))
+    built_in = ssl.get_default_verify_paths().openssl_cafile
+    for path in (built_in, *_SYSTEM_FILES):
+        if ders := certificates(_read(Path(path))):
+            found.extend(ders)
+            break
+    return tuple(found)
+
+
+def _from_path(path: Path) -> tuple[bytes, ...]:
+    """The certificates of a file, or of all files of a folder."""
+    if not path.is_dir():
+        return certificates(_read(path))
+    try:
+        files = sorted(path.iterdir())
+    except OSError:
+        return ()
+    if len(files) > _FOLDER_FILES:
+        return ()
+    return tuple(der for file in files if file.is_file() for der in certificates(_read(file)))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _name_of(ders: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for der in ders:
+        digest.update(hashlib.sha256(der).digest())
+    return digest.hexdigest()[:16]
+
+
+def _keep(name: str, content: Callable[[], bytes]) -> Path:
+    """A file with this content in the user's cache, whose name says what it holds."""
+    path = platformdirs.user_cache_path("sidestep") / "trust" / name
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = path.parent
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="sidestep-"))
+    data = content()
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(data)
+        os.replace(file.name, folder / name)
+    except OSError as e:
+        raise TrustError(f"{folder} cannot be written: {e.strerror}") from None
+    return folder / name

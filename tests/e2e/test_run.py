@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -61,15 +62,29 @@ class Shell:
             check=False,
         )
 
-    def processes(self) -> list[str]:
-        """Command lines of all that was started from here and still runs."""
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*command),
+            env=self.env(),
+            cwd=self.home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def processes(self, word: str = "") -> list[int]:
+        """What was started from here and still runs, with this word in its command line but not `sidestep run`."""
         found = []
         for entry in Path("/proc").iterdir():
             try:
-                if f"MARKER={self.marker}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except (OSError, ValueError):
+                if f"MARKER={self.marker}".encode() not in (entry / "environ").read_bytes().split(b"\0"):
+                    continue
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
                 continue
+            if not word or (word.encode() in line and b"sidestep.cli" not in line):
+                found.append(int(entry.name))
         return found
 
 
@@ -99,17 +114,17 @@ def test_an_unchanged_script_gets_its_answers(ab: tuple[Provider, Provider], she
     done = shell.run(sys.executable, "-c", ASK)
     text = text_of("b", Behaviour())
     assert (done.stdout, done.returncode) == (f"{text}\n{text}\n", 0), done.stderr
-    assert done.stderr == "sidestep: 2 calls, 2 rerouted (api.openai.com → b 2)\n"
+    assert done.stderr == "sidestep: 2 calls, 2 rerouted, 0 failed (api.openai.com → b 2)\n"
     assert all(seen.header("authorization") == f"Bearer {key_of('b')}" for seen in ab[1].requests)
 
 
 @pytest.mark.parametrize(
     ("command", "code"),
     [
-        (["sh", "-c", "exit 3"], 3),
         (["sh", "-c", "kill -TERM $$"], 128 + signal.SIGTERM),
         (["no-such-command-anywhere"], 127),
         (["/"], 126),
+        (["/etc/passwd"], 126),
     ],
 )
 def test_it_exits_as_the_command_does(
@@ -118,32 +133,128 @@ def test_it_exits_as_the_command_does(
     assert shell.run(*command).returncode == code
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_reach_the_command_once(number: signal.Signals, ab: tuple[Provider, Provider], shell: Shell) -> None:
-    """The command decides what becomes of it; when it has ended nothing is left running."""
-    script = (
-        "import signal, time\n"
-        "got = []\n"
-        f"signal.signal({int(number)}, lambda *_: got.append(1))\n"
-        "print('ready', flush=True)\n"
-        "while not got: time.sleep(0.01)\n"
-        "time.sleep(0.2)\n"
-        "print(len(got)); raise SystemExit(7)\n"
-    )
-    with subprocess.Popen(
-        shell.command(sys.executable, "-c", script),
-        env=shell.env(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+COUNT = """
+import os, signal, sys
+def end(*_):
+    print(got, flush=True)
+    sys.exit(7)
+got = []
+for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
+    signal.signal(getattr(signal, name), lambda number, _: (got.append(number), print("got", flush=True)))
+signal.signal(signal.SIGUSR1, end)
+print("ready", os.getpid(), flush=True)
+while True:
+    signal.pause()
+"""
+"""Says each signal that it gets, and at SIGUSR1 all that it got."""
+
+
+def test_signals_reach_the_command_once(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """The command decides what becomes of each; the proxy does not end before it, and nothing is left running."""
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
+    with shell.start(sys.executable, "-c", COUNT) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(number)
-        out, _ = process.communicate(timeout=20)
-    assert out == "1\n"
-    assert process.returncode == 7
+        assert process.stdout.readline().startswith("ready")
+        for number in numbers:
+            process.send_signal(number)
+            assert process.stdout.readline() == "got\n"
+        process.send_signal(signal.SIGUSR1)
+        out, err = process.communicate(timeout=20)
+    assert (out, process.returncode) == (f"{[int(n) for n in numbers]}\n", 7)
+    assert err.endswith("sidestep: 0 calls, 0 rerouted, 0 failed (nothing came through the proxy)\n")
+
+
+def test_a_terminal_and_its_keys_are_the_commands(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """Ctrl-C reaches the command once, which is in the terminal's foreground; a signal to `sidestep run` alone does
+    as well."""
+    master, slave = os.openpty()
+    with os.fdopen(master, "r+b", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-c", IN_TERMINAL, *shell.command(sys.executable, "-c", COUNT)],
+            env=shell.env(),
+            cwd=shell.home,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        screen = Screen(terminal)
+        screen.until("ready")
+        terminal.write(b"\x03")
+        screen.until("got")
+        process.send_signal(signal.SIGINT)
+        screen.until("got")
+        process.send_signal(signal.SIGUSR1)
+        screen.until("[2, 2]")
+        screen.until("0 calls")
+        assert process.wait(20) == 7
+
+
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Screen:
+    """What came on a terminal and was not looked at yet."""
+
+    def __init__(self, terminal: io.FileIO) -> None:
+        self._terminal = terminal
+        self._text = ""
+
+    def until(self, words: str) -> None:
+        while words not in self._text:
+            self._text += self._terminal.read(4096).decode()
+        self._text = self._text.partition(words)[2]
+
+
+def test_the_proxy_does_not_outlive_its_killed_starter(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """Even SIGKILL leaves no proxy behind."""
+    with shell.start("cat") as process:
+        until(lambda: len(shell.processes("cat")) == 1, "the command runs")
+        assert len(shell.processes("mitmproxy")) == 1
+        process.kill()
+        process.communicate(timeout=20)
+    until(lambda: shell.processes() == [], "all have ended")
+
+
+def test_a_proxy_that_dies_is_told(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """The command goes on to its end; the last line says what happened, and where the log is."""
+    with shell.start("cat") as process:
+        until(lambda: len(shell.processes("cat")) == 1, "the command runs")
+        os.kill(*shell.processes("mitmproxy"), signal.SIGKILL)
+        out, err = process.communicate("still here", timeout=20)
+    assert (out, process.returncode) == ("still here", 0)
+    log, last = err.splitlines()
+    assert last == "sidestep: the proxy ended before the command"
+    Path(log.removeprefix("sidestep: the proxy's log: ")).unlink()
+
+
+def test_errors_of_the_proxy_are_shown(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """A key that a provider refuses is an error; without a terminal it is shown as it comes."""
+    ab[0].default = Behaviour(status=401)
+    done = shell.run(*CURL)
+    *errors, log, last = done.stderr.splitlines()
+    assert any("a" in line and "401" in line for line in errors), done.stderr
+    assert last == "sidestep: 1 call, 1 rerouted, 0 failed (api.openai.com → b 1)"
+    text = Path(log.removeprefix("sidestep: the proxy's log: "))
+    assert key_of("a") not in text.read_text() + done.stderr
+    text.unlink()
+
+
+def test_a_proxy_that_cannot_start_says_why(ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path) -> None:
+    """The command is not run, mitmproxy's own words are shown, the exit code is 125."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text("scripts: 1\n")
+    done = shell.run("touch", str(tmp_path / "ran"), options=("--confdir", str(tmp_path / "conf")))
+    assert done.returncode == 125
+    assert "the proxy did not start" in done.stderr
+    assert "scripts" in done.stderr
+    assert not (tmp_path / "ran").exists()
+    Path(done.stderr.rpartition("its log: ")[2].strip()).unlink()
 
 
 def test_curl(ab: tuple[Provider, Provider], shell: Shell) -> None:
@@ -163,7 +274,7 @@ def test_a_child_finds_all_that_it_needs(ab: tuple[Provider, Provider], shell: S
     assert env["NODE_USE_ENV_PROXY"] == "1"
     assert env["JAVA_TOOL_OPTIONS"].startswith("-Dmine=1 ")
     bundle = Path(env["SSL_CERT_FILE"]).read_text()
-    assert "Zm9v" in bundle
+    assert "\nZm9v\n" in bundle
     assert bundle.count("BEGIN CERTIFICATE") > 50, "the system's roots"
     names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE")
     assert {env[name] for name in names} == {env["SSL_CERT_FILE"]}
@@ -172,7 +283,7 @@ def test_a_child_finds_all_that_it_needs(ab: tuple[Provider, Provider], shell: S
 def test_a_bad_configuration_starts_nothing(shell: Shell, tmp_path: Path) -> None:
     shell.config.write_text("[[providers]]\nname = 1\n")
     done = shell.run("touch", str(tmp_path / "ran"))
-    assert done.returncode == 1
+    assert done.returncode == 125
     assert "providers[0].name" in done.stderr
     assert not (tmp_path / "ran").exists()
 
@@ -191,8 +302,9 @@ def test_a_proxy_that_is_there_already_stays_in_front(ab: tuple[Provider, Provid
 
 def test_a_proxy_that_cannot_be_used_is_named(ab: tuple[Provider, Provider], shell: Shell) -> None:
     done = shell.run("true", HTTPS_PROXY="socks5://user:secret-word@127.0.0.1:1")
-    assert done.returncode == 1
-    assert "HTTPS_PROXY: expected the URL of an http or https proxy, found socks5://" in done.stderr
+    assert done.returncode == 125
+    assert "expected an http:// or https:// proxy in HTTPS_PROXY" in done.stderr
+    assert "found socks5://" in done.stderr
     assert "secret-word" not in done.stderr
 
 
@@ -201,14 +313,15 @@ def test_keep_and_web(ab: tuple[Provider, Provider], shell: Shell) -> None:
     done = shell.run("true", options=("--web", "--keep"))
     assert done.returncode == 0, done.stderr
     assert "mitmweb is at http://127.0.0.1:" in done.stderr
-    number = int(done.stderr.rsplit("kill ", 1)[1])
-    address = done.stderr.split("still listens at ")[1].split(";")[0]
+    number = int(done.stderr.rpartition("kill ")[2].partition(";")[0])
+    address = done.stderr.partition("stays at ")[2].partition(",")[0]
     answer = subprocess.run(
         ["curl", "-sS", "-x", address, "http://sidestep.internal/health"], capture_output=True, text=True, check=True
     )
     assert json.loads(answer.stdout)["status"] == "ok"
     os.kill(number, signal.SIGTERM)
     until(lambda: shell.processes() == [], "the proxy has ended")
+    Path(done.stderr.rpartition("its log: ")[2].strip()).unlink()
 
 
 def test_env_for_a_proxy_that_runs(

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from sidestep import catalog, environment, trust
 from sidestep.cli import main, script_path
 
 GOOD = '[[providers]]\nname = "p"\ndialect = "openai"\nbase_url = "https://p.test/v1"\napi_key = "${KEY_OF_P}"\n'
@@ -17,6 +24,11 @@ GOOD = '[[providers]]\nname = "p"\ndialect = "openai"\nbase_url = "https://p.tes
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
     monkeypatch.setenv("KEY_OF_P", "sk-very-secret")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in {name for entry in catalog.CATALOG.values() for name in entry.env}:
+        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name == "JAVA_TOOL_OPTIONS"]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return CliRunner()
 
@@ -59,3 +71,310 @@ def test_script_is_a_file_that_mitmproxy_can_load(runner: CliRunner) -> None:
     path = Path(runner.invoke(main, ["script"]).output.strip())
     assert path == script_path()
     assert "addons = [Sidestep()]" in path.read_text()
+
+
+# --- keys and probes
+
+
+def test_check_tells_which_keys_are_set(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file all of the catalog's, with one those that it names; by name alone."""
+    monkeypatch.setenv("GROQ_API_KEY", "gsk-secret")
+    whole = runner.invoke(main, ["check"]).output
+    assert "keys that are set: GROQ_API_KEY\n" in whole
+    assert "OPENROUTER_API_KEY" in whole.partition("keys that are not set: ")[2]
+    Path("sidestep.toml").write_text(GOOD + '[[providers]]\nname = "openai"\n')
+    data = json.loads(runner.invoke(main, ["check", "--json"]).output)
+    assert data["keys"] == {"KEY_OF_P": True, "OPENAI_API_KEY": False}
+    assert "secret" not in whole + json.dumps(data)
+
+
+class Models(BaseHTTPRequestHandler):
+    """A provider for each first segment of a path; it knows one key."""
+
+    asked: list[tuple[str, dict[str, str]]]
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+        key = self.headers.get("authorization") or self.headers.get("x-api-key") or self.headers.get("x-goog-api-key")
+        match self.path.split("/")[1]:
+            case "html":
+                self._answer(200, b"<html>sk-very-secret</html>")
+            case "moved":
+                self._answer(302, b"", location="/good/models")
+            case "rubbish":
+                self.wfile.write(b"sk-very-secret\r\n\r\n")
+            case "none":
+                self._answer(404, b"")
+            case _ if key is None or "sk-very-secret" not in key:
+                self._answer(401, f'{{"error": "no such key: {key}"}}'.encode())
+            case _:
+                self._answer(200, b'{"data": [{"id": "m-1"}, {"id": "m-2"}]}')
+
+    def _answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"content-length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def models() -> Iterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
+    asked: list[tuple[str, dict[str, str]]] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Models,), {"asked": asked})) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_check_probes(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, models: tuple[str, list[tuple[str, dict[str, str]]]]
+) -> None:
+    """Each provider is asked for its models as its dialect has it, with its key and nobody else's; what fails is said
+    in a word and makes the exit code 1; no key is shown, whatever the provider says."""
+    monkeypatch.setenv("WRONG", "sk-wrong-secret")
+    url, asked = models
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    rows = [
+        ("good", "openai", f"{url}/good", "KEY_OF_P"),
+        ("claude", "anthropic", f"{url}/claude", "KEY_OF_P"),
+        ("gem", "gemini", f"{url}/gem", "KEY_OF_P"),
+        ("wrong", "openai", f"{url}/wrong", "WRONG"),
+        ("html", "openai", f"{url}/html", "KEY_OF_P"),
+        ("moved", "openai", f"{url}/moved", "KEY_OF_P"),
+        ("rubbish", "openai", f"{url}/rubbish", "KEY_OF_P"),
+        ("none", "openai", f"{url}/none", "KEY_OF_P"),
+        ("nobody", "openai", nobody, "KEY_OF_P"),
+    ]
+    text = "".join(
+        f'[[providers]]\nname = "{n}"\ndialect = "{d}"\nbase_url = "{u}"\napi_key = "${{{k}}}"\n' for n, d, u, k in rows
+    )
+    Path("all.toml").write_text(text + '[[providers]]\nname = "openai"\n')
+    result = runner.invoke(main, ["check", "all.toml", "--probe", "--json"])
+    data = json.loads(result.output)
+    assert (result.exit_code, data["ok"]) == (1, False)
+    assert {p["provider"]: (p["ok"], p["text"]) for p in data["probes"]} == {
+        "good": (True, "2 models"),
+        "claude": (True, "2 models"),
+        "gem": (True, "2 models"),
+        "wrong": (False, "HTTP 401 Unauthorized: the key is refused"),
+        "html": (False, "HTTP 200, but no list of models"),
+        "moved": (False, "HTTP 302 Found: is base_url right? A key follows no redirect"),
+        "rubbish": (False, "no HTTP answer (BadStatusLine)"),
+        "none": (False, "HTTP 404 Not Found: is base_url right?"),
+        "nobody": (False, "Connection refused"),
+        "openai": (None, "not asked: it takes the app's own credential"),
+    }
+    heads = dict(asked)
+    assert set(heads) >= {"/good/models", "/claude/v1/models", "/gem/v1beta/models"}
+    assert heads["/claude/v1/models"]["anthropic-version"] == "2023-06-01"
+    shown = runner.invoke(main, ["check", "all.toml", "--probe"]).output
+    assert "wrong: failed, HTTP 401" in shown
+    assert "secret" not in result.output + shown
+
+    Path("good.toml").write_text(text.partition('[[providers]]\nname = "wrong"')[0])
+    assert runner.invoke(main, ["check", "good.toml", "--probe"]).exit_code == 0
+
+
+# --- explain
+
+
+ROUTED = (
+    GOOD
+    + """
+models = { "gpt-*" = "big-*" }
+only = ["gpt-*"]
+[[providers]]
+name = "openai"
+[[routes]]
+intercept = ["https://api.openai.com/v1"]
+providers = ["openai", "p"]
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["https://api.openai.com/v1/files"], "/files under https://api.openai.com/v1 is none of the openai calls"),
+        (["https://api.openai.com/v1/models", "--method", "get"], "is none of the openai calls"),
+        (["https://api.openai.com/v1/chat/completions", "--method", "GET"], "a POST is"),
+        (["https://api.openai.com/v1/responses", "--method", "GET"], "a POST is"),
+        (["https://api.openai.com/v1/realtime"], "a WebSocket handshake (wss://) is"),
+        (["https://api.openai.com/v2/chat/completions"], "does not lie under https://api.openai.com/v1"),
+        (["https://api.openai.com/v1/chat/completions/"], "is none of the openai calls"),
+        (["http://api.openai.com/v1/chat/completions"], "no intercept has the host api.openai.com"),
+        (["https://example.com/v1/chat/completions"], "no intercept has the host example.com; there are: https://api"),
+    ],
+)
+def test_explain_says_why_not(arguments: list[str], words: str, runner: CliRunner) -> None:
+    """A call that goes where it was going, and why."""
+    Path("sidestep.toml").write_text(ROUTED)
+    result = runner.invoke(main, ["explain", *arguments])
+    assert result.exit_code == 0
+    assert "It goes where the app sent it: " in result.output
+    assert words in result.output
+    assert json.loads(runner.invoke(main, ["explain", "--json", *arguments]).output)["routed"] is False
+
+
+def test_explain_names_who_would_be_asked(runner: CliRunner) -> None:
+    """The providers in their order, the model that each would be asked for, whose credential it would get, who would
+    not be asked; a query, which may hold a key, is not repeated."""
+    Path("sidestep.toml").write_text(ROUTED)
+    url = "api.openai.com/v1/chat/completions?key=sk-in-query"
+    result = runner.invoke(main, ["explain", url, "--model", "gpt-4o", "--json"])
+    found = json.loads(result.output)
+    assert found["routed"] is True
+    own = {"name": "openai", "base_url": "https://api.openai.com/v1", "model": "gpt-4o", "own": True}
+    assert found["providers"] == [
+        own | {"credential": "the app's own"},
+        {
+            "name": "p",
+            "base_url": "https://p.test/v1",
+            "model": "big-4o",
+            "own": False,
+            "credential": "a key of yours (bearer)",
+        },
+    ]
+    other = runner.invoke(main, ["explain", url, "--model", "o3"]).output
+    assert "not p: it may only be asked for gpt-*" in other
+    assert "secret" not in result.output + other
+    assert "in-query" not in result.output + other
+
+
+def test_explain_reads_the_model_from_the_url(runner: CliRunner) -> None:
+    """Gemini has it in the path, a WebSocket in the query."""
+    for url, operation, model in (
+        (f"{catalog.OFFICIAL['gemini']}/v1beta/models/gemini-9:generateContent", "generateContent", "gemini-9"),
+        ("wss://api.openai.com/v1/realtime?model=gpt-rt", "realtime.websocket", "gpt-rt"),
+    ):
+        found = json.loads(runner.invoke(main, ["explain", url, "--json"]).output)
+        assert (found["routed"], found["operation"], found["model"]) == (True, operation, model)
+
+
+def test_explain_wants_a_url(runner: CliRunner) -> None:
+    result = runner.invoke(main, ["explain", "https://user:sk-very-secret@api.openai.com/v1"])
+    assert result.exit_code == 2
+    assert "secret" not in result.output
+
+
+# --- init
+
+
+def test_init_writes_what_check_accepts(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file from the keys that are set, which holds none of them; one that is there is kept unless forced."""
+    for variables in ({}, {"OPENROUTER_API_KEY": "sk-or-secret", "GROQ_API_KEY": "gsk-secret", "XAI_API_KEY": "é"}):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert runner.invoke(main, ["init", "new.toml", "--force"]).exit_code == 0
+        text = Path("new.toml").read_text()
+        assert "secret" not in text
+        result = runner.invoke(main, ["check", "new.toml", "--json"])
+        assert result.exit_code == 0, result.output
+    names = [p["name"] for p in json.loads(result.output)["providers"]]
+    assert {"openai", "anthropic", "gemini", "openrouter", "openrouter-anthropic", "groq"} == set(names)
+    Path("new.toml").write_text("mine")
+    refused = runner.invoke(main, ["init", "new.toml"])
+    assert refused.exit_code == 1
+    assert "--force" in refused.output
+    assert Path("new.toml").read_text() == "mine"
+    assert runner.invoke(main, ["init"]).exit_code == 0
+    assert Path("sidestep.toml").exists()
+
+
+# --- env
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """A confdir with a certificate that stands for mitmproxy's."""
+    folder = tmp_path / "conf"
+    folder.mkdir()
+    (folder / trust.CA_FILE).write_bytes(trust.to_pem([b"the CA"]))
+    return folder
+
+
+def test_env_for_every_shell(runner: CliRunner, monkeypatch: pytest.MonkeyPatch, conf: Path) -> None:
+    """What is printed sets, in a real sh, just what the JSON says, whatever is in it; the other shells quote it too."""
+    monkeypatch.setenv("NO_PROXY", "it's.example, *.b")
+    arguments = ["env", "--port", "9", "--confdir", str(conf)]
+    found = json.loads(runner.invoke(main, [*arguments, "--shell", "json"]).output)
+    assert found["HTTPS_PROXY"] == found["http_proxy"] == "http://127.0.0.1:9"
+    assert found["NO_PROXY"] == "it's.example,*.b,localhost,127.0.0.1,::1"
+    assert b"the CA" in trust.certificates(Path(found["SSL_CERT_FILE"]).read_bytes())
+    script = runner.invoke(main, arguments).output + "env -0"
+    said = subprocess.run(["sh", "-c", script], capture_output=True, check=True, env={"PATH": os.environ["PATH"]})
+    lines = dict(line.split("=", 1) for line in said.stdout.decode().split("\0") if line)
+    assert {k: lines[k] for k in found} == found
+    assert "set -gx NO_PROXY 'it\\'s.example" in runner.invoke(main, [*arguments, "--shell", "fish"]).output
+    assert "$env:NO_PROXY = 'it''s.example" in runner.invoke(main, [*arguments, "--shell", "powershell"]).output
+
+
+def test_env_twice_is_as_once(runner: CliRunner, monkeypatch: pytest.MonkeyPatch, conf: Path) -> None:
+    """A shell that was set up already can be set up again: nothing piles up."""
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dmine='a b' -Dhttps.proxyPort=1")
+    arguments = ["env", "--confdir", str(conf), "--shell", "json"]
+    first = json.loads(runner.invoke(main, arguments).output)
+    assert first["JAVA_TOOL_OPTIONS"].startswith("-Dmine='a b' -Dhttp.proxyHost=")
+    for name, value in first.items():
+        monkeypatch.setenv(name, value)
+    assert json.loads(runner.invoke(main, arguments).output) == first
+
+
+def test_env_without_a_ca(runner: CliRunner, tmp_path: Path) -> None:
+    """It says where it looked and how to make one; on demand it makes one."""
+    arguments = ["env", "--confdir", str(tmp_path / "new")]
+    result = runner.invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "mitmproxy-ca-cert.pem, found none" in result.output
+    assert "--create-ca" in result.output
+    assert runner.invoke(main, [*arguments, "--create-ca"]).exit_code == 0
+    assert runner.invoke(main, arguments).exit_code == 0
+
+
+def test_a_bundle_keeps_what_was_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conf: Path) -> None:
+    """The CA, the user's own of every variable, the system's and certifi's, each once; another set is another file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "hashed"
+    folder.mkdir()
+    (folder / "0a1b.0").write_bytes(trust.to_pem([b"of a folder"]))
+    own = {"SSL_CERT_DIR": str(folder)}
+    for name in trust.BUNDLE_VARIABLES:
+        (tmp_path / name).write_bytes(trust.to_pem([name.encode(), b"of all"]))
+        own[name] = str(tmp_path / name)
+    found = trust.certificates(trust.prepare(conf, own).bundle.read_bytes())
+    assert len(found) == len(set(found)) > 100
+    assert found[0] == b"the CA"
+    assert {name.encode() for name in trust.BUNDLE_VARIABLES} | {b"of all", b"of a folder"} < set(found)
+    assert trust.prepare(conf, own) == trust.prepare(conf, own) != trust.prepare(conf, {})
+    upstream = trust.upstream_roots(conf, own)
+    assert upstream is not None
+    assert set(trust.certificates(upstream.read_bytes())) == set(found) - {b"the CA"}
+
+
+@pytest.mark.parametrize(
+    ("env", "url", "auth"),
+    [
+        ({}, None, None),
+        ({"HTTP_PROXY": "http://only-plain"}, None, None),
+        ({"https_proxy": "http://corp:3128"}, "http://corp:3128", None),
+        ({"HTTPS_PROXY": "corp:3128"}, "http://corp:3128", None),
+        ({"ALL_PROXY": "https://corp"}, "https://corp:443", None),
+        ({"HTTPS_PROXY": "http://a%40b:p%3Aw@[::1]:8/"}, "http://[::1]:8", "a@b:p:w"),
+    ],
+)
+def test_the_users_own_proxy(env: dict[str, str], url: str | None, auth: str | None) -> None:
+    """It stays in front; its password is apart from its URL, and not in what a repr shows."""
+    found = environment.upstream(env)
+    assert (found and found.url, found and found.auth) == (url, auth)
+    assert auth is None or auth not in repr(found)
+
+
+def test_intercepted_loopback_hosts_are_not_passed_by() -> None:
+    assert environment.no_proxy({"no_proxy": "a.b"}, {"127.0.0.1"}) == ["a.b", "localhost", "::1"]

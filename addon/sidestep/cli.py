@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
-from sidestep import catalog, config, environment, explaining, initial, probing, trust
+from sidestep import catalog, config, environment, explaining, initial, keys, trust
 from sidestep.config import ConfigError, Settings
 from sidestep.locating import find_config, load_settings
 
@@ -113,10 +116,14 @@ def env(port: int, shell: str, create_ca: bool, confdir: Path) -> None:
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 def init(file: Path, force: bool) -> None:
     """Write a commented configuration from the keys in the environment, by default to ./sidestep.toml."""
-    if file.exists() and not force:
-        raise click.ClickException(f"{file} is there already; --force writes over it")
+    text = initial.configuration(os.environ)
+    # It must pass the check that it recommends.
+    config.parse(text, os.environ, str(file))
     try:
-        file.write_text(initial.configuration(os.environ), "utf-8")
+        with file.open("w" if force else "x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        raise click.ClickException(f"{file} is there already; --force writes over it") from None
     except OSError as e:
         raise click.ClickException(f"{file}: {e.strerror}") from None
     click.echo(f"wrote {file}; `sidestep check {file}` shows what it comes to")
@@ -125,31 +132,41 @@ def init(file: Path, force: bool) -> None:
 @main.command()
 @click.argument("url")
 @click.option("--model", help="The model that the call asks for.")
-@click.option("--method", default="POST", show_default=True)
+@click.option("--method", help="By default POST, or a WebSocket handshake for a wss:// URL.")
 @CONFIG_OPTION
 @JSON_OPTION
-def explain(url: str, model: str | None, method: str, config_file: Path | None, as_json: bool) -> None:
+def explain(url: str, model: str | None, method: str | None, config_file: Path | None, as_json: bool) -> None:
     """Say where a call to URL would go, and why."""
     settings = _settings(config_file)
     try:
-        found = explaining.explain(settings, url, model, method.upper())
+        found = explaining.explain(settings, url, model, method and method.upper())
     except ValueError as e:
-        raise click.ClickException(str(e)) from None
+        raise click.BadParameter(str(e), param_hint="URL") from None
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
     console = Console(highlight=False)
     if not found["routed"]:
         console.print(f"It goes where the app sent it: {found['why']}.", soft_wrap=True, markup=False)
+        _print_rejected(console, found)
         return
-    asked = f" for {found['model']}" if found["model"] else ""
-    console.print(f"{found['operation']}{asked}, on the route from {found['intercept']}, {found['strategy']}:")
+    asked = f" for {found['model']}" if found["model"] else " for a model that was not said (--model)"
+    # One provider has no order.
+    order = f"; {explaining.order(found['strategy'])}" if len(found["providers"]) > 1 else ""
+    line = f"{found['operation']}{asked}, by the route {found['route']} from {found['intercept']}{order}:"
+    console.print(line, soft_wrap=True, markup=False)
+    if found["mode"] == "observe":
+        console.print("(mode observe: Sidestep would only look on)", markup=False)
     table = Table("", "provider", Column("base URL", overflow="fold"), "model", "credential")
     for number, p in enumerate(found["providers"], 1):
         own = " (own)" if p["own"] else ""
         table.add_row(str(number), p["name"] + own, p["base_url"], p["model"] or "–", p["credential"])
     console.print(table)
-    for p in found["rejected"]:
+    _print_rejected(console, found)
+
+
+def _print_rejected(console: Console, found: dict[str, Any]) -> None:
+    for p in found.get("rejected", ()):
         console.print(f"not {p['name']}: {p['why']}", soft_wrap=True, markup=False)
 
 
@@ -164,10 +181,13 @@ def _settings(file: Path | None) -> Settings:
 
 @main.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--probe", is_flag=True, help="Ask each provider for its models; exits with 1 if one does not answer.")
+@click.option("--probe", is_flag=True, help="Ask each provider for its list of models, with its key.")
 @JSON_OPTION
 def check(file: Path | None, probe: bool, as_json: bool) -> None:
-    """Validate a configuration and show what would be used; keys are never shown."""
+    """Validate a configuration and show what would be used; keys are never shown.
+
+    Exits with 1 if there is a problem, or if a provider that was asked (--probe) fails.
+    """
     path = find_config("" if file is None else str(file))
     try:
         settings = load_settings(path, os.environ)
@@ -177,36 +197,44 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
         else:
             click.echo(str(e), err=True)
         raise SystemExit(1) from None
-    probes = probing.probe(settings.providers) if probe else []
+    found = _keys(path)
+    probes = []
+    if probe:
+        # It brings mitmproxy's types along, which takes its time.
+        from sidestep import probing
+
+        probes = probing.probe(settings.providers)
     failed = any(p.ok is False for p in probes)
     if as_json:
-        data = _as_data(settings)
+        data = _as_data(settings) | {"keys": found}
         if probe:
-            data["probes"] = [{"provider": p.provider, "ok": p.ok, "text": p.text} for p in probes]
+            data["probes"] = [asdict(p) for p in probes]
             data["ok"] = not failed
         click.echo(json.dumps(data, indent=1))
         raise SystemExit(failed)
     console = Console(highlight=False)
-    console.print(f"[bold]{settings.source}[/bold]: no problems, mode {settings.mode}")
+    line = Text.assemble((settings.source, "bold"), f": no problems, mode {settings.mode}")
+    console.print(line, soft_wrap=True)
     table = Table("provider", "dialect", Column("base URL", overflow="fold"), "credential", "models")
     for provider in settings.providers:
         table.add_row(provider.name, provider.dialect, str(provider.base_url), _credential(provider), _models(provider))
     console.print(table)
     for line in config.describe(settings):
         console.print(line, markup=False, soft_wrap=True)
-    for line in _keys(settings):
-        console.print(line, markup=False, soft_wrap=True)
+    for word, wanted in (("set", True), ("not set", False)):
+        if names := [name for name, is_set in found.items() if is_set is wanted]:
+            console.print(f"keys that are {word}: {', '.join(names)}", markup=False, soft_wrap=True)
     for p in probes:
-        word = {True: "ok", False: "failed", None: "–"}[p.ok]
-        console.print(f"{p.provider}: {word}, {p.text}", markup=False, soft_wrap=True)
+        style, word = {True: ("green", "ok"), False: ("red", "failed"), None: ("", "–")}[p.ok]
+        console.print(Text.assemble(f"{p.provider}: ", (word, style), f", {p.text}"), soft_wrap=True)
     raise SystemExit(failed)
 
 
-def _keys(settings: Settings) -> list[str]:
-    """Which keys of the catalog's providers are in the environment, by name."""
-    names = sorted({name for entry in catalog.CATALOG.values() for name in entry.env})
-    found = [name for name in names if os.environ.get(name, "").strip()]
-    return [f"keys in the environment: {', '.join(found) or 'none'}"]
+def _keys(path: Path | None) -> dict[str, bool]:
+    """Which of the keys that may be used are in the environment. The file has been read before, without a problem."""
+    if path is None:
+        return keys.of_catalog(os.environ)
+    return keys.of_file(tomllib.loads(path.read_bytes().decode("utf-8-sig")), os.environ)
 
 
 def _credential(provider: config.Provider) -> str:

@@ -6,32 +6,49 @@ Pure: no mitmproxy, no I/O, no state of circuits; it says who may be asked, not 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from sidestep import routing
 from sidestep.config import Provider, Settings
+from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call
 from sidestep.urls import BaseURL
 
+_WEBSOCKET = {"ws": "http", "wss": "https"}
 
-def explain(settings: Settings, url: str, model: str | None, method: str = "POST") -> dict[str, Any]:
-    """What would become of a call to this URL. ValueError: it is no URL.
 
-    `routed` says whether Sidestep would act on it; if not, `why` says why not. `providers` come in the order in which
-    they would be asked with all circuits closed; `rejected` are those of the route that would not be, and why.
+def explain(settings: Settings, url: str, model: str | None, method: str | None = None) -> dict[str, Any]:
+    """What would become of a call to this URL, by default a POST, or a handshake where it is ws or wss. ValueError: it
+    is no URL.
+
+    `routed` says whether Sidestep would act on it; if not, `why` says why not. `providers` are in the order of the
+    route, `rejected` are those of the route that would not be asked, and why. The query appears nowhere: it may hold
+    a key.
     """
-    base = BaseURL.parse(url.partition("?")[0].partition("#")[0])
-    path = base.path + ("/" if url.partition("?")[0].endswith("/") else "")
+    bare, _, query = url.partition("#")[0].partition("?")
+    scheme, mark, rest = bare.partition("://")
+    websocket = scheme.lower() in _WEBSOCKET
+    if not mark:
+        bare = f"https://{bare}"
+    elif websocket:
+        bare = f"{_WEBSOCKET[scheme.lower()]}://{rest}"
+    base = BaseURL.parse(bare)
+    method = method or ("GET" if websocket else "POST")
+    found: dict[str, Any] = {"url": str(base), "method": method, "model": model, "mode": settings.mode, "routed": False}
+    if settings.mode == "off":
+        return found | {"why": 'mode is "off"'}
+    # A slash at the end is part of the path, and of no base URL.
+    path = base.path + ("/" if bare.endswith("/") else "")
     table = routing.RouteTable(settings.routes)
-    found: dict[str, Any] = {"url": url, "method": method, "model": model, "routed": False}
     match = table.match(method, base.scheme, base.host, base.port, path)
-    if match is None:
-        found["why"] = _why_not(settings, base, method)
-        return found
-    call = match.dialect.read(match.operation, match.tail, url.partition("?")[2], "", b"{}")
-    asked = model if model is not None else call.model
+    if match is None or (match.operation.endswith(".websocket") and not websocket):
+        return found | {"why": _why_not(settings, base, path, method)}
+    read = match.dialect.read(match.operation, match.tail, _model_of(query), "", b"{}")
+    asked = model if model is not None else read.model
+    call = Call(read.dialect, read.operation, asked, stream=read.stream)
     candidates = table.candidates(match, asked, trusted_client=True)
-    call = Call(call.dialect, call.operation, asked, stream=call.stream)
     plan = routing.plan(candidates, call, issuer_of=lambda _: None, knows_model=None)
+    chosen = [c.provider for c in plan.candidates]
     found |= {
         "routed": not plan.passthrough,
         "route": match.route.name,
@@ -40,21 +57,27 @@ def explain(settings: Settings, url: str, model: str | None, method: str = "POST
         "model": asked,
         "strategy": match.route.strategy,
         "providers": [_candidate(c) for c in plan.candidates],
-        "rejected": [
-            {"name": p.name, "why": _rejected(p, asked)}
-            for p in match.route.providers
-            if p not in [c.provider for c in plan.candidates]
-        ],
+        "rejected": [{"name": p.name, "why": _rejected(p, asked)} for p in match.route.providers if p not in chosen],
     }
     if plan.passthrough:
-        found["why"] = "no provider of its route may be asked for this model: it goes where the app sent it"
+        found["why"] = "no provider of its route may be asked for this model"
     return found
+
+
+def order(strategy: str) -> str:
+    """What the order of the providers means."""
+    return {
+        "priority": "asked in this order",
+        "weighted": "calls are shared out among them by weight",
+        "cheapest": "the cheapest for the call first",
+        "fastest": "the fastest of late first",
+    }[strategy]
 
 
 def _candidate(candidate: routing.Candidate) -> dict[str, Any]:
     provider = candidate.provider
     if provider.api_key is not None:
-        credential = "a key of yours"
+        credential = f"a key of yours ({provider.auth})"
     else:
         credential = "the app's own" if candidate.own_credential else "none"
     return {
@@ -72,13 +95,24 @@ def _rejected(provider: Provider, model: str | None) -> str:
     return "it may not be asked"
 
 
-def _why_not(settings: Settings, base: BaseURL, method: str) -> str:
-    here = [(i, r) for r in settings.routes for i in r.intercepts if i.host == base.host]
+def _model_of(query: str) -> str:
+    """The part of a query that a dialect reads: the rest may be a key."""
+    return urlencode([(k, v) for k, v in parse_qsl(query) if k == "model"])
+
+
+def _why_not(settings: Settings, base: BaseURL, path: str, method: str) -> str:
+    bases = [(i, r.dialect) for r in settings.routes for i in r.intercepts]
+    here = [(i, d) for i, d in bases if (i.host, i.port) == (base.host, base.port)]
     if not here:
-        known = ", ".join(str(i) for r in settings.routes for i in r.intercepts) or "none"
-        return f"no intercept has the host {base.host}; there are: {known}"
-    under = [(i, r) for i, r in here if i.tail_of(base.scheme, base.host, base.port, base.path) is not None]
+        return f"no intercept has the host {base.authority}; there are: {', '.join(str(i) for i, _ in bases) or 'none'}"
+    under = [(i, d, tail) for i, d in here if (tail := i.tail_of(base.scheme, base.host, base.port, path)) is not None]
     if not under:
         return f"it does not lie under {' or '.join(str(i) for i, _ in here)}"
-    dialect = under[0][1].dialect
-    return f"{method} {base.path} is none of the {dialect} calls that another provider can answer"
+    # As the table does it: the longest base counts.
+    intercept, dialect, tail = max(under, key=lambda found: len(found[0].path))
+    for other, what in (("POST", "a POST"), ("GET", "a WebSocket handshake (wss://)")):
+        if (other != method or other == "GET") and DIALECTS[dialect].operation(other, tail) is not None:
+            return (
+                f"{method} {tail} under {intercept} is none of the calls that another provider could answer; {what} is"
+            )
+    return f"{tail} under {intercept} is none of the {dialect} calls that another provider could answer"

@@ -57,7 +57,7 @@ def configuration(env: Mapping[str, str]) -> str:
             (name, variable)
             for name, entry in catalog.CATALOG.items()
             if entry.dialect == dialect and name not in catalog.OFFICIAL
-            if (variable := next((v for v in entry.env if env.get(v, "").strip()), None)) is not None
+            if (variable := next((v for v in entry.env if _is_key(env.get(v, ""))), None)) is not None
         ]
         own = catalog.OFFICIAL[dialect]
         parts.append(f"\n# --- calls to {own}\n")
@@ -73,3 +73,9 @@ def configuration(env: Mapping[str, str]) -> str:
             parts.append("# No key for another one is set. Some that could stand in: " + ", ".join(names[:4]) + "\n")
     parts.append(_TAIL)
     return "".join(parts)
+
+
+def _is_key(value: str) -> bool:
+    """Whether it could be a key: others would make the file one that does not pass its check."""
+    value = value.strip()
+    return bool(value) and value.isascii() and value.isprintable()

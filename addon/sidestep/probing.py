@@ -1,24 +1,31 @@
-"""Asks each provider for its list of models: whether its address, its key and the way to it are good.
+"""Asks each provider for its list of models: whether its address and its key are good.
 
-Network, but no mitmproxy. No key ever appears in what comes back.
+Network, but no proxy and no circuit. No key appears in what comes back, nor anything that a provider said.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import certifi
 
+from sidestep import catalog
 from sidestep.config import Provider
+from sidestep.flows import credential_fields
 
 SECONDS = 10.0
 AT_ONCE = 16
+MODELS_BYTES = 1 << 23
+"""Longer lists are not read to their end."""
 _LIST = {"openai": "/models", "anthropic": "/v1/models", "gemini": "/v1beta/models"}
 """Where each dialect lists models, after the base URL."""
 _VERSION = ("anthropic-version", "2023-06-01")
@@ -26,56 +33,104 @@ _VERSION = ("anthropic-version", "2023-06-01")
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """`ok` is None where nothing was asked."""
+    """`ok` is None where nothing was asked, or where the answer says nothing of address and key."""
 
     provider: str
     ok: bool | None
+    status: int | None
     text: str
 
 
-def probe(providers: Iterable[Provider]) -> list[Probe]:
+def probe(providers: Iterable[Provider], seconds: float = SECONDS) -> list[Probe]:
     """What each provider answers, in their order; all are asked at once."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(_probe, providers))
-
-
-def _probe(provider: Provider) -> Probe:
-    if provider.api_key is None and provider.auth != "none":
-        return Probe(provider.name, None, "not asked: it is for the app's own credential")
-    request = urllib.request.Request(str(provider.base_url) + _LIST[provider.dialect])  # noqa: S310  # http and https
-    request.add_header("accept", "application/json")
-    if provider.dialect == "anthropic":
-        request.add_header(*_VERSION)
-    for name, value in provider.headers:
-        request.add_header(name, value.reveal())
-    if provider.api_key is not None and provider.auth != "none":
-        key = provider.api_key.reveal()
-        bearer = provider.auth == "bearer"
-        request.add_header("authorization" if bearer else provider.auth, f"Bearer {key}" if bearer else key)
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
-    # A redirect would take the key to another host.
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda p: _probe(p, context, seconds), providers))
+
+
+def _probe(provider: Provider, context: ssl.SSLContext, seconds: float) -> Probe:
+    if provider.api_key is None and provider.auth != "none":
+        return Probe(provider.name, None, None, "not asked: it takes the app's own credential")
+    url = f"{provider.base_url}{_LIST[provider.dialect]}"
+    request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310  # http and https
+    if provider.dialect == "anthropic":
+        request.add_header(*_VERSION)
+    for name, value in credential_fields(provider):
+        # Unredirected, and so not shown to anybody else: `urllib` gives the other headers to proxies, too.
+        request.add_unredirected_header(name.decode("latin-1"), value.decode("latin-1"))
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirect)
+    end = time.monotonic() + seconds
     try:
-        with opener.open(request, timeout=SECONDS) as answer:
-            return Probe(provider.name, True, _count(answer.read(1 << 22)))
+        with opener.open(request, timeout=seconds) as answer:
+            return _judge(provider, answer.status, _read(answer, end))
     except urllib.error.HTTPError as e:
         with e:
-            return Probe(provider.name, False, f"HTTP {e.code}")
-    except (OSError, ValueError) as e:
-        reason = getattr(e, "reason", e)
-        return Probe(provider.name, False, type(reason).__name__ if isinstance(reason, Exception) else str(reason))
+            return _judge(provider, e.code, b"")
+    except (OSError, ValueError, http.client.HTTPException) as e:
+        # Their texts may quote a header, and with it a key: only what the system says of a connection is told.
+        return Probe(provider.name, False, None, _reason(e))
+
+
+def _judge(provider: Provider, status: int, body: bytes) -> Probe:
+    if 200 <= status < 300:
+        models = _models(body)
+        if models is None:
+            return Probe(provider.name, False, status, f"HTTP {status}, but no list of models")
+        return Probe(provider.name, True, status, f"{models} model{'' if models == 1 else 's'}")
+    text = f"HTTP {status}"
+    if status in {s.value for s in HTTPStatus}:
+        text += f" {HTTPStatus(status).phrase}"
+    if status in (401, 403) and provider.api_key is not None:
+        text += ": the key is refused"
+    elif status in (404, 405):
+        entry = catalog.CATALOG.get(provider.name)
+        if entry is not None and entry.base_url == str(provider.base_url):
+            # The address is known to be right: not everybody who speaks a dialect lists models.
+            return Probe(provider.name, None, status, f"{text}: it answers, and has no list of models")
+        text += ": is base_url right?"
+    elif 300 <= status < 400:
+        text += ": is base_url right? A key follows no redirect"
+    return Probe(provider.name, False, status, text)
+
+
+def _read(answer: http.client.HTTPResponse, end: float) -> bytes:
+    """The body. TimeoutError: it drips."""
+    pieces: list[bytes] = []
+    size = 0
+    while size < MODELS_BYTES and (piece := answer.read1(1 << 16)):
+        pieces.append(piece)
+        size += len(piece)
+        if time.monotonic() > end:
+            raise TimeoutError
+    return b"".join(pieces)
+
+
+def _models(body: bytes) -> int | None:
+    """How many models it lists; None: it is no such list."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return None
+    models = found.get("data", found.get("models")) if isinstance(found, dict) else found
+    return len(models) if isinstance(models, list) else None
+
+
+def _reason(error: Exception) -> str:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    match reason:
+        case TimeoutError():
+            return "no answer in time"
+        case ssl.SSLCertVerificationError():
+            return f"TLS: {reason.verify_message}"
+        case ssl.SSLError():
+            return f"TLS: {reason.reason or 'no agreement'}"
+        case OSError(strerror=str(text)) if text:
+            return text
+        case _:
+            return f"no HTTP answer ({type(reason).__name__})"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: object) -> None:
         return None
-
-
-def _count(body: bytes) -> str:
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return "answered, but not in JSON"
-    models = found.get("data", found.get("models")) if isinstance(found, dict) else found
-    return f"{len(models)} models" if isinstance(models, list) else "answered"

@@ -46,7 +46,12 @@ class Shell:
 
     def env(self, **more: str) -> dict[str, str]:
         own = {"HOME": str(self.home), "PYTHONPATH": str(SOURCE), "OPENAI_API_KEY": "sk-app", "MARKER": self.marker}
-        return clean_env(**own, **more)
+        return clean_env(**own, TMPDIR=str(self.config.parent), **more)
+
+    @property
+    def logs(self) -> list[Path]:
+        """Logs of proxies that were not taken away."""
+        return list(self.config.parent.glob("sidestep-*.log"))
 
     def command(self, *command: str, options: tuple[str, ...] = ()) -> list[str]:
         return [*SIDESTEP, "run", "--config", str(self.config), *options, "--", *command]
@@ -116,6 +121,7 @@ def test_an_unchanged_script_gets_its_answers(ab: tuple[Provider, Provider], she
     assert (done.stdout, done.returncode) == (f"{text}\n{text}\n", 0), done.stderr
     assert done.stderr == "sidestep: 2 calls, 2 rerouted, 0 failed (api.openai.com → b 2)\n"
     assert all(seen.header("authorization") == f"Bearer {key_of('b')}" for seen in ab[1].requests)
+    assert shell.logs == []
 
 
 @pytest.mark.parametrize(
@@ -230,7 +236,7 @@ def test_a_proxy_that_dies_is_told(ab: tuple[Provider, Provider], shell: Shell) 
     assert (out, process.returncode) == ("still here", 0)
     log, last = err.splitlines()
     assert last == "sidestep: the proxy ended before the command"
-    Path(log.removeprefix("sidestep: the proxy's log: ")).unlink()
+    assert shell.logs == [Path(log.removeprefix("sidestep: the proxy's log: "))]
 
 
 def test_errors_of_the_proxy_are_shown(ab: tuple[Provider, Provider], shell: Shell) -> None:
@@ -240,9 +246,8 @@ def test_errors_of_the_proxy_are_shown(ab: tuple[Provider, Provider], shell: She
     *errors, log, last = done.stderr.splitlines()
     assert any("a" in line and "401" in line for line in errors), done.stderr
     assert last == "sidestep: 1 call, 1 rerouted, 0 failed (api.openai.com → b 1)"
-    text = Path(log.removeprefix("sidestep: the proxy's log: "))
-    assert key_of("a") not in text.read_text() + done.stderr
-    text.unlink()
+    assert shell.logs == [Path(log.removeprefix("sidestep: the proxy's log: "))]
+    assert key_of("a") not in shell.logs[0].read_text() + done.stderr
 
 
 def test_a_proxy_that_cannot_start_says_why(ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path) -> None:
@@ -254,7 +259,7 @@ def test_a_proxy_that_cannot_start_says_why(ab: tuple[Provider, Provider], shell
     assert "the proxy did not start" in done.stderr
     assert "scripts" in done.stderr
     assert not (tmp_path / "ran").exists()
-    Path(done.stderr.rpartition("its log: ")[2].strip()).unlink()
+    assert shell.logs == [Path(done.stderr.rpartition("its log: ")[2].strip())]
 
 
 def test_curl(ab: tuple[Provider, Provider], shell: Shell) -> None:
@@ -321,7 +326,7 @@ def test_keep_and_web(ab: tuple[Provider, Provider], shell: Shell) -> None:
     assert json.loads(answer.stdout)["status"] == "ok"
     os.kill(number, signal.SIGTERM)
     until(lambda: shell.processes() == [], "the proxy has ended")
-    Path(done.stderr.rpartition("its log: ")[2].strip()).unlink()
+    assert shell.logs == [Path(done.stderr.rpartition("its log: ")[2].strip())]
 
 
 def test_env_for_a_proxy_that_runs(

@@ -1,0 +1,40 @@
+"""Which environment variables hold keys, and whether they are set. Never what is in them.
+
+Pure: the environment and the parsed file are arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sidestep import catalog
+
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+
+
+def of_catalog(env: Mapping[str, str]) -> dict[str, bool]:
+    """All that the catalog's providers look for."""
+    return _found(dict.fromkeys(name for entry in catalog.CATALOG.values() for name in entry.env), env)
+
+
+def of_file(data: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, bool]:
+    """Those that a configuration names, itself or by its catalog's providers."""
+    names: dict[str, None] = {}
+    tables = data.get("providers")
+    for table in tables if isinstance(tables, list) else ():
+        if not isinstance(table, dict):
+            continue
+        headers = table.get("headers")
+        for text in (table.get("api_key"), *(headers.values() if isinstance(headers, dict) else ())):
+            if isinstance(text, str):
+                names |= dict.fromkeys(_REFERENCE.findall(text))
+        entry = catalog.CATALOG.get(str(table.get("name")))
+        if entry is not None and "api_key" not in table:
+            names |= dict.fromkeys(entry.env)
+    return _found(names, env)
+
+
+def _found(names: Iterable[str], env: Mapping[str, str]) -> dict[str, bool]:
+    return {name: bool(env.get(name, "").strip()) for name in names}

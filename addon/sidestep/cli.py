@@ -213,8 +213,8 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
         click.echo(json.dumps(data, indent=1))
         raise SystemExit(failed)
     console = Console(highlight=False)
-    line = Text.assemble((settings.source, "bold"), f": no problems, mode {settings.mode}")
-    console.print(line, soft_wrap=True)
+    head = Text.assemble((settings.source, "bold"), f": no problems, mode {settings.mode}")
+    console.print(head, soft_wrap=True)
     table = Table("provider", "dialect", Column("base URL", overflow="fold"), "credential", "models")
     for provider in settings.providers:
         table.add_row(provider.name, provider.dialect, str(provider.base_url), _credential(provider), _models(provider))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,7 +128,6 @@ def test_an_unchanged_script_gets_its_answers(ab: tuple[Provider, Provider], she
 @pytest.mark.parametrize(
     ("command", "code"),
     [
-        (["sh", "-c", "kill -TERM $$"], 128 + signal.SIGTERM),
         (["no-such-command-anywhere"], 127),
         (["/"], 126),
         (["/etc/passwd"], 126),
@@ -262,9 +262,34 @@ def test_a_proxy_that_cannot_start_says_why(ab: tuple[Provider, Provider], shell
     assert shell.logs == [Path(done.stderr.rpartition("its log: ")[2].strip())]
 
 
-def test_curl(ab: tuple[Provider, Provider], shell: Shell) -> None:
-    done = shell.run(*CURL)
+def test_curl_and_an_end_by_a_signal(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    done = shell.run("sh", "-c", '"$@"; kill -TERM $$', "sh", *CURL)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"] == text_of("b", Behaviour()), done.stderr
+    assert done.returncode == 128 + signal.SIGTERM
+
+
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+import static java.net.http.HttpRequest.BodyPublishers.ofString;
+class Ask {
+    public static void main(String[] a) throws Exception {
+        var url = URI.create("https://api.openai.com/v1/chat/completions");
+        var body = ofString("{\\"model\\": \\"gpt-4o\\", \\"messages\\": []}");
+        var ask = HttpRequest.newBuilder(url).header("content-type", "application/json").POST(body).build();
+        System.out.println(HttpClient.newHttpClient().send(ask, HttpResponse.BodyHandlers.ofString()).body());
+    }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="there is no JDK")
+def test_java(ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path) -> None:
+    """Java goes through the proxy and takes the trust store, whose path here has a space in it."""
+    source = tmp_path / "Ask.java"
+    source.write_text(JAVA)
+    done = shell.run("java", str(source), XDG_CACHE_HOME=str(tmp_path / "a cache"))
+    assert text_of("b", Behaviour()) in done.stdout, done.stderr
 
 
 def test_a_child_finds_all_that_it_needs(ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path) -> None:

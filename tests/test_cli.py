@@ -82,9 +82,13 @@ def test_check_tells_which_keys_are_set(runner: CliRunner, monkeypatch: pytest.M
     whole = runner.invoke(main, ["check"]).output
     assert "keys that are set: GROQ_API_KEY\n" in whole
     assert "OPENROUTER_API_KEY" in whole.partition("keys that are not set: ")[2]
-    Path("sidestep.toml").write_text(GOOD + '[[providers]]\nname = "openai"\n')
+    monkeypatch.setenv("GEMINI_API_KEY", "g-secret")
+    Path("sidestep.toml").write_text(
+        GOOD + "".join(f'[[providers]]\nname = "{n}"\n' for n in ("openai", "gemini-openai"))
+    )
     data = json.loads(runner.invoke(main, ["check", "--json"]).output)
-    assert data["keys"] == {"KEY_OF_P": True, "OPENAI_API_KEY": False}
+    # OpenAI's own provider takes the app's credential.
+    assert data["keys"] == {"KEY_OF_P": True, "GEMINI_API_KEY": True, "GOOGLE_API_KEY": False}
     assert "secret" not in whole + json.dumps(data)
 
 

@@ -197,7 +197,7 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
         else:
             click.echo(str(e), err=True)
         raise SystemExit(1) from None
-    found = _keys(path)
+    found = _keys(path, settings)
     probes = []
     if probe:
         # It brings mitmproxy's types along, which takes its time.
@@ -230,11 +230,12 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
     raise SystemExit(failed)
 
 
-def _keys(path: Path | None) -> dict[str, bool]:
+def _keys(path: Path | None, settings: Settings) -> dict[str, bool]:
     """Which of the keys that may be used are in the environment. The file has been read before, without a problem."""
     if path is None:
         return keys.of_catalog(os.environ)
-    return keys.of_file(tomllib.loads(path.read_bytes().decode("utf-8-sig")), os.environ)
+    keyed = {p.name for p in settings.providers if p.api_key is not None}
+    return keys.of_file(tomllib.loads(path.read_bytes().decode("utf-8-sig")), keyed, os.environ)
 
 
 def _credential(provider: config.Provider) -> str:

@@ -6,7 +6,7 @@ Pure: the environment and the parsed file are arguments.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sidestep import catalog
@@ -19,8 +19,9 @@ def of_catalog(env: Mapping[str, str]) -> dict[str, bool]:
     return _found(dict.fromkeys(name for entry in catalog.CATALOG.values() for name in entry.env), env)
 
 
-def of_file(data: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, bool]:
-    """Those that a configuration names, itself or by its catalog's providers."""
+def of_file(data: Mapping[str, Any], keyed: Collection[str], env: Mapping[str, str]) -> dict[str, bool]:
+    """Those that a configuration names, itself or by providers of the catalog. `keyed`: the providers with a key; the
+    others take the app's own credential."""
     names: dict[str, None] = {}
     tables = data.get("providers")
     for table in tables if isinstance(tables, list) else ():
@@ -31,7 +32,7 @@ def of_file(data: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, bool]:
             if isinstance(text, str):
                 names |= dict.fromkeys(_REFERENCE.findall(text))
         entry = catalog.CATALOG.get(str(table.get("name")))
-        if entry is not None and "api_key" not in table:
+        if entry is not None and "api_key" not in table and table["name"] in keyed:
             names |= dict.fromkeys(entry.env)
     return _found(names, env)
 

@@ -28,8 +28,11 @@ MAX_IDS = 64
 """Identifiers remembered of one answer."""
 OPENING_MESSAGES = 8
 """Messages of the user before the first answer that are looked into: agents send their surroundings as some."""
-END_BYTES = 32_768
-"""Of a message longer than two of these, only so much of its beginning and of its end is hashed."""
+END_LETTERS = 16_384
+"""Of a text longer than two of these, only so much of its beginning and of its end is looked at: bodies may have
+megabytes, and a conversation is told by less."""
+END_BYTES = 65_536
+"""The same for whatever else a message holds."""
 _ANSWERING = frozenset({"assistant", "model", "tool", "function"})
 _KEY = secrets.token_bytes(32)
 """Digests of what people say are keyed: nobody can look for a sentence in the memory of another process."""
@@ -210,7 +213,7 @@ def _gist(item: msgspec.Raw) -> bytes:
 def _without_marks(block: Any) -> Any:
     text = block.get("text") if isinstance(block, dict) else block
     if isinstance(text, str):
-        return text if len(text) <= 2 * END_BYTES else [text[:END_BYTES], len(text), text[-END_BYTES:]]
+        return text if len(text) <= 2 * END_LETTERS else [text[:END_LETTERS], len(text), text[-END_LETTERS:]]
     return {k: v for k, v in block.items() if k != "cache_control"} if isinstance(block, dict) else block
 
 

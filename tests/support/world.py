@@ -1,0 +1,100 @@
+"""An engine without a proxy: calls are planned, asked and settled with a clock that stands still."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sidestep import config, judging, routing
+from sidestep.engine import Attempt, Engine
+from sidestep.exchange import Exchange
+from sidestep.outcomes import Kind, Outcome
+
+WALL = 1_790_000_000.0
+CHAT = "/v1/chat/completions"
+HALF: Callable[[], float] = lambda: 0.5  # noqa: E731  # as random as no exploration needs
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def toml(strategy: str = "priority", top: str = "", **providers: str) -> str:
+    """A route for `http://app.test/v1` to these providers, each with more TOML of its own."""
+    tables = [
+        f'[[providers]]\nname = "{n}"\ndialect = "openai"\nbase_url = "http://{n}.test/v1"\napi_key = "k"\n{more}\n'
+        for n, more in providers.items()
+    ]
+    names = json.dumps(list(providers))
+    route = f'[[routes]]\nintercept = ["http://app.test/v1"]\nproviders = {names}\nstrategy = "{strategy}"\n'
+    return "\n".join([top, *tables, route])
+
+
+class World:
+    """State: the engine, the time."""
+
+    def __init__(self, text: str, random: Callable[[], float] = HALF) -> None:
+        self.engine = Engine(config.parse(text, {}), jitter=random)
+        self.now = 1000.0
+
+    def reload(self, text: str) -> None:
+        self.engine.reconfigure(config.parse(text, {}))
+
+    def exchange(self, body: Mapping[str, Any] | None = None, path: str = CHAT) -> Exchange:
+        """A call has arrived and was planned."""
+        engine = self.engine
+        match = engine.routes.match("POST", "http", "app.test", 80, path)
+        assert match is not None
+        raw = json.dumps({"model": "m", "messages": [user("hi")], **(body or {})}).encode()
+        call = match.dialect.read(match.operation, match.tail, "", "application/json", raw)
+        plan = routing.plan(
+            match,
+            call,
+            trusted_client=True,
+            issuer_of=engine.issuer_of,
+            knows_model=lambda provider, model: engine.knows_model(provider, model, self.now),
+        )
+        return Exchange(engine, match, call, plan, self.now, jitter=HALF, body_bytes=len(raw))
+
+    def order(self, body: Mapping[str, Any] | None = None) -> str:
+        """In which order a call would be asked, one letter a provider."""
+        return "".join(c.provider.name for c in self.exchange(body).plan.candidates)
+
+    def settle(
+        self, exchange: Exchange, outcome: Outcome = judging.SUCCESS, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """What the session does once an answer has begun, or has failed after it had."""
+        attempt = exchange.current
+        assert attempt is not None
+        if outcome.kind is Kind.SUCCESS:
+            attempt.headers_at = attempt.content_at = self.now
+        self.engine.settle(attempt, outcome, self.now)
+        exchange.settled(attempt, headers or {}, self.now, WALL)
+
+    def call(
+        self,
+        body: Mapping[str, Any] | None = None,
+        *,
+        seconds: float = 0,
+        headers: Mapping[str, str] | None = None,
+        failing: str = "",
+    ) -> str:
+        """Have a call answered after some seconds by the first who does not fail; who was asked, in order."""
+        exchange = self.exchange(body)
+        asked = ""
+        while isinstance(attempt := exchange.next(self.now), Attempt):
+            name = attempt.candidate.provider.name
+            asked += name
+            if name in failing:
+                exchange.failed(attempt, judging.TIMEOUT, self.now)
+                continue
+            self.now += seconds
+            self.settle(exchange, headers=headers)
+            self.engine.ended(attempt, self.now)
+            return asked
+        return asked + "-"

@@ -17,7 +17,7 @@ from sidestep.sticking import Conversations
 from support.world import World, answer, toml, user
 
 STRATEGIES = ("priority", "weighted", "cheapest", "fastest")
-SCOPE = ("r", "chat/completions", "m")
+SCOPE = ("r", "m")
 
 
 def of(messages: Any) -> Conversation:
@@ -49,14 +49,10 @@ def turns(count: int, text: str = "hi") -> dict[str, Any]:
         ([{"parts": [{"text": "a"}]}], [{"parts": [{"text": "a"}]}, {"role": "model", "parts": [{"text": "b"}]}]),
         ([user("a" * 99_999)], [user("a" * 99_999), answer("b"), user("c")]),
         ([user(f"{i}") for i in range(20)], [*(user(f"{i}") for i in range(20)), answer("b")]),
-        ([user("a\ud800")], [user("a\ud800"), answer("b")]),
     ],
 )
 def test_the_second_turn_is_known_by_the_first(first: Any, second: Any) -> None:
     """Both have one opening, whatever stands before it and around it; only the second bears an answer."""
-    if "\ud800" in json.dumps(first, ensure_ascii=False):
-        assert conversation_of(msgspec.Raw(json.dumps(first).encode())) is None
-        return
     one, two = of(first), of(second)
     assert one.opening == two.opening
     assert one.answered is None
@@ -90,9 +86,11 @@ def test_the_first_answer_tells_conversations_with_one_opening_apart() -> None:
     assert of([user("hi"), tools[0]]).answered != of([user("hi"), tools[1]]).answered
 
 
-@pytest.mark.parametrize("text", ["", "null", "{}", "[]", '""', "7", "[", '{"role":"user"}'])
+@pytest.mark.parametrize(
+    "text", ['[{"role":"user","content":"\\ud800"}]', "", "null", "{}", "[]", '""', "7", "[", '{"role":"user"}']
+)
 def test_no_messages_are_no_conversation(text: str) -> None:
-    """What is no list of messages is nobody's."""
+    """What is no list of messages, or cannot be read, is nobody's."""
     assert conversation_of(msgspec.Raw(text.encode())) is None
 
 
@@ -157,8 +155,7 @@ def test_a_conversation_stays_where_it_was_rerouted(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_single_turn_is_never_moved(strategy: str) -> None:
     """The same single prompt again and again goes by the strategy, however often somebody else answered it."""
-    world = World(toml(strategy, a="weight = 9", b="price = { input = 1, output = 1 }"))
-    world.reload(toml(strategy, a="weight = 9\nprice = { input = 0, output = 0 }", b=""))
+    world = World(toml(strategy, a="weight = 9\nprice = { input = 0, output = 0 }", b=""))
     world.engine.hold("a", State.FORCED_OPEN)
     for _ in range(5):
         assert world.call(turns(1), seconds=9) == "b"
@@ -180,7 +177,7 @@ def test_it_goes_on_where_it_was_last_answered() -> None:
     """A failure of its provider moves it on, for good."""
     world = World(toml("priority", a="", b="", c=""))
     assert world.call(turns(1), failing="a") == "ab"
-    assert world.call(turns(2), failing="b") == "bac"[:2]
+    assert world.call(turns(2), failing="b") == "ba"
     assert world.call(turns(3), failing="a") == "ab"
     assert world.call(turns(4), failing="ab") == "bac"
     assert world.call(turns(5)) == "c"

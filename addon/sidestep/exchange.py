@@ -88,7 +88,7 @@ class Exchange:
         self._refusal_wait_until: float | None = None
         self._recovery_wait_until: float | None = None
         self._probe_wait_until: float | None = None
-        self._scope = (match.route.name, call.operation, call.model)
+        self._scope = (match.route.name, call.model)
         self._first = plan.candidates[0] if plan.candidates else None
         self.plan = plan if len(plan.candidates) < 2 else self._in_order(plan, body_bytes, now)
 

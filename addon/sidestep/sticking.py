@@ -14,8 +14,8 @@ from sidestep.dialects.base import Conversation
 MAX_CONVERSATIONS = 10_000
 """The one not answered for longest goes first. An entry takes about half a kilobyte."""
 
-Scope = tuple[str, str, str | None]
-"""Route, operation and model: another model has another cache."""
+Scope = tuple[str, str | None]
+"""Route and model: another model has another cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,7 @@ def test_conversation() -> None:
     assert first is not None
     assert second is not None
     assert third is not None
+    assert read({"contents": [user]}, "/models/m:countTokens").messages is None
     assert first.opening == second.opening == third.opening
     assert first.answered is None
     assert second.answered == third.answered is not None

@@ -90,7 +90,7 @@ class Anthropic:
             stream=operation == "messages" and value_of(fields.get("stream")) is True,
             pin=_pin(fields, body),
             max_output_tokens=int_of(value_of(fields.get("max_tokens"))) or None,
-            messages=fields.get("messages"),
+            messages=fields.get("messages") if operation == "messages" else None,
         )
 
     def rewrite(

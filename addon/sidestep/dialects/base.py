@@ -46,7 +46,7 @@ class Call:
     pin: Pin | None = None
     max_output_tokens: int | None = None
     messages: msgspec.Raw | None = field(default=None, repr=False, compare=False)
-    """The conversation as it came, a view of the body: read only where somebody asks which one it is."""
+    """The conversation that an answer is asked for, a view of the body: read only where somebody asks which it is."""
 
 
 @dataclass(frozen=True, slots=True)

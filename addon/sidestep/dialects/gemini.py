@@ -39,6 +39,7 @@ from sidestep.sse import ArrayScanner, Scanned
 OPERATIONS = frozenset(
     {"generateContent", "streamGenerateContent", "embedContent", "batchEmbedContents", "countTokens"}
 )
+_TALK = frozenset({"generateContent", "streamGenerateContent"})
 _TAIL = re.compile(r"(?P<before>/(?:[^/]+/)*models/)(?P<model>[^/:]+):(?P<operation>[A-Za-z]+)")
 _FILE = re.compile(r"(?:https?://generativelanguage\.googleapis\.com/(?:[^?#]*/)?)?files/")
 """Files of the Files API live with the key that uploaded them; other addresses can be read by anybody."""
@@ -102,7 +103,7 @@ class Gemini:
             stream=operation == "streamGenerateContent",
             pin=_pin(body),
             max_output_tokens=limit or None,
-            messages=fields.get("contents"),
+            messages=fields.get("contents") if operation in _TALK else None,
         )
 
     def rewrite(

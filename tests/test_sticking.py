@@ -114,10 +114,8 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The conversation not answered for longest is forgotten first."""
     monkeypatch.setattr(sticking, "MAX_CONVERSATIONS", 3)
     table = Conversations()
-    first = of(turns(1, "0")["messages"])
-    for i in range(4):
+    for i in (0, 1, 2, 0, 3):
         table.answered(SCOPE, of(turns(1, str(i))["messages"]), "a", 300, i)
-        table.answered(SCOPE, first, "a", 300, i)
     assert len(table) == 3
     kept = [i for i in range(4) if table.keeper(SCOPE, of(turns(2, str(i))["messages"]), 5)]
     assert kept == [0, 2, 3]
@@ -131,6 +129,16 @@ def test_it_empties_by_itself() -> None:
     assert (table.any(9.9), len(table)) == (True, 2)
     assert (table.any(10), len(table)) == (True, 1)
     assert (table.any(15), len(table)) == (False, 0)
+
+
+def test_a_stay_behind_a_longer_one_ends_too() -> None:
+    """Providers may keep conversations for different times: each ends at its own."""
+    table = Conversations()
+    table.answered(SCOPE, of(turns(1, "long")["messages"]), "a", 100, 0)
+    table.answered(SCOPE, of(turns(1, "short")["messages"]), "b", 10, 0)
+    assert table.any(10)
+    assert table.keeper(SCOPE, of(turns(2, "short")["messages"]), 9.9) == "b"
+    assert table.keeper(SCOPE, of(turns(2, "short")["messages"]), 10) is None
 
 
 # --- calls
@@ -263,9 +271,13 @@ def test_a_stream_that_broke_off_keeps_nobody() -> None:
     assert world.order(turns(3)) == "ab"
 
 
-def test_signed_thinking_stays_as_well() -> None:
-    """Among the providers of one issuer a conversation that is pinned to it stays where its cache is."""
-    text = toml("priority", a='issuer = "x"', b='issuer = "x"', c='issuer = "y"').replace("openai", "anthropic")
+@pytest.mark.parametrize("strategy", ["priority", "weighted"])
+def test_signed_thinking_stays_as_well(strategy: str) -> None:
+    """Among the providers of one issuer a conversation that is pinned to it stays where its cache is; no strategy
+    moves it."""
+    text = toml(strategy, a='issuer = "x"', b='issuer = "x"\nweight = 9', c='issuer = "y"').replace(
+        "openai", "anthropic"
+    )
     text = text.replace("http://app.test/v1", "http://app.test")
     world = World(text)
     thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "t", "signature": "s"}]}

@@ -41,11 +41,13 @@ def test_strategies(provider: Make, proxy: Start, subtests: pytest.Subtests) -> 
         return f'{text}strategy = "{strategy}"\n'
 
     heavy = row("weighted", "weighted").replace('name = "a-weighted"\n', 'name = "a-weighted"\nweight = 3\n')
-    cheap = row("cheapest", "cheapest", "price = { input = 9, output = 9 }\n")
-    cheap = cheap[::-1].replace("input = 9"[::-1], "input = 1"[::-1], 1)[::-1]  # the last provider's
+    cheap = row("cheapest", "cheapest", "price = { input = 1, output = 9 }\n")
+    first, second = cheap.split('name = "b-cheapest"')
+    cheap = first + 'name = "b-cheapest"' + second.replace("input = 1, output = 9", "input = 9, output = 1")
     texts = [heavy, cheap, row("fastest", "fastest"), row("limit"), row("alone", "priority", "", "chat", a)]
     texts += [row(f"stay-{api}", "priority", "", api) for api in APIS]
-    m = proxy("\n".join([table("attempts", {"backoff_seconds": 0.02}), *texts]))
+    text = "\n".join([table("attempts", {"backoff_seconds": 0.02}), *texts])
+    m = proxy(text)
 
     def asked(app: Client, count: int, api: str = "chat", stream: bool = False, **more: Any) -> list[str]:
         results = [app.call(api, stream=stream, **more) for _ in range(count)]
@@ -56,7 +58,9 @@ def test_strategies(provider: Make, proxy: Start, subtests: pytest.Subtests) -> 
         assert asked(app, 8) == ["a", "a", "b", "a"] * 2
 
     with subtests.test("cheapest"), Client(m, {"openai": host_of("cheapest")}) as app:
-        assert asked(app, 3, max_tokens=1) == ["b"] * 3
+        assert asked(app, 2, max_tokens=2000) == ["b"] * 2
+        long = [{"role": "user", "content": "x" * 40_000}]
+        assert asked(app, 2, max_tokens=2000, messages=long) == ["a"] * 2
 
     with subtests.test("fastest"), Client(m, {"openai": host_of("fastest")}) as app:
         a.default, b.default = Behaviour(pace=0.2), Behaviour(pace=0.01)
@@ -96,6 +100,12 @@ def test_strategies(provider: Make, proxy: Start, subtests: pytest.Subtests) -> 
             assert asked(app, 2, api, **second_turn(api)) == ["b", "b"]
             assert asked(app, 1, api, stream=True, **second_turn(api)) == ["b"]
             assert asked(app, 1, api) == ["a"]
+
+    with subtests.test("observe"), Client(m, {"openai": host_of("alone")}) as app:
+        m.config.write_text('mode = "observe"\n' + text)
+        m.wait_for_log("configuration reloaded")
+        app.call("chat", stream=False)
+        m.wait_for_log("sidestep would have asked a-alone")
 
     assert "is not there yet" not in m.log
     assert all(p["in_flight"] == p["permits_out"] == 0 for p in m.health()["providers"].values())

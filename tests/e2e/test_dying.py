@@ -225,7 +225,7 @@ class Case:
         return f"row{self.number}.test"
 
 
-PATIENCE, FUZZ, TOGETHER_RESET, TOGETHER_CLOSE, PLAIN, COMPLETE, HOLES = range(0, 70, 10)
+PATIENCE, FUZZ, TOGETHER_RESET, TOGETHER_CLOSE, BETWEEN, PLAIN, COMPLETE, HOLES = range(0, 80, 10)
 """Rows of the providers: from each of these on, one for each combination, and one for each hole."""
 
 
@@ -329,6 +329,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             for first in (FUZZ, TOGETHER_RESET, TOGETHER_CLOSE, PLAIN):
                 add(first + i, *both)
             add(PATIENCE + i, *both, timeouts={"first_byte": 0.3, "headers": 30})
+            add(BETWEEN + i, *both, attempts={"backoff_seconds": 0.8})
             add(COMPLETE + i, *both, stream={"commit": "complete"})
         trust = ("--set", f"ssl_verify_upstream_trusted_ca={folder / 'ca.pem'}")
         m = stack.enter_context(Mitmdump(folder / "proxy", "\n".join(texts), *trust))
@@ -473,6 +474,36 @@ def test_an_app_that_has_waited_too_long(combo: Combo, world: World) -> None:
     assert votes == Counter(failures=1, successes=0)
     metrics = world.m.page("/metrics")[1].decode()
     assert f'outcome="failure",provider="a-{case.number}",reason="timeout"}} 1.0' in metrics
+
+
+@pytest.mark.parametrize("combo", ["h1-h1", "h2-h1", "h2-h2"])
+def test_apps_that_leave_between_two_attempts(combo: Combo, world: World) -> None:
+    """Apps that leave during a backoff, or while a short Retry-After is waited out: nobody is asked in their place, and
+    nobody is blamed for more than he did."""
+    a, b = world.pair(combo)
+    case = _row(BETWEEN, combo)
+    a.chooser = lambda seen: {
+        "backoff": Behaviour(status=503),
+        "wait": Behaviour(status=429, headers={"retry-after-ms": "1000"}),
+    }.get(seen.json.get("user"), GOOD)
+    calls = [*(("backoff", how) for how in WAYS[combo[:2]]), ("wait", "close")]
+    with ExitStack() as stack:
+        left = []
+        for user, how in calls:
+            app = stack.enter_context(world.app(case))
+            app.send(stream=True, user=user)
+            a.wait_for_request()
+            left.append((app, how))
+        until(lambda: world.m.health()["in_flight"] == 0, "all first attempts are over")
+        for app, how in left:
+            app.leave(how)
+        # Longer than the longest backoff and than the wait: nothing may come of them.
+        threading.Event().wait(1.3)
+        assert (a.count, b.count) == (len(calls), 0)
+    votes, _ = world.votes(case.number)
+    assert votes == Counter(failures=len(calls) - 1, successes=0)
+    with world.app(case) as app:
+        _is_answered(app, True)
 
 
 TOGETHER: dict[str, tuple[bool, Behaviour, str, tuple[str, ...]]] = {

@@ -185,6 +185,7 @@ FILTERED: list[tuple[str, Shape, Behaviour]] = [
     ("a verdict before any word", "chat", Behaviour(tokens=0, finish="content_filter")),
     ("a verdict before any word", "chat, whole", Behaviour(tokens=0, finish="content_filter")),
     ("a refusal", "messages", _good(finish="refusal")),
+    ("a refusal before any word", "messages", Behaviour(tokens=0, finish="refusal")),
     ("a verdict on the prompt", "chat", Behaviour(status=400, code="content_filter", message="The prompt")),
     ("a verdict on the prompt", "chat, whole", Behaviour(status=400, code="content_filter", message="The prompt")),
 ]
@@ -327,6 +328,9 @@ def test_fault(row: int, world: World) -> None:
     status = health[f"arow{row}"]
     succeeded = trail.endswith("a:200") and not breaks
     assert (status["failures"], status["successes"], status["permits_out"]) == (fault.failures, succeeded, 0)
+    last = fault.a[-1]
+    if last.silent or last.gate is LATE or last.stall_after or last.headers_then_silent:
+        assert world.a.requests[0].client_left.wait(5), "the request that was given up stayed with its provider"
     if fault.name == "429 with Retry-After":
         assert world.a.requests[1].at - world.a.requests[0].at >= 0.3
     if asked[-1] != "a":

@@ -355,6 +355,7 @@ def test_a_malformed_event_that_bore_a_word(shape: Shape, world: World) -> None:
     result = world.call(row, shape)
     assert result.error is None
     assert result.text == text_of("a", GOOD).replace(" w9 ", " ")
+    assert "no valid JSON" in " ".join(world.story(result)["attempts"][-1]["notes"])
     assert world.settled()[f"a{row}"]["failures"] == failures
 
 

@@ -67,9 +67,6 @@ def _page(request: http.Request, engine: Engine, now: float) -> http.Response:
             return http.Response.make(code, text, {"content-type": "application/json"})
         case "/metrics":
             return http.Response.make(200, status.metrics(engine, now), {"content-type": status.METRICS_TYPE})
-        case "/summary":
-            text = json.dumps(status.summary(engine)).encode()
-            return http.Response.make(200, text, {"content-type": "application/json"})
         case "/":
             return http.Response.make(200, status.page(engine, now), {"content-type": "text/html; charset=utf-8"})
         case _:

@@ -52,13 +52,9 @@ class World:
         assert match is not None
         raw = json.dumps({"model": "m", "messages": [user("hi")], **(body or {})}).encode()
         call = match.dialect.read(match.operation, match.tail, "", "application/json", raw)
-        plan = routing.plan(
-            match,
-            call,
-            trusted_client=True,
-            issuer_of=engine.issuer_of,
-            knows_model=lambda provider, model: engine.knows_model(provider, model, self.now),
-        )
+        candidates = engine.routes.candidates(match, call.model, trusted_client=True)
+        lacking = engine.lacking_models(self.now)
+        plan = routing.plan(candidates, call, issuer_of=engine.issuer_of, knows_model=lacking)
         return Exchange(engine, match, call, plan, self.now, jitter=HALF, body_bytes=len(raw))
 
     def order(self, body: Mapping[str, Any] | None = None) -> str:

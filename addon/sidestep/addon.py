@@ -36,7 +36,8 @@ from sidestep.config import ConfigError, Settings, describe
 from sidestep.engine import Attempt, Engine
 from sidestep.exchange import Exchange, Exhausted, Wait
 from sidestep.flows import Field, Original, host_of, readable_body
-from sidestep.layer import FailoverLayer, see_off
+from sidestep.handlers import see_off
+from sidestep.layer import FailoverLayer
 from sidestep.locating import UPSTREAM_AUTH, find_config, load_settings
 from sidestep.outcomes import ErrorKind, Kind, Outcome
 from sidestep.session import Session

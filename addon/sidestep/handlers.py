@@ -1,0 +1,54 @@
+"""What has to be asked of, or told to, mitmproxy's handlers of client connections: the level below its layers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from mitmproxy import ctx
+from mitmproxy.connection import Connection, ConnectionState, Server
+from mitmproxy.proxy import events
+
+
+def _handler_of(client: Connection) -> Any:
+    """mitmproxy's handler of a client connection, None if it is gone."""
+    server: Any = ctx.master.addons.get("proxyserver")
+    return server.connections.get(client.id)
+
+
+def client_is_slow(client: Connection) -> bool:
+    """Whether data for this client waits inside mitmproxy: then the provider's silence is ours."""
+    try:
+        writer = _handler_of(client).transports[client].writer
+        size: int = writer.transport.get_write_buffer_size()
+    except (AttributeError, KeyError):
+        return False
+    return size > 0
+
+
+def see_off(client: Connection, server: Server) -> None:
+    """See to it that the layers hear of a server connection's end. To be called by the task that carries it.
+
+    mitmproxy (12.2.3 at least) loses that end where the task is cancelled while it waits in a hook or for its turn
+    to deliver an event: a reset while the proxy writes, a client that drops its connection. Whoever waits for that
+    server would wait for ever, and its socket would stay open.
+    """
+    task = asyncio.current_task()
+    handler = _handler_of(client)
+    if task is None or handler is None:
+        return
+
+    def ended(_: object) -> None:
+        if (io := handler.transports.pop(server, None)) is None:
+            return  # it went the usual way
+        server.state = ConnectionState.CLOSED
+        if io.writer is not None:
+            io.writer.close()
+        telling = asyncio.ensure_future(handler.server_event(events.ConnectionClosed(server)))
+        _telling.add(telling)
+        telling.add_done_callback(_telling.discard)
+
+    task.add_done_callback(ended)
+
+
+_telling: set[asyncio.Future[None]] = set()

@@ -1,0 +1,106 @@
+"""mitmproxy's protocol layers, mended where Sidestep needs it. They take the place of the original ones, before those
+have begun.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+from mitmproxy import http
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
+from mitmproxy.proxy.layers.http._events import (
+    ResponseData,
+)
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
+from mitmproxy.proxy.layers.websocket import WebsocketEndHook, WebsocketLayer
+from wsproto.connection import ConnectionState as WebsocketState
+
+Commands = layer.CommandGenerator[None]
+
+INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
+
+
+class PatientHttp1Client(Http1Client):
+    """mitmproxy's HTTP/1 client takes a 103 for the answer itself; this one passes over all 1xx but 101. What has
+    come of a body in one read it gives on in one piece, whatever the chunks it came in."""
+
+    @classmethod
+    def adopt(cls, client: layer.Layer) -> None:
+        """Make a client that has read nothing yet one of these."""
+        if type(client) is Http1Client:
+            client.__class__ = cls
+            client.state = client.read_headers
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        while isinstance(event, events.DataReceived) and self.request is not None:
+            if INFORMATIONAL.match(bytes(self.buf)) is None or self.buf.maybe_extract_lines() is None:
+                break
+        yield from super().read_headers(event)
+
+    def read_body(self, event: events.Event) -> Commands:
+        pieces: list[bytes] = []
+        for command in super().read_body(event):
+            if type(command) is ReceiveHttp and type(command.event) is ResponseData:
+                pieces.append(command.event.data)
+                continue
+            if pieces:
+                yield self._received(pieces)
+            yield command
+        if pieces:
+            yield self._received(pieces)
+
+    def _received(self, pieces: list[bytes]) -> ReceiveHttp:
+        assert self.stream_id is not None
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return ReceiveHttp(ResponseData(self.stream_id, data))
+
+
+class QuickHttp1Server(Http1Server):
+    """mitmproxy's HTTP/1 server looks through the response's headers for each piece of a body; this one once.
+
+    State beside the base's: the response looked at last, whether it is sent in chunks.
+    """
+
+    looked_at: http.Response | None = None
+    chunked: bool = False
+
+    def send(self, event: HttpEvent) -> Commands:
+        if type(event) is not ResponseData or self.response is None:
+            yield from super().send(event)
+            return
+        if self.looked_at is not self.response:
+            self.looked_at = self.response
+            self.chunked = "chunked" in self.response.headers.get("transfer-encoding", "").lower()
+        data = event.data
+        if data:  # an empty chunk would end the body
+            yield commands.SendData(self.conn, b"%x\r\n%s\r\n" % (len(data), data) if self.chunked else data)
+
+
+class HonestWebsocketLayer(WebsocketLayer):
+    """mitmproxy tells the app of a normal close when the server has vanished; this one cuts its connection as well."""
+
+    @classmethod
+    def adopt(cls, child: layer.Layer | None) -> None:
+        """Make a layer that has not begun to relay one of these."""
+        if type(child) is WebsocketLayer:
+            child.__class__ = cls
+
+    def relay_messages(self, event: events.Event) -> Commands:
+        vanished = isinstance(event, events.ConnectionClosed) and event.connection == self.context.server
+        if not vanished or self.server_ws.state is not WebsocketState.OPEN:
+            yield from super().relay_messages(event)
+            return
+        data = self.flow.websocket
+        assert data is not None
+        data.timestamp_end = time.time()
+        data.closed_by_client = False
+        data.close_code = 1006
+        data.close_reason = None
+        for ws in (self.server_ws, self.client_ws):
+            yield commands.CloseConnection(ws.conn)
+        yield WebsocketEndHook(self.flow)
+        self.flow.live = False
+        self._handle_event = self.done

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mitmproxy import command, ctx, exceptions, http
+from mitmproxy import command, contentviews, ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.addons import clientplayback
 from mitmproxy.connection import Client
@@ -41,6 +41,7 @@ from sidestep.layer import FailoverLayer
 from sidestep.locating import UPSTREAM_AUTH, find_config, load_settings
 from sidestep.outcomes import ErrorKind, Kind, Outcome
 from sidestep.session import Session
+from sidestep.view import LLM
 from sidestep.watching import Shape
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Sidestep:
         self._replay_handler: type[clientplayback.ReplayHandler] | None = None
 
     def load(self, loader: Loader) -> None:
+        contentviews.add(LLM())
         if secret := os.environ.pop(UPSTREAM_AUTH, ""):
             # `sidestep run` stands in front of a proxy that wants a password: no command line shows it.
             ctx.options.update(upstream_auth=secret)

@@ -183,6 +183,28 @@ def test_a_real_refusal_weighs_more() -> None:
     assert 1.5 < wait.seconds < 2.5
 
 
+def test_a_guess_after_a_refusal_still_refuses() -> None:
+    """What a 429 without a time began is no limit seen coming: who arrives meanwhile is refused."""
+    world = World(toml("priority", a="", b=""))
+    for name in "ab":
+        world.engine.cooldown(name).start(world.now, None, "rate_limit")
+    world.engine.cooldown("a").foresee(world.now, 60)
+    assert isinstance(world.exchange().next(world.now), Exhausted)
+    world.now += 5
+    assert world.call() == "b"
+
+
+def test_what_speaks_against_asking() -> None:
+    """In mode `observe` it is told apart: only the limit, or the circuit too."""
+    world = World(toml("priority", a=""))
+    (a,) = world.exchange().plan.candidates
+    assert not world.engine.foresees_limit(a, world.now)
+    world.call(headers=USED_UP)
+    assert world.engine.foresees_limit(a, world.now)
+    world.engine.hold("a", State.FORCED_OPEN)
+    assert not world.engine.foresees_limit(a, world.now)
+
+
 def test_strategies_pass_it_over() -> None:
     """Whoever is at its limit takes no turn and keeps no conversation."""
     world = World(toml("weighted", a="", b="", c=""))

@@ -34,6 +34,10 @@ def turns(count: int, text: str = "hi") -> dict[str, Any]:
     return {"messages": messages}
 
 
+def image(source: str, **more: Any) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image", "source": source, **more}]}
+
+
 # --- which conversation it is
 
 
@@ -48,6 +52,8 @@ def turns(count: int, text: str = "hi") -> dict[str, Any]:
         ("a", [{"type": "message", **user("a")}, {"type": "function_call", "name": "f"}]),
         ([{"parts": [{"text": "a"}]}], [{"parts": [{"text": "a"}]}, {"role": "model", "parts": [{"text": "b"}]}]),
         ([user("a" * 99_999)], [user("a" * 99_999), answer("b"), user("c")]),
+        ([image("x", cache_control={})], [image("x"), answer("b"), image("c", cache_control={})]),
+        ([user(f"{i}") for i in range(20)], [*(user(f"{i}") for i in range(8)), answer("b")]),
         ([user(f"{i}") for i in range(20)], [*(user(f"{i}") for i in range(20)), answer("b")]),
     ],
 )
@@ -67,10 +73,8 @@ def test_the_second_turn_is_known_by_the_first(first: Any, second: Any) -> None:
         ([user("a" * END_LETTERS + "x" + "a" * END_LETTERS)], [user("a" * END_LETTERS + "xx" + "a" * END_LETTERS)]),
         ([user("x" + "a" * 99_999)], [user("y" + "a" * 99_999)]),
         ([user("a" * 99_999 + "x")], [user("a" * 99_999 + "y")]),
-        (
-            [{"role": "user", "content": [{"type": "image", "source": "x"}]}],
-            [{"role": "user", "content": [{"type": "image", "source": "y"}]}],
-        ),
+        ([image("x")], [image("y")]),
+        ([image("x" * 200_000)], [image("x" * 200_001)]),
     ],
 )
 def test_others_are_others(one: Any, two: Any) -> None:
@@ -82,8 +86,9 @@ def test_the_first_answer_tells_conversations_with_one_opening_apart() -> None:
     """Half of all conversations begin with the same word."""
     assert of([user("hi"), answer("a"), user("x")]).answered == of([user("hi"), answer("a"), user("y")]).answered
     assert of([user("hi"), answer("a"), user("x")]).answered != of([user("hi"), answer("b"), user("x")]).answered
-    tools = [{"role": "assistant", "content": None, "tool_calls": [{"id": i}]} for i in "xy"]
-    assert of([user("hi"), tools[0]]).answered != of([user("hi"), tools[1]]).answered
+    for content in (None, "let me see"):
+        x, y = ({"role": "assistant", "content": content, "tool_calls": [{"id": i}]} for i in "xy")
+        assert of([user("hi"), x]).answered != of([user("hi"), y]).answered
 
 
 @pytest.mark.parametrize(

@@ -80,14 +80,21 @@ class Mitmdump:
 
     def __enter__(self) -> Self:
         self.start()
-        found = self.wait_for_log(rf"{self._port_in} listening at .*:(\d+)", 30)
-        self.port = int(found[1])
-        if "HTTP" in self._port_in and any("addon/main.py" in a for a in self._command):
-            self.health()
+        try:
+            found = self.wait_for_log(rf"{self._port_in} listening at .*:(\d+)", 30)
+            self.port = int(found[1])
+            if "HTTP" in self._port_in and any("addon/main.py" in a for a in self._command):
+                self.health()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        ended = self.process.poll()
         self.stop()
+        if ended is not None and ended < 0:
+            raise AssertionError(f"mitmdump had been ended by signal {-ended}:\n{self.log}")
         if kind is None and not self.may_complain:
             bad = [line for line in self.lines[: self._said] if any(word in line for word in FORBIDDEN)]
             assert not bad, self.log
@@ -132,7 +139,8 @@ class Mitmdump:
 
         with self._news:
             self._news.wait_for(look, timeout)
-        assert found, f"no {pattern!r} in:\n{self.log}"
+        ended = f" (it has ended: {self.process.wait(5)})" if self._ended else ""
+        assert found, f"no {pattern!r}{ended} in:\n{self.log}"
         return found[0]
 
     # --- the outside

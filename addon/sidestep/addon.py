@@ -81,6 +81,10 @@ class Sidestep:
 
     def load(self, loader: Loader) -> None:
         contentviews.add(LLM())
+        if _is_unset("connection_strategy"):
+            # Before any client can come: to change it under a connection in the making breaks that one.
+            ctx.options.update(connection_strategy="lazy")
+            logger.info("sidestep: connection_strategy set to lazy, so that a host that is down cannot stop a call")
         if secret := os.environ.pop(UPSTREAM_AUTH, ""):
             # `sidestep run` stands in front of a proxy that wants a password: no command line shows it.
             ctx.options.update(upstream_auth=secret)
@@ -136,9 +140,6 @@ class Sidestep:
             self._watch_file()
 
     def running(self) -> None:
-        if _is_unset("connection_strategy"):
-            ctx.options.update(connection_strategy="lazy")
-            logger.info("sidestep: connection_strategy set to lazy, so that a host that is down cannot stop a call")
         self._adopt_replay()
         self._watch_file()
         # The price list takes a quarter of a second to read: not in the middle of somebody's call.

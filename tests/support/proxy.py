@@ -64,6 +64,7 @@ class Mitmdump:
         self.port = 0
         self._news = threading.Condition()
         self._ended = False
+        self._stopped = False
 
     def start(self) -> Self:
         self.process = subprocess.Popen(
@@ -91,10 +92,9 @@ class Mitmdump:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        ended = self.process.poll()
-        self.stop()
-        if ended is not None and ended < 0:
-            raise AssertionError(f"mitmdump had been ended by signal {-ended}:\n{self.log}")
+        code = self.stop()
+        if code < 0 and not self._stopped:
+            raise AssertionError(f"mitmdump was ended by signal {-code}, and not by its test:\n{self.log}")
         if kind is None and not self.may_complain:
             bad = [line for line in self.lines[: self._said] if any(word in line for word in FORBIDDEN)]
             assert not bad, self.log
@@ -103,6 +103,7 @@ class Mitmdump:
         if self.process.poll() is None:
             # What mitmproxy says of connections that are open when it is ended is not looked at.
             self._said = len(self.lines)
+            self._stopped = True
             self.process.terminate()
         try:
             code = self.process.wait(15)

@@ -32,6 +32,9 @@ from sidestep.stream import (
     Phase,
 )
 
+JUST_MADE_SECONDS = 0.25
+"""How long the report of a connection that was made may take to arrive."""
+
 
 class FailoverLayer(HttpLayer):
     """mitmproxy's HTTP layer with failover streams, connect timeouts, and one timer for all deadlines.
@@ -187,7 +190,7 @@ class FailoverLayer(HttpLayer):
 
     def _connect_expired(self, connection: Connection, seconds: float) -> Commands:
         set_up = connection.timestamp_tcp_setup if isinstance(connection, Server) else None
-        if connection.timestamp_start is None or (set_up is not None and time.time() - set_up < GRACE_SECONDS):
+        if connection.timestamp_start is None or (set_up is not None and time.time() - set_up < JUST_MADE_SECONDS):
             # Still queued inside mitmproxy for one of five places, or just made and not reported yet: to close
             # it then would cancel the report, and whoever waits for it would wait for ever.
             self.connecting[connection] = (self.clock() + min(seconds, GRACE_SECONDS), seconds)

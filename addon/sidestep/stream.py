@@ -165,6 +165,9 @@ class FailoverStream(HttpStream):
     # --- the way in and out: ids, credentials, and the guard
 
     def handle_event(self, event: events.Event) -> Commands:
+        if self.phase is Phase.CONNECT and isinstance(event, RequestProtocolError) and self.session is not None:
+            # It waits in line until the connection is made or not; the permit need not.
+            self.session.drop(judging.CLIENT_GONE)
         if self.skims and type(event) is ResponseData and event.stream_id == self.up_id and self._skim(event):
             event.stream_id = self.stream_id
             yield SendHttp(event, self.context.client)

@@ -363,6 +363,7 @@ def test_a_stream_cancelled_while_connecting_asks_nobody(h2_world: World) -> Non
         number = app.chat(stream=True)
         until(lambda: m.health()["in_flight"] == 1, "the attempt has begun")
         app.cancel(number)
+        until(lambda: m.health()["in_flight"] == 0, "its permit is back before the handshake is given up", 0.8)
         assert h2_world.health("mute")["a"]["failures"] == 0
         assert b.count == 0
         answer = app.answer(app.chat())

@@ -381,6 +381,8 @@ def _command(wishes: Wishes, script: Path, env: Mapping[str, str], upstream: Ups
     if wishes.config:
         command += ["--set", f"sidestep_config={find_config(wishes.config)}"]
     if wishes.web:
+        # Streamed answers are kept to be looked at.
+        command += ["--set", "store_streamed_bodies=true"]
         command += ["--no-web-open-browser", "--web-host", "127.0.0.1", "--web-port", str(_free_port())]
     else:
         # Addresses of calls can bear keys: they do not belong into a log.

@@ -36,7 +36,8 @@ def variables(env: Mapping[str, str], port: int, trust: Trust, *, intercepted: C
     for name in BUNDLE_VARIABLES:
         found[name] = str(trust.bundle)
     found["NODE_USE_ENV_PROXY"] = "1"
-    found["JAVA_TOOL_OPTIONS"] = java_options(env.get("JAVA_TOOL_OPTIONS", ""), port, trust.java, passed_by)
+    if trust.java is not None:  # without trust the proxy would only be in its way
+        found["JAVA_TOOL_OPTIONS"] = java_options(env.get("JAVA_TOOL_OPTIONS", ""), port, trust.java, passed_by)
     return found
 
 

@@ -58,10 +58,11 @@ class TrustError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Files to name to clients: the CA and all other roots, as PEM and as a PKCS12 trust store for Java."""
+    """Files to name to clients: the CA and all other roots, as PEM and as a PKCS12 trust store for Java, None where
+    `cryptography` cannot write one (before 45; mitmproxy 12.1 wants an older one)."""
 
     bundle: Path
-    java: Path
+    java: Path | None
 
 
 def ca_file(confdir: Path) -> Path:
@@ -87,7 +88,7 @@ def prepare(confdir: Path, env: Mapping[str, str]) -> Trust:
     name = _name_of(everything)
     return Trust(
         _keep(f"bundle-{name}.pem", lambda: to_pem(everything)),
-        _keep(f"java-{name}.p12", lambda: java_store(everything)),
+        _keep(f"java-{name}.p12", lambda: java_store(everything)) if can_write_java_stores() else None,
     )
 
 
@@ -126,6 +127,12 @@ def certificates(pem: bytes) -> tuple[bytes, ...]:
 
 def to_pem(ders: Iterable[bytes]) -> bytes:
     return "".join(ssl.DER_cert_to_PEM_cert(der) for der in ders).encode("ascii")
+
+
+def can_write_java_stores() -> bool:
+    from cryptography.hazmat.primitives.serialization import pkcs12
+
+    return hasattr(pkcs12, "serialize_java_truststore")
 
 
 def java_store(ders: Iterable[bytes]) -> bytes:

@@ -130,9 +130,13 @@ def to_pem(ders: Iterable[bytes]) -> bytes:
 
 
 def can_write_java_stores() -> bool:
+    return _java_writer() is not None
+
+
+def _java_writer() -> Callable[..., bytes] | None:
     from cryptography.hazmat.primitives.serialization import pkcs12
 
-    return hasattr(pkcs12, "serialize_java_truststore")
+    return getattr(pkcs12, "serialize_java_truststore", None)
 
 
 def java_store(ders: Iterable[bytes]) -> bytes:
@@ -150,7 +154,9 @@ def java_store(ders: Iterable[bytes]) -> bytes:
             except ValueError:
                 continue
             entries.append(pkcs12.PKCS12Certificate(certificate, hashlib.sha256(der).hexdigest()[:16].encode()))
-        return pkcs12.serialize_java_truststore(entries, BestAvailableEncryption(JAVA_PASSWORD.encode()))
+        serialize = _java_writer()
+        assert serialize is not None
+        return serialize(entries, BestAvailableEncryption(JAVA_PASSWORD.encode()))
 
 
 def _system_roots() -> tuple[bytes, ...]:

@@ -27,6 +27,9 @@ NEVER_AGAIN = float("inf")
 """A provider that cannot answer this request, whatever it does for others."""
 RECOVERY_LOOK_SECONDS = 0.25
 """A circuit becomes half-open without telling anybody: look this often."""
+RECOVERY_WAITS = 3
+"""How many times `wait_seconds` a request waits for others to find a provider that has recovered: where all circuits
+are open, the one of the provider that is well may be the last to let a probe through."""
 WAIT_MARGIN_SECONDS = 0.005
 """Timers may fire a little early; asking a moment too soon would waste the only wait."""
 
@@ -234,7 +237,7 @@ class Exchange:
         if not begun or not hopeful or len(self.engine.live) < 2:
             return None
         if self._recovery_wait_until is None:
-            self._recovery_wait_until = min(now + self.limits.wait_seconds, self.deadline)
+            self._recovery_wait_until = min(now + RECOVERY_WAITS * self.limits.wait_seconds, self.deadline)
         if now < self._recovery_wait_until:
             return Wait(min(RECOVERY_LOOK_SECONDS, self._recovery_wait_until - now), "recovery", on_change=True)
         return None

@@ -314,7 +314,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
         def add(number: int, a: Provider, b: Provider, **tables: Any) -> None:
             bases = (f"http://row{number}.test/v1", f"https://row{number}.test/v1")
-            texts.append(route("chat", a, b, intercept=bases, suffix=f"-{number}", extra=inline(**tables)))
+            extra = {"a": inline(**tables)}
+            texts.append(route("chat", a, b, intercept=bases, suffix=f"-{number}", extra=extra))
 
         for case in LEAVING + DYING:
             if case.stage.hole is not None:

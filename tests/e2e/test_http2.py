@@ -89,17 +89,21 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World
         ]
         for version, (a, b, few, last) in {"h1": one, "h2": two}.items():
 
-            def add(name: str, *providers: Provider, rows: int = 1, version: str = version, **tables: Any) -> None:
-                for i in range(rows):
-                    own = {p.name: inline(**tables) for p in providers}
+            def add(
+                name: str, *providers: Provider, at: int = 0, rows: int = 1, version: str = version, **tables: Any
+            ) -> None:
+                own = {providers[0].name: inline(**tables)}
+                for i in range(at, at + rows):
                     intercept = f"https://{name}{i}.{version}.test/v1"
                     texts.append(
                         route("chat", *providers, intercept=intercept, suffix=_suffix(version, name, i), extra=own)
                     )
 
-            add("before", a, b, rows=2 * len(ROWS), timeouts=FAST)
+            for i, row in enumerate(ROWS):
+                add("before", a, b, at=2 * i, rows=2, timeouts=FAST if row.behaviour.waits else {})
             add("keys", a, b)
-            add("after", a, b, rows=len(AFTER_CONTENT), timeouts=FAST)
+            for i, behaviour in enumerate(AFTER_CONTENT.values()):
+                add("after", a, b, at=i, timeouts=FAST if behaviour.waits else {})
             add("parallel", a, b)
             add("cancel", a, b, rows=len(STAGES))
             add("backoff", a, b, attempts={"backoff_seconds": 0.5})

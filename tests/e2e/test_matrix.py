@@ -10,14 +10,13 @@ import pytest
 from support.calls import APIS, DIALECT, Client
 from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump
-from support.settings import route, table
+from support.settings import inline, route, table
 
 Start = Callable[..., Mitmdump]
 
-FAST = {
-    "timeouts": {"connect": 1, "first_byte": 0.5, "headers": 0.5, "first_content": 0.7, "idle": 0.6},
-    "attempts": {"backoff_seconds": 0.02},
-}
+TABLES = [table("circuit", {"failure_threshold": 100}), table("attempts", {"backoff_seconds": 0.02})]
+IMPATIENT = inline(timeouts={"first_byte": 0.5, "headers": 0.5, "first_content": 0.7, "idle": 0.6})
+"""With a provider that lets its client wait."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,11 @@ def test_a_failure_that_another_provider_can_answer_reaches_no_app(
     path = "/v1" if dialect == "openai" else ""
     with Provider("a") as a, Provider("b") as b:
         hosts = [f"{scheme}://row{i}.test{path}" for i in range(len(CASES))]
-        tables = [table("circuit", {"failure_threshold": 100}), *(table(k, v) for k, v in FAST.items())]
-        routes = [route(api, a, b, intercept=host, suffix=str(i)) for i, host in enumerate(hosts)]
-        m = proxy("\n".join(tables + routes))
+        routes = [
+            route(api, a, b, intercept=host, suffix=str(i), extra={"a": IMPATIENT if row.behaviour.waits else ""})
+            for i, (host, (row, _)) in enumerate(zip(hosts, CASES, strict=True))
+        ]
+        m = proxy("\n".join(TABLES + routes))
         for i, (row, stream) in enumerate(CASES):
             with subtests.test(row=row.name, stream=stream), Client(m, {dialect: hosts[i]}, http2=http2) as app:
                 a.requests.clear()

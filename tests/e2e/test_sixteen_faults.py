@@ -24,7 +24,7 @@ import pytest
 from support.calls import Client, Result
 from support.provider import Behaviour, Provider, Seen, text_of, words
 from support.proxy import Mitmdump
-from support.settings import route, table
+from support.settings import inline, route, table
 from support.waiting import until
 
 Start = Callable[..., Mitmdump]
@@ -34,9 +34,9 @@ TOKENS = 60
 GOOD = Behaviour(tokens=TOKENS)
 DOWN = Behaviour(status=503)
 IDLE = 0.6
-TIMEOUTS = {"connect": 2, "first_byte": 0.6, "headers": 0.6, "first_content": 0.7, "idle": IDLE}
+IMPATIENT = inline(timeouts={"first_byte": 1, "headers": 1, "first_content": 1, "idle": IDLE})
+"""With a provider that lets its client wait."""
 TABLES = [
-    table("timeouts", TIMEOUTS),
     table("attempts", {"backoff_seconds": 0.02, "wait_seconds": 1}),
     table("circuit", {"failure_threshold": 100, "min_requests": 1000}),
 ]
@@ -273,7 +273,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             texts.append(route(_api(shape), a, b, c, intercept=intercept, suffix=row, extra=extra))
 
         for i, (fault, shape) in enumerate(CASES):
-            add(f"row{i}", shape, fault.extra)
+            waits = fault.after or any(behaviour.waits for behaviour in fault.a)
+            own = fault.extra.get("a", "") + (IMPATIENT if waits else "")
+            add(f"row{i}", shape, {**fault.extra, "a": own})
         for i, (_, shape, _) in enumerate(FILTERED):
             add(f"filter{i}", shape)
         for i, shape in enumerate(ACCOUNTED):
@@ -329,7 +331,7 @@ def test_fault(row: int, world: World) -> None:
     succeeded = trail.endswith("a:200") and not breaks
     assert (status["failures"], status["successes"], status["permits_out"]) == (fault.failures, succeeded, 0)
     last = fault.a[-1]
-    if last.silent or last.gate is LATE or last.stall_after or last.headers_then_silent:
+    if last.waits and not fault.after:
         assert world.a.requests[0].client_left.wait(5), "the request that was given up stayed with its provider"
     if fault.name == "429 with Retry-After":
         assert world.a.requests[1].at - world.a.requests[0].at >= 0.3

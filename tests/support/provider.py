@@ -70,6 +70,19 @@ class Behaviour:
     informational: bool = False
     """A 103 before the answer."""
 
+    @property
+    def waits(self) -> bool:
+        """It lets its client wait until that gives up: a test wants a short deadline for it. Every other provider of
+        a test keeps the usual ones, which no busy machine misses."""
+        return (
+            self.silent
+            or self.headers_then_silent
+            or self.pings_only
+            or self.stall_after is not None
+            or self.gate is not None
+            or self.gate_at is not None
+        )
+
 
 @dataclass
 class Seen:

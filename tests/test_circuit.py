@@ -252,6 +252,19 @@ def test_doubling_never_shortens() -> None:
     assert circuit.snapshot(400).retry_after == 400
 
 
+def test_a_doubled_open_time_can_be_cut_short_to_the_plain_one() -> None:
+    """Not further, and what was not doubled stays as it is; the next slow probe doubles on from what it was."""
+    circuit = opened()
+    assert circuit.hasten(1) is None
+    attempt(circuit, SLOW, 15)
+    assert (circuit.hasten(20), circuit.would_admit(20)) == (10, False)
+    assert circuit.snapshot(20).retry_after == 25
+    assert (circuit.hasten(30), circuit.would_admit(30)) == (0, True)
+    assert circuit.hasten(30) is None
+    attempt(circuit, SLOW, 30)
+    assert circuit.snapshot(30).retry_after == 60
+
+
 def test_the_first_probe_to_fail_reopens_whatever_the_others_say() -> None:
     """With several probes out the first result decides; the others are of another generation."""
     circuit = opened(half_open_probes=3)
@@ -609,6 +622,19 @@ class CircuitMachine(RuleBasedStateMachine):
     @rule(seconds=st.one_of(st.floats(0, 3), st.floats(0, 50)))
     def wait(self, seconds: float) -> None:
         self.pass_time(seconds)
+
+    @rule()
+    def hasten(self) -> None:
+        """Only an open circuit is hastened, never to before its plain open time is over."""
+        before = self.look()
+        seconds = self.circuit.hasten(self.now)
+        after = self.look()
+        if seconds == 0:
+            assert (before.state, after.state) == (State.OPEN, State.HALF_OPEN)
+            assert self.now >= self.earliest
+        else:
+            assert after == before
+            assert seconds is None or (before.state is State.OPEN and seconds < (before.retry_after or 0))
 
     def ask(self, lease: float) -> Permit | Refusal:
         before = self.look()

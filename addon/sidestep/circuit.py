@@ -117,7 +117,7 @@ class Snapshot:
 
 class Circuit:
     """State: the state and its generation, consecutive failures, the window, permits out, when it opened and
-    when it may be probed, the open time that applies next."""
+    when it may be probed (with a doubled open time, and with the plain one), the open time that applies next."""
 
     def __init__(self, settings: CircuitSettings, *, jitter: Callable[[], float]) -> None:
         """`jitter` gives numbers from 0 to 1."""
@@ -131,6 +131,7 @@ class Circuit:
         self._permits: set[Permit] = set()
         self._opened_at = 0.0
         self._open_until = 0.0
+        self._plain_until = 0.0
         self._open_seconds = settings.open_seconds
         self._times_opened = 0
 
@@ -172,6 +173,16 @@ class Circuit:
                 if len(probes) >= self.settings.half_open_probes:
                     return Refusal("probing", min(p.lease_until for p in probes) - now)
         return None
+
+    def hasten(self, now: float) -> float | None:
+        """Let a probe through once the plain open time is over, though it was doubled: that spares an app who could
+        be answered elsewhere the wait for a slow probe, and nobody else. Seconds until then, at least 0; None if
+        the circuit is not open, or its open time was not doubled."""
+        if self.state(now) is not State.OPEN or self._plain_until >= self._open_until:
+            return None
+        if now >= self._plain_until:
+            self._open_until = now
+        return max(self._plain_until - now, 0.0)
 
     # --- settling
 
@@ -275,6 +286,7 @@ class Circuit:
             spread = 1 + JITTER * (2 * self._jitter() - 1)
             self._opened_at = now
             self._open_until = now + self._open_seconds * spread
+            self._plain_until = now + self.settings.open_seconds * spread
             self._times_opened += 1
         elif after is State.CLOSED:
             self._failures = 0

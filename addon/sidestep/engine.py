@@ -189,6 +189,11 @@ class Engine:
         circuit = self.circuit(candidate.provider, candidate.model)
         return self.cooldown(candidate.provider.name).is_foreseen(now) and circuit.would_admit(now)
 
+    def hasten(self, candidate: Candidate, now: float) -> float | None:
+        """Do not wait for the candidate's doubled open time: seconds until a probe is let through, None if its open
+        time was not doubled."""
+        return self.circuit(candidate.provider, candidate.model).hasten(now)
+
     def wants_probe(self, candidate: Candidate, now: float) -> bool:
         """Whether the candidate's circuit is half-open with a place for a probe."""
         circuit = self.circuit(candidate.provider, candidate.model)

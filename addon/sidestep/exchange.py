@@ -91,6 +91,7 @@ class Exchange:
         self._refusal_wait_until: float | None = None
         self._recovery_wait_until: float | None = None
         self._probe_wait_until: float | None = None
+        self._doubled = False
         self._scope = (match.route.name, call.model)
         self._first = plan.candidates[0] if plan.candidates else None
         self.plan = plan if len(plan.candidates) < 2 else self._in_order(plan, body_bytes, now)
@@ -166,6 +167,7 @@ class Exchange:
         self.refused = tuple(refused)
         return (
             self._despite_limits(now)
+            or self._despite_doubling(now)
             or self._last_resort(now)
             or self._wait_for(refused, now)
             or Exhausted(self.refused)
@@ -178,6 +180,23 @@ class Exchange:
                 answer = self._ask(candidate, now, last_resort=True)
                 if isinstance(answer, Attempt):
                     return answer
+        return None
+
+    def _despite_doubling(self, now: float) -> Attempt | None:
+        """A doubled open time spares apps slow probes while somebody else answers them. Here nobody does, and other
+        requests meet the same: one of them probes after the plain open time."""
+        self._doubled = False
+        if len(self.engine.live) < 2:
+            return None
+        for candidate in self.plan.candidates:
+            name = candidate.provider.name
+            if self._spent.get(name) == NEVER_AGAIN or (seconds := self.engine.hasten(candidate, now)) is None:
+                continue
+            self._doubled = True
+            if seconds == 0 and isinstance(answer := self._ask(candidate, now), Attempt):
+                self._spent.pop(name, None)
+                self._tries[name] = 1
+                return answer
         return None
 
     def _last_resort(self, now: float) -> Attempt | None:
@@ -233,7 +252,7 @@ class Exchange:
     def _wait_for_recovery(self, now: float) -> Wait | None:
         """While other requests are under way, one of them may find a provider that has recovered."""
         hopeful = any(self._spent.get(c.provider.name) != NEVER_AGAIN for c in self.plan.candidates)
-        begun = self.attempts or self._refusal_wait_until is not None
+        begun = self.attempts or self._doubled or self._refusal_wait_until is not None
         if not begun or not hopeful or len(self.engine.live) < 2:
             return None
         if self._recovery_wait_until is None:

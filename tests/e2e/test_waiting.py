@@ -123,7 +123,7 @@ def test_a_time_limit_for_the_whole_request(provider: Make, proxy: Start) -> Non
     """However many providers there are, after `total_seconds` the app has an answer."""
     a, b = provider("a"), provider("b")
     a.default = b.default = Behaviour(silent=True)
-    tables = [table("attempts", {"total_seconds": 0.8}), table("timeouts", {"headers": 0.6, "first_byte": 0.6})]
+    tables = [table("attempts", {"total_seconds": 2}), table("timeouts", {"headers": 1, "first_byte": 1})]
     m = proxy("\n".join([*tables, route("chat", a, b)]))
     with Client(m, timeout=5) as app:
         result = app.call("chat", stream=False)

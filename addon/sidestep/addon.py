@@ -33,6 +33,7 @@ from mitmproxy.websocket import WebSocketData
 from sidestep import answers, judging, prices, routing, status, story
 from sidestep.circuit import State
 from sidestep.config import ConfigError, Settings, describe
+from sidestep.dispatch import Dispatch
 from sidestep.engine import Attempt, Engine
 from sidestep.exchange import Exchange, Exhausted, Wait
 from sidestep.flows import Field, Original, host_of, readable_body
@@ -78,8 +79,11 @@ class Sidestep:
         self._distrusted: set[str] = set()
         self._refused = ""
         self._replay_handler: type[clientplayback.ReplayHandler] | None = None
+        self._dispatch: Dispatch | None = None
 
     def load(self, loader: Loader) -> None:
+        self._dispatch = Dispatch(ctx.master.addons)
+        self._dispatch.install()
         contentviews.add(LLM())
         if _is_unset("connection_strategy"):
             # Before any client can come: to change it under a connection in the making breaks that one.
@@ -156,6 +160,8 @@ class Sidestep:
         if self._replay_handler is not None:
             clientplayback.ReplayHandler = self._replay_handler  # type: ignore[misc]
             self._replay_handler = None
+        if self._dispatch is not None:
+            self._dispatch.remove()
 
     # --- connections
 

@@ -32,6 +32,8 @@ from sidestep.stream import (
     Phase,
 )
 
+FIRST_WRITE_BYTES = 1024
+"""A response's head with the first event of a stream."""
 JUST_MADE_SECONDS = 0.25
 """How long the report of a connection that was made may take to arrive."""
 
@@ -215,17 +217,22 @@ class FailoverLayer(HttpLayer):
 
 def _joined(given: Commands) -> Commands:
     """The same commands, with what goes to one connection in a row sent as one: mitmproxy writes a head, its body
-    and each piece of a stream by itself, at a system call each."""
+    and each piece of a stream by itself, at a system call each. The first words of many do not wait for the last:
+    little is gathered first, then twice as much each time."""
     waiting: commands.SendData | None = None
     more: list[bytes] = []
+    size, enough = 0, FIRST_WRITE_BYTES
     for command in given:
         if type(command) is commands.SendData:
             if waiting is None:
                 waiting = command
+                size = len(command.data)
                 continue
-            if waiting.connection is command.connection:
+            if waiting.connection is command.connection and size < enough:
                 more.append(command.data)
+                size += len(command.data)
                 continue
+            enough *= 2
         if waiting is not None:
             if more:
                 waiting.data = b"".join((waiting.data, *more))
@@ -234,6 +241,7 @@ def _joined(given: Commands) -> Commands:
             waiting = None
         if type(command) is commands.SendData:
             waiting = command
+            size = len(command.data)
         else:
             yield command
     if waiting is not None:

@@ -24,7 +24,8 @@ INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
 
 class PatientHttp1Client(Http1Client):
     """mitmproxy's HTTP/1 client takes a 103 for the answer itself; this one passes over all 1xx but 101. What has
-    come of a body in one read it gives on in one piece, whatever the chunks it came in."""
+    come of a body in one read it gives on in a few pieces, whatever the chunks it came in: one chunk first, so that it
+    does not wait for the others, then twice as many each time."""
 
     @classmethod
     def adopt(cls, client: layer.Layer) -> None:
@@ -41,9 +42,13 @@ class PatientHttp1Client(Http1Client):
 
     def read_body(self, event: events.Event) -> Commands:
         pieces: list[bytes] = []
+        enough = 1
         for command in super().read_body(event):
             if type(command) is ReceiveHttp and type(command.event) is ResponseData:
                 pieces.append(command.event.data)
+                if len(pieces) == enough:
+                    yield self._received(pieces)
+                    enough *= 2
                 continue
             if pieces:
                 yield self._received(pieces)

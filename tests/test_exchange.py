@@ -122,6 +122,30 @@ def test_who_found_a_provider_well_is_followed() -> None:
     assert asked(w, exchange) == "a"
 
 
+def test_who_is_left_alone_looks_again_by_itself() -> None:
+    """No circuit is open, so nobody will probe; the others have gone. After `open_seconds` it may be well again."""
+    w = world()
+    w.engine.reconfigure(World(TEXT.replace("failure_threshold = 1", "failure_threshold = 9")).engine.settings)
+    exchange = w.exchange()
+    for name in "ab":
+        assert asked(w, exchange) == name
+        fail(w, exchange, SILENT)
+    w.engine.live = {0}
+    waited = 0.0
+    while isinstance(answer := exchange.next(w.now), Wait):
+        w.now += answer.seconds
+        waited += answer.seconds
+    assert isinstance(answer, Attempt)
+    assert 2 <= waited < 2.5
+    w.engine.live = {0}
+    alone = w.exchange()
+    for name in "ab":
+        assert asked(w, alone) == name
+        fail(w, alone, SILENT)
+        w.now += 10
+    assert isinstance(alone.next(w.now), Exhausted)
+
+
 def test_the_wait_for_others_ends() -> None:
     """Three times `wait_seconds`, when nothing happens at all."""
     w = world()

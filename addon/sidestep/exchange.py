@@ -92,6 +92,8 @@ class Exchange:
         self._recovery_wait_until: float | None = None
         self._probe_wait_until: float | None = None
         self._doubled = False
+        self._in_company = False
+        """Whether other requests were under way with this one."""
         self._scope = (match.route.name, call.model)
         self._first = plan.candidates[0] if plan.candidates else None
         self.plan = plan if len(plan.candidates) < 2 else self._in_order(plan, body_bytes, now)
@@ -149,6 +151,7 @@ class Exchange:
         """What to do now that no attempt is under way."""
         if len(self.attempts) >= self.limits.max or now >= self.deadline:
             return Exhausted(self.refused)
+        self._in_company = self._in_company or len(self.engine.live) > 1
         if self._again is not None:
             candidate, at, reason = self._again
             if now < at:
@@ -186,7 +189,7 @@ class Exchange:
         """A doubled open time spares apps slow probes while somebody else answers them. Here nobody does, and other
         requests meet the same: one of them probes after the plain open time."""
         self._doubled = False
-        if len(self.engine.live) < 2:
+        if not self._in_company:
             return None
         for candidate in self.plan.candidates:
             name = candidate.provider.name
@@ -250,10 +253,10 @@ class Exchange:
         return self._wait_for_recovery(now)
 
     def _wait_for_recovery(self, now: float) -> Wait | None:
-        """While other requests are under way, one of them may find a provider that has recovered."""
+        """With other requests under way, one of them may find a provider that has recovered."""
         hopeful = any(self._spent.get(c.provider.name) != NEVER_AGAIN for c in self.plan.candidates)
         begun = self.attempts or self._doubled or self._refusal_wait_until is not None
-        if not begun or not hopeful or len(self.engine.live) < 2:
+        if not begun or not hopeful or not self._in_company:
             return None
         if self._recovery_wait_until is None:
             self._recovery_wait_until = min(now + RECOVERY_WAITS * self.limits.wait_seconds, self.deadline)
@@ -326,12 +329,15 @@ class Exchange:
 
     def _has_recovered(self, candidate: Candidate, now: float) -> bool:
         """Whether a provider that failed this request has answered somebody else since, or its circuit wants it
-        probed."""
+        probed. One whose circuit did not open is worth a look after the time that it would have been open: where
+        many share the providers, nobody else may be left to find out."""
         name = candidate.provider.name
         failed_at = self._spent[name]
         if failed_at == NEVER_AGAIN:
             return False
-        return self.engine.last_success.get(name, failed_at) > failed_at or self.engine.wants_probe(candidate, now)
+        if self.engine.last_success.get(name, failed_at) > failed_at or self.engine.wants_probe(candidate, now):
+            return True
+        return self._in_company and now - failed_at >= candidate.provider.circuit.open_seconds
 
     def may_move_on(self, outcome: Outcome) -> bool:
         """Whether this outcome leaves it to us to ask again; otherwise the app gets the answer."""

@@ -122,6 +122,18 @@ def test_who_found_a_provider_well_is_followed() -> None:
     assert asked(w, exchange) == "a"
 
 
+def test_a_probe_that_meets_a_rate_limit_is_not_repeated_at_once() -> None:
+    """It leaves the circuit half-open, with its place free: but the provider is known to cool down."""
+    w = world()
+    exchange = both_silent(w, 0)
+    w.now += 2
+    assert asked(w, exchange) == "a"
+    fail(w, exchange, Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429))
+    assert asked(w, exchange) == "b"
+    fail(w, exchange, SILENT)
+    assert isinstance(exchange.next(w.now), Wait)
+
+
 def test_who_is_left_alone_looks_again_by_itself() -> None:
     """No circuit is open, so nobody will probe; the others have gone. After `open_seconds` it may be well again."""
     w = world()

@@ -195,9 +195,10 @@ class Engine:
         return self.circuit(candidate.provider, candidate.model).hasten(now)
 
     def wants_probe(self, candidate: Candidate, now: float) -> bool:
-        """Whether the candidate's circuit is half-open with a place for a probe."""
+        """Whether the candidate's circuit is half-open with a place for a probe, and no cooldown speaks against it."""
         circuit = self.circuit(candidate.provider, candidate.model)
-        return circuit.state(now) is State.HALF_OPEN and circuit.would_admit(now)
+        cooling = self.cooldown(candidate.provider.name).remaining(now) > 0
+        return not cooling and circuit.state(now) is State.HALF_OPEN and circuit.would_admit(now)
 
     def would_admit(self, candidate: Candidate, now: float) -> bool:
         """Whether a candidate would get a permit now, without taking one."""

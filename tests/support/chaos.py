@@ -128,7 +128,8 @@ def run(folder: Path, *, requests: int, seed: int, commit: str, at_once: int = 5
                     elif stream and result.text and commit == "first_content" and _is_the_sdks_own(result.error):
                         report.broken_streams += 1
                     else:
-                        report.errors.append(f"#{number} {api} stream={stream}: {result.error!r} {result.text!r}")
+                        what = f"{result.error!r} {result.text!r} after {result.attempts}"
+                        report.errors.append(f"#{number} {api} stream={stream}: {what}")
 
             began = time.monotonic()
             with Weather([a, b, c], seed, report), ThreadPoolExecutor(at_once) as pool:

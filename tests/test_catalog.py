@@ -6,6 +6,7 @@ import pytest
 
 from sidestep import config
 from sidestep.catalog import AUTH_BY_DIALECT, CATALOG, OFFICIAL, Entry
+from sidestep.settings import DIALECT_NAMES, Provider
 from sidestep.urls import BaseURL
 from support.corpus import FOLDER
 
@@ -18,7 +19,7 @@ def test_entry(name: str, entry: Entry) -> None:
     """Every entry is a sound provider, encrypted or local, whose source is a page that can be opened."""
     base = BaseURL.parse(entry.base_url)
     assert str(base) == entry.base_url
-    assert entry.dialect in config.DIALECT_NAMES
+    assert entry.dialect in DIALECT_NAMES
     assert entry.source.startswith("https://")
     assert base.scheme == "https" or (base.host == "localhost" and name in LOCAL)
     assert bool(entry.env) == (name not in LOCAL)
@@ -41,13 +42,13 @@ def test_entry_as_a_file_would_have_it(name: str, entry: Entry) -> None:
     assert {**_fields(named), "name": "x"} == _fields(spelt)
 
 
-def _fields(provider: config.Provider) -> dict[str, object]:
+def _fields(provider: Provider) -> dict[str, object]:
     return {field: getattr(provider, field) for field in provider.__struct_fields__}
 
 
 def test_official() -> None:
     """Each dialect's own provider bears its name and has its official base URL."""
-    assert {dialect: CATALOG[dialect].base_url for dialect in config.DIALECT_NAMES} == OFFICIAL
+    assert {dialect: CATALOG[dialect].base_url for dialect in DIALECT_NAMES} == OFFICIAL
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from broken_configs import BROKEN
 from sidestep import config
 from sidestep.circuit import CircuitSettings
-from sidestep.config import ConfigError, Price, Secret, Settings
+from sidestep.problems import ConfigError
+from sidestep.settings import TABLES, Price, Provider, Secret, Settings
 
 CANARY = "sk-CANARY-0123456789"
 
@@ -88,7 +89,7 @@ def problems(text: str, env: dict[str, str] | None = None) -> str:
     return str(caught.value)
 
 
-def provider(more: str = "", env: dict[str, str] | None = None) -> config.Provider:
+def provider(more: str = "", env: dict[str, str] | None = None) -> Provider:
     text = '[[providers]]\nname = "p"\ndialect = "openai"\nbase_url = "https://p.example/v1"\napi_key = "k"\n'
     return config.parse(text + more, env or {}).providers[0]
 
@@ -100,7 +101,7 @@ def test_defaults() -> None:
     """Every value of the contract's tables is the default, and none is missing there."""
     written = config.parse(CONTRACT, ENV)
     empty = config.parse("", {})
-    tables = (*config.TABLES, "proxy")
+    tables = (*TABLES, "proxy")
     assert [getattr(written, t) for t in tables] == [getattr(empty, t) for t in tables]
     assert (written.mode, written.routes[0].strategy) == (empty.mode, "priority")
     data = config.tomllib.loads(CONTRACT)
@@ -117,7 +118,7 @@ def test_contract() -> None:
         None,
         "openai",
     )
-    assert {f: getattr(azure, f) for f in azure.__struct_fields__ if f not in config.TABLES} == {
+    assert {f: getattr(azure, f) for f in azure.__struct_fields__ if f not in TABLES} == {
         "name": "azure-east",
         "dialect": "openai",
         "base_url": config.BaseURL("https", "example.openai.azure.com", 443, "/openai/v1"),

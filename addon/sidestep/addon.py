@@ -32,7 +32,7 @@ from mitmproxy.websocket import WebSocketData
 
 from sidestep import answers, judging, prices, routing, status, story
 from sidestep.circuit import State
-from sidestep.config import ConfigError, Settings, describe
+from sidestep.config import describe
 from sidestep.dispatch import Dispatch
 from sidestep.engine import Attempt, Engine
 from sidestep.exchange import Exchange, Exhausted, Wait
@@ -41,7 +41,9 @@ from sidestep.handlers import see_off
 from sidestep.layer import FailoverLayer
 from sidestep.locating import UPSTREAM_AUTH, find_config, load_settings
 from sidestep.outcomes import ErrorKind, Kind, Outcome
+from sidestep.problems import ConfigError
 from sidestep.session import Session
+from sidestep.settings import Settings
 from sidestep.view import LLM
 from sidestep.watching import Shape
 

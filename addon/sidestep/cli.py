@@ -16,8 +16,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sidestep import catalog, config, environment, explaining, initial, keys, trust
-from sidestep.config import ConfigError, Settings
 from sidestep.locating import find_config, load_settings
+from sidestep.problems import ConfigError
+from sidestep.settings import Provider, Settings
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 CONFIG_OPTION = click.option(
@@ -238,13 +239,13 @@ def _keys(path: Path | None, settings: Settings) -> dict[str, bool]:
     return keys.of_file(tomllib.loads(path.read_bytes().decode("utf-8-sig")), keyed, os.environ)
 
 
-def _credential(provider: config.Provider) -> str:
+def _credential(provider: Provider) -> str:
     if provider.api_key is not None:
         return f"a key of yours ({provider.auth})"
     return "none" if provider.auth == "none" else "the app's own"
 
 
-def _models(provider: config.Provider) -> str:
+def _models(provider: Provider) -> str:
     return "all" if provider.only is None else ", ".join(provider.only)
 
 

@@ -6,8 +6,6 @@ where the file lies.
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import ipaddress
 import math
 import re
@@ -15,21 +13,28 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 
 from sidestep import catalog
-from sidestep.circuit import CircuitSettings
+from sidestep.problems import ConfigError, Problem, did_you_mean, in_words, kind_in_words, one_of
+from sidestep.settings import (
+    DIALECT_NAMES,
+    MODES,
+    STRATEGIES,
+    TABLES,
+    AtLeastOne,
+    NotNegative,
+    Positive,
+    Price,
+    Provider,
+    ProxySettings,
+    Route,
+    Secret,
+    Settings,
+)
 from sidestep.urls import BaseURL
-
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
-
-DIALECT_NAMES = ("openai", "anthropic", "gemini")
-STRATEGIES = ("priority", "weighted", "cheapest", "fastest")
-MODES = ("enforce", "observe", "off")
 
 OWN_CREDENTIAL = "the app's own credential goes only to the host that the app addressed"
 
@@ -41,187 +46,6 @@ _FRAMING_HEADERS = (
     *("host", "content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive"),
     *("te", "trailer", "upgrade", "expect"),
 )
-
-
-class Secret:
-    """A key. It shows itself only to who asks for it by name."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not to be saved")
-
-
-class AttemptSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `[attempts]` table. Times in seconds."""
-
-    max: AtLeastOne = 6
-    per_provider: AtLeastOne = 2
-    backoff_seconds: NotNegative = 0.25
-    wait_seconds: NotNegative = 3
-    total_seconds: Positive = 600
-
-
-class TimeoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `[timeouts]` table, in seconds."""
-
-    connect: Positive = 5
-    first_byte: Positive = 60
-    headers: Positive = 600
-    first_content: Positive = 300
-    idle: Positive = 60
-
-
-class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `[stream]` table."""
-
-    commit: Literal["first_content", "complete"] = "first_content"
-    hold_bytes: AtLeastOne = 10_485_760
-
-
-class RoutingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `[routing]` table."""
-
-    stick_seconds: NotNegative = 300
-
-
-class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `[proxy]` table."""
-
-    allow_clients: tuple[str, ...] = ()
-    response_headers: bool = True
-    tunnel_others: bool = False
-
-
-class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """USD per million tokens."""
-
-    input: NotNegative = 0
-    output: NotNegative = 0
-
-
-TABLES: dict[str, type[msgspec.Struct]] = {
-    "circuit": CircuitSettings,
-    "attempts": AttemptSettings,
-    "timeouts": TimeoutSettings,
-    "stream": StreamSettings,
-    "routing": RoutingSettings,
-}
-"""Tables of the file that can also be set on one provider."""
-
-
-class Provider(msgspec.Struct, frozen=True):
-    """A provider as it is used, with the tables that apply to it.
-
-    Without `api_key` the app's own credential stays, or none is sent at all (`auth` is `none`).
-    """
-
-    name: str
-    dialect: str
-    base_url: BaseURL
-    api_key: Secret | None
-    auth: str
-    models: tuple[tuple[str, str], ...]
-    only: tuple[str, ...] | None
-    drop_fields: frozenset[str]
-    headers: tuple[tuple[str, Secret], ...]
-    issuer: str
-    weight: float
-    price: Price | None
-    context_window: Mapping[str, int]
-    circuit: CircuitSettings
-    attempts: AttemptSettings
-    timeouts: TimeoutSettings
-    stream: StreamSettings
-    routing: RoutingSettings
-
-    def serves(self, model: str | None) -> bool:
-        """Whether it may be asked for this model."""
-        if model is None or self.only is None:
-            return True
-        return any(fnmatch.fnmatchcase(model, glob) for glob in self.only)
-
-    def target_model(self, model: str) -> str:
-        """What it calls this model: an exact name before a glob, globs in their order."""
-        for glob, target in self.models:
-            if glob == model:
-                return target
-        for glob, target in self.models:
-            if fnmatch.fnmatchcase(model, glob):
-                return target.replace("*", _star(glob, model))
-        return model
-
-
-def _star(glob: str, model: str) -> str:
-    """What the one `*` of a glob stood for."""
-    before, _, after = glob.partition("*")
-    return model[len(before) : len(model) - len(after)]
-
-
-class Route(msgspec.Struct, frozen=True):
-    """Intercepts, and the providers that may answer, in order."""
-
-    name: str
-    dialect: str
-    intercepts: tuple[BaseURL, ...]
-    providers: tuple[Provider, ...]
-    strategy: str
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """A whole configuration."""
-
-    source: str
-    mode: str
-    providers: tuple[Provider, ...]
-    routes: tuple[Route, ...]
-    circuit: CircuitSettings
-    attempts: AttemptSettings
-    timeouts: TimeoutSettings
-    stream: StreamSettings
-    routing: RoutingSettings
-    proxy: ProxySettings
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """One thing wrong: where, what was expected there, what was found."""
-
-    source: str
-    path: str
-    expected: str
-    found: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        where = f"{self.source}: {self.path}" if self.path else self.source
-        hint = f"; {self.hint}" if self.hint else ""
-        return f"{where}: expected {self.expected}, found {self.found}{hint}"
-
-
-class ConfigError(Exception):
-    """All that is wrong with a configuration, a line each. Never quotes an expanded secret."""
-
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(str(p) for p in problems))
 
 
 def load(path: Path, env: Mapping[str, str]) -> Settings:
@@ -281,51 +105,6 @@ def _key_of(entry: catalog.Entry, env: Mapping[str, str]) -> str | None:
     return next((env[name] for name in entry.env if env.get(name, "").strip()), None)
 
 
-def _found(value: object) -> str:
-    """A value of the file in words. Never what is inside a table or an array: that may be a key."""
-    match value:
-        case dict():
-            return "a table"
-        case list():
-            return "an array"
-        case str():
-            text = repr(value)
-            return text if len(text) <= 60 else text[:57] + "…'"
-        case _:
-            return str(value)[:60]
-
-
-def _words(kind: Any, value: Any = None) -> str:
-    """What a field's type expects, in words; an upper bound only where the value exceeds it."""
-    base = getattr(kind, "__origin__", kind)
-    if base is Literal:
-        return _one_of(map(repr, kind.__args__))
-    word = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "a string",
-        tuple: "an array of strings",
-    }[base]
-    for meta in getattr(kind, "__metadata__", ()):
-        if meta.gt is not None:
-            word += f" greater than {meta.gt}"
-        if meta.ge is not None:
-            word += f" of at least {meta.ge}"
-        if meta.le is not None and isinstance(value, int | float) and value > meta.le:
-            word += f" and at most {meta.le}"
-    return word
-
-
-def _one_of(choices: Iterable[str]) -> str:
-    return "one of " + ", ".join(choices)
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else ""
-
-
 _PROVIDER_KEYS = (
     *("name", "dialect", "base_url", "api_key", "auth", "models", "only", "drop_fields", "headers"),
     *("issuer", "weight", "price", "context_window"),
@@ -372,7 +151,7 @@ class _Reader:
             try:
                 ipaddress.ip_network(network, strict=False)
             except ValueError:
-                self.problem(f"proxy.allow_clients[{i}]", "a network such as 10.0.0.0/8", _found(network))
+                self.problem(f"proxy.allow_clients[{i}]", "a network such as 10.0.0.0/8", in_words(network))
 
     # --- providers
 
@@ -411,7 +190,7 @@ class _Reader:
             or not (name.isascii() and name.isprintable())
             or set(name) & {*",:"}
         ):
-            self.problem(f"{path}.name", "a name of ASCII characters without commas and colons", _found(name))
+            self.problem(f"{path}.name", "a name of ASCII characters without commas and colons", in_words(name))
         return name
 
     def provider(
@@ -423,7 +202,7 @@ class _Reader:
             if entry is not None:
                 dialect = entry.dialect
             else:
-                self.problem(f"{path}.dialect", _one_of(DIALECT_NAMES), "nothing")
+                self.problem(f"{path}.dialect", one_of(DIALECT_NAMES), "nothing")
         base_url = self.base_url(raw, path, name, entry)
         auth = self.auth(raw, path, entry, dialect)
         api_key = self.api_key(raw, path, entry, auth, base_url, intercepts)
@@ -466,7 +245,7 @@ class _Reader:
 
     def base_url(self, raw: dict[str, Any], path: str, name: str, entry: catalog.Entry | None) -> BaseURL | None:
         if "base_url" not in raw and entry is None:
-            hint = _did_you_mean(name, catalog.CATALOG)
+            hint = did_you_mean(name, catalog.CATALOG)
             self.problem(f"{path}.base_url", f"a URL, since {name!r} is no name of the catalog", "nothing", hint)
             return None
         if "base_url" not in raw:
@@ -492,7 +271,7 @@ class _Reader:
                 return entry.auth if entry.auth != "none" or "api_key" not in raw else catalog.AUTH_BY_DIALECT[dialect]
             return catalog.AUTH_BY_DIALECT[dialect or "openai"]
         if not _TOKEN.fullmatch(auth) or auth.lower() in _FRAMING_HEADERS:
-            self.problem(f"{path}.auth", "bearer, none or a header name", _found(auth))
+            self.problem(f"{path}.auth", "bearer, none or a header name", in_words(auth))
         return auth.lower() if auth.lower() in ("bearer", "none") else auth
 
     def api_key(
@@ -560,11 +339,11 @@ class _Reader:
         for glob, target in self.mapping(raw["models"], f"{path}.models", "a table of names"):
             where = f"{path}.models.{glob}"
             if not isinstance(target, str) or not target:
-                self.problem(where, "the provider's name of the model", _found(target))
+                self.problem(where, "the provider's name of the model", in_words(target))
             elif self.has_reference(target, where):
                 pass
             elif target.count("*") > 1:
-                self.problem(where, "at most one * on the right", _found(target))
+                self.problem(where, "at most one * on the right", in_words(target))
             elif "*" in target and (glob.count("*") != 1 or set(glob) & {*"?["}):
                 found = "? or [ beside it" if glob.count("*") == 1 else str(glob.count("*"))
                 self.problem(where, f"exactly one * in {glob!r}", found, f"{target!r} repeats what it stood for")
@@ -577,11 +356,13 @@ class _Reader:
         for name, text in self.mapping(raw.get("headers", {}), f"{path}.headers"):
             where = f"{path}.headers.{name}"
             if not _TOKEN.fullmatch(name):
-                self.problem(where, "a header name", _found(name))
+                self.problem(where, "a header name", in_words(name))
             elif name.lower() in _FRAMING_HEADERS:
-                self.problem(where, "a header that may be set", _found(name))
+                self.problem(where, "a header that may be set", in_words(name))
             elif name.lower() in _CREDENTIAL_HEADERS or name.lower() == auth.lower():
-                self.problem(where, "a header that is no credential", _found(name), "a key belongs in api_key and auth")
+                self.problem(
+                    where, "a header that is no credential", in_words(name), "a key belongs in api_key and auth"
+                )
             elif not isinstance(text, str):
                 self.problem(where, "a string", type(text).__name__)
             elif (value := self.expand(text, where)) is not None:
@@ -597,7 +378,7 @@ class _Reader:
         if isinstance(raw["price"], dict):
             for name in ("input", "output"):
                 if name not in raw["price"]:
-                    self.problem(f"{path}.price.{name}", _words(NotNegative), "nothing")
+                    self.problem(f"{path}.price.{name}", kind_in_words(NotNegative), "nothing")
         return price
 
     def windows(self, raw: dict[str, Any], path: str) -> Mapping[str, int] | None:
@@ -669,8 +450,8 @@ class _Reader:
             elif name in by_name:
                 members.append(by_name[name])
             elif name not in self.broken:
-                hint = _did_you_mean(name, names) or "it needs a [[providers]] table"
-                self.problem(where, "a known provider", _found(name), hint)
+                hint = did_you_mean(name, names) or "it needs a [[providers]] table"
+                self.problem(where, "a known provider", in_words(name), hint)
         return tuple(members)
 
     # --- values
@@ -678,18 +459,18 @@ class _Reader:
     def known_keys(self, raw: dict[str, Any], path: str, known: Iterable[str]) -> None:
         for key in raw:
             if key not in known:
-                hint = _did_you_mean(key, known) or f"known are {', '.join(sorted(known))}"
-                self.problem(_at(path, key), "a known key", _found(key), hint)
+                hint = did_you_mean(key, known) or f"known are {', '.join(sorted(known))}"
+                self.problem(_at(path, key), "a known key", in_words(key), hint)
 
     def tables(self, data: dict[str, Any], key: str) -> list[dict[str, Any]] | None:
         """An array of tables; None: it is something else."""
         raw = data.get(key, [])
         if not isinstance(raw, list):
-            self.problem(key, f"tables headed [[{key}]]", _found(raw))
+            self.problem(key, f"tables headed [[{key}]]", in_words(raw))
             return None
         for i, item in enumerate(raw):
             if not isinstance(item, dict):
-                self.problem(f"{key}[{i}]", f"a table headed [[{key}]]", _found(item))
+                self.problem(f"{key}[{i}]", f"a table headed [[{key}]]", in_words(item))
                 return None
         return raw
 
@@ -708,7 +489,7 @@ class _Reader:
     def mapping(self, raw: Any, path: str, words: str = "a table") -> Iterable[tuple[str, Any]]:
         if isinstance(raw, dict):
             return raw.items()
-        self.problem(path, words, _found(raw))
+        self.problem(path, words, in_words(raw))
         return ()
 
     def value(self, value: Any, kind: Any, path: str, words: str = "") -> Any:
@@ -721,7 +502,7 @@ class _Reader:
                 return msgspec.convert(value, kind)
             except (msgspec.ValidationError, OverflowError):
                 pass
-        self.problem(path, words or _words(kind, value), _found(value))
+        self.problem(path, words or kind_in_words(kind, value), in_words(value))
         return None
 
     def has_reference(self, value: Any, path: str) -> bool:
@@ -730,7 +511,7 @@ class _Reader:
             found = [self.has_reference(v, f"{path}[{i}]") for i, v in enumerate(value)]
             return any(found)
         if isinstance(value, str) and _REFERENCE.search(value):
-            self.problem(path, "no ${…} here", _found(value), "references expand in api_key and headers only")
+            self.problem(path, "no ${…} here", in_words(value), "references expand in api_key and headers only")
             return True
         return False
 
@@ -752,8 +533,8 @@ class _Reader:
         value = raw[key]
         if isinstance(value, str) and value in choices:
             return value
-        hint = _did_you_mean(value, choices) if isinstance(value, str) else ""
-        self.problem(_at(path, key), _one_of(choices), _found(value), hint)
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        self.problem(_at(path, key), one_of(choices), in_words(value), hint)
         return None
 
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sidestep.circuit import Circuit, Permit, Refusal, State
-from sidestep.config import Provider, Settings
 from sidestep.cooldown import Cooldown
 from sidestep.dialects.base import Usage
 from sidestep.judging import UNKNOWN_MODEL_SECONDS
 from sidestep.outcomes import Kind, Outcome
 from sidestep.routing import Candidate, RouteTable
+from sidestep.settings import Provider, Settings
 from sidestep.sticking import Conversations
 from sidestep.strategies import Strategist
 

@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from sidestep import routing
-from sidestep.config import Provider, Settings
 from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call
+from sidestep.settings import Provider, Settings
 from sidestep.urls import BaseURL
 
 _WEBSOCKET = {"ws": "http", "wss": "https"}

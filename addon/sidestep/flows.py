@@ -15,10 +15,10 @@ from urllib.parse import unquote_plus
 from mitmproxy import http
 from mitmproxy.net.http import url
 
-from sidestep.config import Provider
 from sidestep.decoding import IDENTITY, EncodingError, decoder
 from sidestep.dialects.base import Call
 from sidestep.routing import Candidate, Match
+from sidestep.settings import Provider
 
 CREDENTIAL_HEADERS = frozenset(
     {

@@ -8,7 +8,7 @@ from pathlib import Path
 import platformdirs
 
 from sidestep import config
-from sidestep.config import Settings
+from sidestep.settings import Settings
 
 UPSTREAM_AUTH = "SIDESTEP_UPSTREAM_AUTH"
 """In a proxy's environment: `user:password` for the proxy behind it. A command line can be read by everybody."""

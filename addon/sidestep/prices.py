@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sidestep.config import Provider
 from sidestep.dialects.base import Usage
+from sidestep.settings import Provider
 
 SAMPLE_TOKENS = 1_000
 """A look-up costs a third of a millisecond: the rates are read once a model, off an amount below all price steps."""

@@ -19,8 +19,8 @@ from http import HTTPStatus
 import certifi
 
 from sidestep import catalog
-from sidestep.config import Provider
 from sidestep.flows import credential_fields
+from sidestep.settings import Provider
 
 SECONDS = 10.0
 AT_ONCE = 16

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sidestep.config import Provider, Route
 from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call, Dialect, PinKind
+from sidestep.settings import Provider, Route
 from sidestep.urls import BaseURL
 
 KEPT_CANDIDATES = 1_000

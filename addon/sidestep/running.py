@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sidestep import environment, trust
-from sidestep.config import ConfigError, Settings
 from sidestep.environment import CONTROL_FD, Upstream, UpstreamError
 from sidestep.locating import UPSTREAM_AUTH, find_config, load_settings
+from sidestep.problems import ConfigError
+from sidestep.settings import Settings
 
 OURS_FAILED = 125
 """Exit code when the command was not started because of us, as of `env`, `nohup` and `timeout`."""

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from mitmproxy import http
 
 from sidestep import flows, judging, prices
-from sidestep.config import Provider, TimeoutSettings
 from sidestep.dialects.base import Call
 from sidestep.engine import Attempt, Engine
 from sidestep.exchange import Exchange
 from sidestep.outcomes import ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.routing import Match
+from sidestep.settings import Provider, TimeoutSettings
 from sidestep.watching import Watch
 
 Clock = Callable[[], float]

@@ -15,8 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sidestep.circuit import State
-from sidestep.config import Provider
 from sidestep.engine import Engine
+from sidestep.settings import Provider
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -43,12 +43,12 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
 
 from sidestep import judging
-from sidestep.config import Provider
 from sidestep.decoding import EncodingError
 from sidestep.handlers import client_is_slow
 from sidestep.outcomes import ErrorFacts, ErrorKind, Kind, Outcome, Then
 from sidestep.protocols import HonestWebsocketLayer
 from sidestep.session import Session
+from sidestep.settings import Provider
 from sidestep.watching import ERROR_BODY_BYTES, Piece, Shape, Watch
 
 logger = logging.getLogger(__name__)

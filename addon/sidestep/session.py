@@ -12,6 +12,7 @@ from mitmproxy import http
 
 from sidestep import flows, judging, prices
 from sidestep.config import Provider, TimeoutSettings
+from sidestep.decoding import decoded_start
 from sidestep.dialects.base import Call
 from sidestep.engine import Attempt, Engine
 from sidestep.exchange import Exchange
@@ -169,7 +170,7 @@ class Session:
     def without_key(self, response: http.Response, body: bytes, provider: Provider) -> bytes | None:
         """An error body in place of one that repeats our key; None if it does not."""
         assert self.watch is not None or self.call is not None
-        readable = http.Response.make(200, body, response.headers).get_content(strict=False) or body
+        readable = decoded_start(response.headers.get("content-encoding", ""), body)
         if not flows.bears_secret(readable, self._secrets) and not flows.bears_secret(body, self._secrets):
             return None
         text = f"{provider.name} answered {response.status_code}; its words are withheld: they repeat its key"

@@ -181,6 +181,20 @@ class Session:
             response.headers["content-length"] = str(len(replaced))
         return replaced
 
+    @staticmethod
+    def scrub(response: http.Response, provider: Provider) -> None:
+        """Take our key out of the head of an answer that repeats it."""
+        if provider.api_key is None:
+            return
+        secret = provider.api_key.reveal().encode("utf-8", "replace")
+        data = response.data
+        if len(secret) < flows.SECRET_LENGTH:
+            return
+        if secret in data.reason:
+            data.reason = b""
+        if any(secret in value for _, value in data.headers.fields):
+            data.headers.fields = tuple(f for f in data.headers.fields if secret not in f[1])
+
     # --- settling: each attempt once; a success at first content may be taken back
 
     def settle(self, outcome: Outcome) -> None:

@@ -14,7 +14,7 @@ import zstandard
 from support.provider import Behaviour, Provider
 from support.proxy import Mitmdump
 from support.raw import Wire, chat
-from support.settings import config, key_of, route
+from support.settings import config, key_of, route, table
 
 Make = Callable[..., Provider]
 Start = Callable[..., Mitmdump]
@@ -92,3 +92,42 @@ def test_a_bomb_that_begins_with_our_key_is_withheld(provider: Make, proxy: Star
     assert (status, fields.get("content-encoding")) == (400, None)
     assert b"withheld" in answer
     assert key_of("a").encode() not in answer
+
+
+def _endless(head: bytes) -> Behaviour:
+    return Behaviour(raw=head + b"\r\n", endless=b"y" * 65536)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: compress\r\n",
+    ],
+    ids=["an error", "an encoding that is not read"],
+)
+def test_an_endless_answer_is_not_collected(provider: Make, proxy: Start, head: bytes) -> None:
+    """What goes on unread reaches the app while it comes."""
+    a = provider("a")
+    a.default = _endless(head)
+    m = proxy(route("chat", a, intercept=APP))
+    before = m.peak_memory
+    with Wire(m, timeout=60) as wire:
+        wire.send(chat(APP, stream=True)).head()
+        left = 2 * BEARABLE
+        while left > 0:
+            more = wire.sock.recv(1 << 20)
+            assert more
+            left -= len(more)
+    assert m.peak_memory - before < BEARABLE
+
+
+def test_an_error_that_stalls_has_reached_the_app_as_far_as_it_came(provider: Make, proxy: Start) -> None:
+    """The app sees the status and what there was; then the wire is cut."""
+    a = provider("a")
+    a.default = Behaviour(status=400, raw=b"HTTP/1.1 400 Bad\r\ncontent-length: 99\r\n\r\n" + b'{"error', stall=True)
+    m = proxy(table("timeouts", {"idle": 0.5}) + route("chat", a, intercept=APP))
+    with Wire(m) as wire:
+        status, fields = wire.send(chat(APP)).head()
+        assert (status, fields["x-sidestep-attempts"]) == (400, "a:400")
+        assert wire.rest() == b'{"error'

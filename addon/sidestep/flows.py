@@ -15,7 +15,7 @@ from urllib.parse import unquote_plus
 from mitmproxy import http
 from mitmproxy.net.http import url
 
-from sidestep.decoding import IDENTITY, EncodingError, decoder
+from sidestep.decoding import IDENTITY, EncodingError, TooMuchError, decoder
 from sidestep.dialects.base import Call
 from sidestep.routing import Candidate, Match
 from sidestep.settings import Provider
@@ -266,7 +266,7 @@ def readable_body(original: Original) -> bytes:
         return b""
     try:
         return decode(body)
-    except EncodingError:
+    except (EncodingError, TooMuchError):
         return b""
 
 

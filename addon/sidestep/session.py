@@ -11,6 +11,7 @@ from collections.abc import Callable
 from mitmproxy import http
 
 from sidestep import flows, judging, prices
+from sidestep.decoding import decoded_start
 from sidestep.dialects.base import Call
 from sidestep.engine import Attempt, Engine
 from sidestep.exchange import Exchange
@@ -169,7 +170,7 @@ class Session:
     def without_key(self, response: http.Response, body: bytes, provider: Provider) -> bytes | None:
         """An error body in place of one that repeats our key; None if it does not."""
         assert self.watch is not None or self.call is not None
-        readable = http.Response.make(200, body, response.headers).get_content(strict=False) or body
+        readable = decoded_start(response.headers.get("content-encoding", ""), body)
         if not flows.bears_secret(readable, self._secrets) and not flows.bears_secret(body, self._secrets):
             return None
         text = f"{provider.name} answered {response.status_code}; its words are withheld: they repeat its key"
@@ -179,6 +180,20 @@ class Session:
         if "content-length" in response.headers:
             response.headers["content-length"] = str(len(replaced))
         return replaced
+
+    @staticmethod
+    def scrub(response: http.Response, provider: Provider) -> None:
+        """Take our key out of the head of an answer that repeats it."""
+        if provider.api_key is None:
+            return
+        secret = provider.api_key.reveal().encode("utf-8", "replace")
+        data = response.data
+        if len(secret) < flows.SECRET_LENGTH:
+            return
+        if secret in data.reason:
+            data.reason = b""
+        if any(secret in value for _, value in data.headers.fields):
+            data.headers.fields = tuple(f for f in data.headers.fields if secret not in f[1])
 
     # --- settling: each attempt once; a success at first content may be taken back
 

@@ -439,24 +439,33 @@ class FailoverStream(HttpStream):
             return
         if best is not None:
             session.answered_by = best.provider
-            self._withhold_key(best)
+            yield from self._withhold_key(best)
             yield from self._let_go(best)
             return
         self.flow.response = self.parent.conductor.phrase_exhausted(session)
         yield from self._answer()
 
-    def _withhold_key(self, held: Held) -> None:
+    def _withhold_key(self, held: Held) -> Commands:
         """A provider that repeats our key to it is not quoted."""
         session = self.session
         assert session is not None
-        if held.provider is None or not held.ended:
+        if held.provider is None:
             return
         replaced = session.without_key(held.headers.response, b"".join(held.data), held.provider)
-        if replaced is not None:
-            held.data[:] = [replaced]
+        if replaced is None:
+            return
+        held.data[:] = [replaced]
+        if not held.ended:
+            yield from self._abandon()
+            held.ended = True
+            assert session.attempt is not None
+            assert session.attempt.outcome is not None
+            session.end(session.attempt.outcome)
 
     def _let_go(self, held: Held) -> Commands:
         """Let the base class have a held answer, as if it came now."""
+        if held.provider is not None and self.session is not None:
+            self.session.scrub(held.headers.response, held.provider)
         self.server_state = super().state_wait_for_response_headers
         yield from super().state_wait_for_response_headers(held.headers)
         for data in held.data:
@@ -579,17 +588,17 @@ class FailoverStream(HttpStream):
         assert session is not None
         watch = session.watch
         assert watch is not None
-        self.phase = Phase.FLOW
         self.held = None
         self.best = None
         assert session.attempt is not None
         session.answered_by = held.provider = session.attempt.candidate.provider
         if watch.shape is Shape.ERROR:
-            self._withhold_key(held)
+            yield from self._withhold_key(held)
+        self.phase = Phase.FLOW
         if watch.plain and watch.shape is Shape.STREAM:
             held.headers.response.headers.pop("content-encoding", None)
-        if watch.shape in (Shape.STREAM, Shape.FLOWING) and not held.ended:
-            held.headers.response.stream = True
+        if watch.shape is not Shape.WHOLE and not held.ended and held.headers.response.status_code >= 200:
+            held.headers.response.stream = True  # else mitmproxy would collect it, however long it becomes
         if watch.shape is Shape.OPAQUE:
             self.deadline = None
         else:

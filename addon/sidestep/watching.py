@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidestep import judging
-from sidestep.decoding import IDENTITY, EncodingError, decoder
+from sidestep.decoding import IDENTITY, EncodingError, TooMuchError, decoder
 from sidestep.dialects.base import Answer, Call, Dialect, Mark, StreamReader, Usage
 from sidestep.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.ratelimits import retry_after, retry_delay_in_body
@@ -22,6 +22,9 @@ ERROR_BODY_BYTES = 1 << 20
 
 MAX_EVENT_BYTES = 16 << 20
 """A single event that is longer never ends."""
+
+DECODED_AT_ONCE = 8 << 20
+"""What one piece of a compressed stream may become: its events are all there at the same time."""
 
 
 class Shape(enum.Enum):
@@ -92,7 +95,7 @@ class Watch:
                 self._content_type = value.decode("latin-1")
             elif len(name) == 16 and name.lower() == b"content-encoding":
                 self._encoding = value.decode("latin-1").strip().lower()
-        self._decode = decoder(self._encoding)
+        self._decode = decoder(self._encoding, at_once=DECODED_AT_ONCE)
         self._reader: StreamReader | None = None
         self.shape = self._shape()
         if self.shape is Shape.STREAM:
@@ -168,7 +171,10 @@ class Watch:
         assert reader is not None
         assert self._decode is not None
         plain = self.plain
-        events = reader.feed(data if self._encoding in IDENTITY else self._decode(data))
+        try:
+            events = reader.feed(data if self._encoding in IDENTITY else self._decode(data))
+        except TooMuchError:
+            return self._give_up_reading(data)
         if reader.pending > MAX_EVENT_BYTES:
             return Piece(b"", error=ErrorFacts(ErrorKind.SERVER, "an event without an end"))
         forward: list[bytes] = []
@@ -187,6 +193,16 @@ class Watch:
                 content = self._content = True
             forward.append(event.raw)
         return Piece(b"".join(forward) if plain else data, content, None, dropped)
+
+    def _give_up_reading(self, data: bytes) -> Piece:
+        """A compressed stream becomes more than is read: it goes on as it is, judged by its status alone."""
+        if self._unwrap:
+            return Piece(b"", error=ErrorFacts(ErrorKind.SERVER, "a compressed stream that is too large to be read"))
+        self.note_usage()
+        self._reader = None
+        began = not self._content
+        self.let_flow()
+        return Piece(data, content=began)
 
     def rest(self) -> Piece:
         """The end of a stream: what was held back because its event was not complete."""
@@ -237,8 +253,8 @@ class Watch:
                     return judging.judge_no_answer(self.status)
                 return Outcome(Kind.SUCCESS, "ok", status=self.status)
 
-    def decoded(self) -> bytes:
-        """What was collected of the body, decoded as far as that goes."""
+    def _decoded(self) -> bytes | None:
+        """What was collected of the body, decoded as far as that goes; None if it becomes more than is read."""
         body = bytes(self._body)
         if self.plain or self._decode is None:
             return body
@@ -246,11 +262,13 @@ class Watch:
         assert decode is not None
         try:
             return decode(body)
+        except TooMuchError:
+            return None
         except EncodingError:
             return b""
 
     def _judge_error(self) -> Outcome:
-        headers, body = self.headers, self.decoded()
+        headers, body = self.headers, self._decoded() or b""
         error = self.dialect.read_error(self.status, headers, body)
         seconds = retry_after(headers, self._wall_now)
         if seconds is None and self.status == 429:
@@ -264,11 +282,14 @@ class Watch:
         )
 
     def _judge_whole(self) -> Outcome:
+        body = self._decoded()
         if self.call.stream:
             # A stream was asked for: the SDKs read anything else as an empty answer, without an error.
-            answer = Answer(good=False, error=self.dialect.read_error(self.status, self.headers, self.decoded()))
+            answer = Answer(good=False, error=self.dialect.read_error(self.status, self.headers, body or b""))
+        elif body is None:
+            answer = Answer(good=True)
         else:
-            answer = self.dialect.judge_answer(self.call, self._content_type, self.decoded())
+            answer = self.dialect.judge_answer(self.call, self._content_type, body)
         if not answer.good:
             return judging.judge_no_answer(self.status, answer.error, own_credential=self._own_credential)
         self.usage, self.model, self.ids = answer.usage, answer.model, answer.ids

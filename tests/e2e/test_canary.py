@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from mitmproxy import io
 
 from support.calls import APP_KEY, OFFICIAL, Client
@@ -89,3 +90,32 @@ def test_no_credential_gets_out(provider: Make, proxy: Start, tmp_path: Path) ->
                 if whose != allowed:
                     assert canary.encode() not in seen.raw_head + seen.body
     assert any(APP_KEY.encode() in seen.raw_head for seen in own.requests)
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_head_that_repeats_our_key_does_not_reach_the_app(provider: Make, proxy: Start, status: int) -> None:
+    """A field or a reason phrase with our key in it is left out, whatever the status."""
+    a = provider("a")
+    key, body = key_of("a").encode(), b'{"choices":[{"message":{"content":"x"}}]}'
+    head = b"HTTP/1.1 %d %s\r\nx-echo: Bearer %s\r\nx-other: 1\r\ncontent-length: %d\r\n\r\n"
+    a.default = Behaviour(raw=head % (status, key, key, len(body)) + body)
+    m = proxy(route("chat", a, intercept="http://app.test/v1"))
+    with Wire(m) as wire:
+        data = wire.send(chat("http://app.test/v1")).until(b"\r\n\r\n")
+    assert data.startswith(b"HTTP/1.1 %d" % status)
+    assert b"x-other" in data
+    assert key not in data
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_long_error_that_repeats_our_key_is_withheld(provider: Make, proxy: Start, status: int) -> None:
+    """An error too long to be held whole is looked through as far as it was held."""
+    a = provider("a")
+    a.default = Behaviour(status=status, body=b'{"error":"bad key %s"}' % key_of("a").encode() + b" " * (3 << 20))
+    m = proxy(route("chat", a, intercept="http://app.test/v1"))
+    with Wire(m) as wire:
+        for _ in range(2):
+            got, _, answer = wire.send(chat("http://app.test/v1")).answer()
+            assert got == (400 if status == 400 else 502)
+            assert key_of("a").encode() not in answer
+            assert b'"error"' in answer

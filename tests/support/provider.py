@@ -67,6 +67,12 @@ class Behaviour:
     """Wait for the gate before this token instead."""
     content_encoding: str | None = None
     close_delimited: bool = False
+    raw: bytes | None = None
+    """These bytes, head and all, in place of any answer; then the connection is closed."""
+    endless: bytes | None = None
+    """After `raw`: this, again and again, until the client leaves."""
+    stall: bool = False
+    """After `raw`: nothing more, until the client leaves."""
     informational: bool = False
     """A 103 before the answer."""
 
@@ -79,6 +85,7 @@ class Behaviour:
             or self.headers_then_silent
             or self.pings_only
             or self.stall_after is not None
+            or self.stall
             or self.gate is not None
             or self.gate_at is not None
         )
@@ -283,6 +290,14 @@ class Provider:
             if b.informational:
                 writer.write(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
                 await writer.drain()
+            if b.raw is not None:
+                writer.write(b.raw)
+                while b.endless is not None:
+                    writer.write(b.endless)
+                    await writer.drain()
+                if b.stall:
+                    await watching
+                return False
             dialect, operation, stream = _kind(seen)
             if b.status >= 400:
                 body = b.body if b.body is not None else _error_body(dialect, b)

@@ -162,8 +162,16 @@ class Mitmdump:
     @property
     def memory(self) -> int:
         """Resident bytes of the process."""
+        return self._memory("VmRSS")
+
+    @property
+    def peak_memory(self) -> int:
+        """The most that ever was resident."""
+        return self._memory("VmHWM")
+
+    def _memory(self, field: str) -> int:
         fields = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", fields)[1]) * 1024  # type: ignore[index]
+        return int(re.search(rf"{field}:\s+(\d+) kB", fields)[1]) * 1024  # type: ignore[index]
 
     def page(self, path: str) -> tuple[int, bytes]:
         # Not `urllib.request`: it reads the system's CAs each time.

@@ -29,6 +29,7 @@ from mitmproxy.proxy.mode_specs import LocalMode, ReverseMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import ClientHelloData, TlsData
 from mitmproxy.websocket import WebSocketData
+from wsproto.frame_protocol import Opcode
 
 from sidestep import answers, judging, prices, routing, status, story
 from sidestep.circuit import State
@@ -464,6 +465,20 @@ class Sidestep:
             self._finish(session)
         except Exception as e:
             self._log_bug("error", e)
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.get(flow.id)
+        if session is None or not session.acting or flow.websocket is None:
+            return
+        message = flow.websocket.messages[-1]
+        if not message.from_client or message.type is not Opcode.TEXT:
+            return
+        try:
+            content = session.app_frame(message.content)
+            if content is not message.content:
+                message.content = content
+        except Exception as e:
+            self._log_bug("websocket_message", e)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         session = self.sessions.pop(flow.id, None)

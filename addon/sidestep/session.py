@@ -180,6 +180,20 @@ class Session:
             response.headers["content-length"] = str(len(replaced))
         return replaced
 
+    def app_frame(self, content: bytes) -> bytes:
+        """A message that the app sends over its WebSocket, as it goes to the provider that took the handshake. With
+        the Responses API each call has its model in there, not in the handshake; the very same bytes where there is
+        nothing to change."""
+        if self.attempt is None or self.call is None or self.call.operation != "responses.websocket":
+            return content
+        provider = self.attempt.candidate.provider
+        if not provider.models and not provider.drop_fields:
+            return content
+        dialect, tail = self.match.dialect, self.match.tail
+        call = dialect.read("responses", tail, "", "", content)
+        model = None if call.model is None else provider.target_model(call.model)
+        return dialect.rewrite(call, tail, "", content, model, provider.drop_fields)[1]
+
     # --- settling: each attempt once; a success at first content may be taken back
 
     def settle(self, outcome: Outcome) -> None:

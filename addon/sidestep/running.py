@@ -6,6 +6,7 @@ Processes and files; what the command's environment holds is `environment`, and 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +63,19 @@ def run(command: Sequence[str], wishes: Wishes, script: Path, env: Mapping[str, 
     try:
         if os.name != "posix":
             raise RunError("sidestep run needs Linux or macOS; elsewhere: sidestep dump, and sidestep env")
+        _open_closed_streams()
         program = _find(command[0], env)
         settings = _settings(wishes, env)
+        trust.check_place(wishes.confdir)
         with _interruptible():
             proxy = Proxy.start(wishes, script, env)
             try:
                 return _run(proxy, program, command, wishes, settings, env)
             finally:
                 proxy.stop()
+    except trust.TrustError as e:
+        _tell(str(e))
+        return OURS_FAILED
     except RunError as e:
         _tell(str(e))
         return e.code
@@ -82,9 +88,22 @@ def _find(name: str, env: Mapping[str, str]) -> str:
     found = shutil.which(name, path=env.get("PATH", os.defpath))
     if found is not None:
         return found
-    if shutil.which(name, mode=os.F_OK, path=env.get("PATH", os.defpath)) or Path(name).is_dir():
+    if shutil.which(name, mode=os.F_OK, path=env.get("PATH", os.defpath)) or (os.sep in name and Path(name).is_dir()):
         raise RunError(f"{name} is not executable", NOT_EXECUTABLE)
-    raise RunError(f"{name}: no such command", NOT_FOUND)
+    raise RunError(f"{name or "''"}: no such command", NOT_FOUND)
+
+
+def _open_closed_streams() -> None:
+    """Whoever started us may have closed one of the three: what is opened next would take its number, and go to the
+    command as such."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # it stays until the end
 
 
 def _settings(wishes: Wishes, env: Mapping[str, str]) -> Settings:
@@ -102,10 +121,7 @@ def _run(
     settings: Settings,
     env: Mapping[str, str],
 ) -> int:
-    try:
-        trusted = trust.prepare(wishes.confdir, env)
-    except trust.TrustError as e:
-        raise RunError(str(e)) from None
+    trusted = trust.prepare(wishes.confdir, env)
     if proxy.web is not None:
         _tell(f"mitmweb is at {proxy.web}")
     hosts = {base.host for route in settings.routes for base in route.intercepts}
@@ -114,7 +130,7 @@ def _run(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     proxy.listen(at_once=not sys.stderr.isatty())
     try:
-        child = os.posix_spawn(program, [*command], child_env, setsigmask=before, setsigdef=_IGNORED_BY_PYTHON)
+        child = _spawn(program, command, child_env, before)
     except FileNotFoundError:
         raise RunError(f"{command[0]}: the program that it names in its first line is not there", NOT_FOUND) from None
     except OSError as e:
@@ -134,6 +150,18 @@ def _run(
             f'eval "$(sidestep env --port {proxy.port})"; to stop it: kill {proxy.pid}; its log: {proxy.log}'
         )
     return code
+
+
+def _spawn(program: str, command: Sequence[str], env: Mapping[str, str], mask: Collection[int]) -> int:
+    """Start the command, with these signals blocked; its number."""
+    try:
+        return os.posix_spawn(program, [*command], env, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON)
+    except OSError as e:
+        if e.errno != errno.ENOEXEC:
+            raise
+    # A script that names no interpreter is the shell's, as for `execvp` and every shell.
+    script = ["sh", program, *command[1:]]
+    return os.posix_spawn("/bin/sh", script, env, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON)
 
 
 def _closing_line(report: Mapping[str, Any]) -> str:

@@ -132,11 +132,20 @@ def test_an_unchanged_script_gets_its_answers(ab: tuple[Provider, Provider], she
         (["no-such-command-anywhere"], 127),
         (["/"], 126),
         (["/etc/passwd"], 126),
+        ([""], 127),
+        (["folder"], 127),
+        (["./folder"], 126),
+        (["./says-seven"], 7),
     ],
 )
 def test_it_exits_as_the_command_does(
     command: list[str], code: int, ab: tuple[Provider, Provider], shell: Shell
 ) -> None:
+    """A script that names no interpreter is run as every shell runs it; only a path can name a folder."""
+    (shell.home / "folder").mkdir(exist_ok=True)
+    script = shell.home / "says-seven"
+    script.write_text("exit 7\n")
+    script.chmod(0o755)
     assert shell.run(*command).returncode == code
 
 
@@ -261,6 +270,35 @@ def test_a_proxy_that_cannot_start_says_why(ab: tuple[Provider, Provider], shell
     assert "scripts" in done.stderr
     assert not (tmp_path / "ran").exists()
     assert shell.logs == [Path(done.stderr.rpartition("its log: ")[2].strip())]
+
+
+def test_a_folder_that_can_keep_no_ca_is_named(ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path) -> None:
+    """In a line, before anything is started."""
+    (tmp_path / "file").touch()
+    done = shell.run("touch", str(tmp_path / "ran"), options=("--confdir", str(tmp_path / "file" / "conf")))
+    assert done.returncode == 125
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"sidestep: mitmproxy's CA cannot be kept in {tmp_path / 'file' / 'conf'}: ")
+    assert not (tmp_path / "ran").exists()
+    assert shell.logs == []
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(closed: str, ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path) -> None:
+    """Whoever closes some of the three gets the command's own output in the others, and its exit code."""
+    told = tmp_path / "told"
+    inner = f'echo out; "$@" > {told}; exit 3'
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *shell.command("sh", "-c", inner, "sh", *CURL)],
+        env=shell.env(),
+        cwd=shell.home,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("" if ">&- 2" in closed else "out\n", "", 3)
+    assert text_of("b", Behaviour()) in told.read_text()
 
 
 def test_curl_and_an_end_by_a_signal(ab: tuple[Provider, Provider], shell: Shell) -> None:

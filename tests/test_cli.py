@@ -478,5 +478,33 @@ def test_the_users_own_proxy(env: dict[str, str], url: str | None, auth: str | N
     assert auth is None or auth not in repr(found)
 
 
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "port", "direct"),
+    [
+        ("", "api.openai.com", 443, False),
+        ("", "localhost", 80, True),
+        ("", "127.8.0.1", 80, True),
+        ("", "::1", 80, True),
+        ("*", "api.openai.com", 443, True),
+        ("a.test, corp.example", "LLM.corp.example", 443, True),
+        (".corp.example", "corp.example", 443, True),
+        ("*.corp.example", "llm.corp.example", 443, True),
+        ("corp.example", "notcorp.example", 443, False),
+        ("corp.example:8080", "corp.example", 8080, True),
+        ("corp.example:8080", "corp.example", 443, False),
+        ("10.0.0.0/8", "10.1.2.3", 80, True),
+        ("10.0.0.0/8", "11.1.2.3", 80, False),
+        ("10.0.0.0/99, 10.1.2.3", "10.1.2.3", 80, True),
+        ("2.3", "10.1.2.3", 80, False),
+        ("fe80::1", "fe80::1", 80, True),
+        ("[fe80::1]:81", "fe80::1", 80, False),
+        (", ,", "a.test", 80, False),
+    ],
+)
+def test_who_is_reached_without_the_users_proxy(no_proxy: str, host: str, port: int, direct: bool) -> None:
+    """This machine always, and whom NO_PROXY names, as curl, Go and Python read it."""
+    assert environment.is_direct(no_proxy, host, port) is direct
+
+
 def test_intercepted_loopback_hosts_are_not_passed_by() -> None:
     assert environment.no_proxy({"no_proxy": "a.b"}, {"127.0.0.1"}) == ["a.b", "localhost", "::1"]

@@ -35,6 +35,7 @@ from sidestep import answers, judging, prices, routing, status, story
 from sidestep.circuit import State
 from sidestep.config import ConfigError, Settings, describe
 from sidestep.engine import Attempt, Engine
+from sidestep.environment import DIRECT_HOSTS
 from sidestep.exchange import Exchange, Exhausted, Wait
 from sidestep.flows import Field, Original, host_of, readable_body
 from sidestep.handlers import see_off
@@ -78,6 +79,7 @@ class Sidestep:
         self._logged: set[str] = set()
         self._distrusted: set[str] = set()
         self._refused = ""
+        self._direct_hosts: str | None = None
         self._replay_handler: type[clientplayback.ReplayHandler] | None = None
 
     def load(self, loader: Loader) -> None:
@@ -89,6 +91,7 @@ class Sidestep:
         if secret := os.environ.pop(UPSTREAM_AUTH, ""):
             # `sidestep run` stands in front of a proxy that wants a password: no command line shows it.
             ctx.options.update(upstream_auth=secret)
+        self._direct_hosts = os.environ.pop(DIRECT_HOSTS, None)
         loader.add_option(
             "sidestep_config",
             str,
@@ -264,6 +267,7 @@ class Sidestep:
             return
         acting = engine.mode == "enforce"
         session = Session(flow, match, engine, self.clock, acting=acting)
+        session.direct_hosts = self._direct_hosts
         self.sessions[flow.id] = session
         if acting:
             request.stream = False

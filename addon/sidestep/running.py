@@ -298,8 +298,10 @@ class Proxy:
             raise RunError(str(e)) from None
         ours, theirs = socket.socketpair()
         proxy_env = {**env, CONTROL_FD: str(theirs.fileno()), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-        if upstream is not None and upstream.auth is not None:
-            proxy_env[UPSTREAM_AUTH] = upstream.auth
+        if upstream is not None:
+            proxy_env[environment.DIRECT_HOSTS] = environment.users_no_proxy(env)
+            if upstream.auth is not None:
+                proxy_env[UPSTREAM_AUTH] = upstream.auth
         log, path = tempfile.mkstemp(prefix="sidestep-", suffix=".log")
         with theirs, os.fdopen(log, "wb") as file:
             process = subprocess.Popen(  # noqa: S603  # mitmproxy of this very installation

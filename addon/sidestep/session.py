@@ -14,6 +14,7 @@ from sidestep import flows, judging, prices
 from sidestep.config import Provider, TimeoutSettings
 from sidestep.dialects.base import Call
 from sidestep.engine import Attempt, Engine
+from sidestep.environment import is_direct
 from sidestep.exchange import Exchange
 from sidestep.outcomes import ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.routing import Match
@@ -41,6 +42,8 @@ class Session:
         self.attempt: Attempt | None = None
         self.watch: Watch | None = None
         self.answered_by: Provider | None = None
+        self.direct_hosts: str | None = None
+        """The user's NO_PROXY, where it is `sidestep run` that has put a proxy of the user's behind this one."""
         self.advice: str | None = None
         """In mode `observe`: what would have been done."""
 
@@ -77,6 +80,11 @@ class Session:
         assert self.attempt is not None
         candidate = self.attempt.candidate
         return flows.outgoing(self.flow.request, self.original, candidate, to_http1=to_http1, to_proxy=to_proxy)
+
+    def passes_proxy_by(self) -> bool:
+        """Whether the attempt goes to its host directly, though there is a proxy behind this one."""
+        request = self.flow.request
+        return self.direct_hosts is not None and is_direct(self.direct_hosts, request.host, request.port)
 
     def release(self) -> None:
         """Give the flow back as the app sent it, credential included: it goes where it was going."""

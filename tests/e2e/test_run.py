@@ -359,16 +359,46 @@ def test_a_bad_configuration_starts_nothing(shell: Shell, tmp_path: Path) -> Non
     assert not (tmp_path / "ran").exists()
 
 
+def _far(text: str, *providers: Provider) -> tuple[str, dict[str, tuple[str, int]]]:
+    """The configuration with these providers at names that only a company's proxy knows, and where they lead."""
+    names = {}
+    for p in providers:
+        names[f"{p.name}.corp.test:{p.port}"] = ("127.0.0.1", p.port)
+        text = text.replace(f"127.0.0.1:{p.port}", f"{p.name}.corp.test:{p.port}")
+    return text, names
+
+
 def test_a_proxy_that_is_there_already_stays_in_front(ab: tuple[Provider, Provider], shell: Shell) -> None:
     """A company's proxy gets all that leaves, with the password that the environment has for it; no command line shows
     that password."""
-    with ConnectProxy("user:secret-word") as corporate:
+    text, names = _far(shell.config.read_text(), *ab)
+    shell.config.write_text(text)
+    with ConnectProxy("user:secret-word", names) as corporate:
         shown = "import pathlib; print([p.read_bytes() for p in pathlib.Path('/proc').glob('[0-9]*/cmdline')])"
         proxy = {"HTTPS_PROXY": corporate.url.replace("//", "//user:secret-word@")}
         done = shell.run(sys.executable, "-c", ASK + shown, **proxy)
     assert text_of("b", Behaviour()) in done.stdout, done.stderr
-    assert corporate.tunnels, "it went through"
+    assert set(corporate.tunnels) == set(names)
     assert "secret-word" not in done.stdout
+
+
+@pytest.mark.parametrize("intercept", ["https://api.openai.com/v1", "http://llm.test/v1"])
+def test_providers_on_this_machine_need_no_proxy(
+    intercept: str, provider: Callable[..., Provider], shell: Shell
+) -> None:
+    """Where there is a company's proxy a provider at a loopback address is asked without it, and the next one with it
+    again."""
+    a, b, c = provider("a"), provider("b"), provider("c")
+    a.default = b.default = Behaviour(status=503)
+    text, names = _far(route("chat", a, b, c, intercept=intercept), a, c)
+    shell.config.write_text(text)
+    with ConnectProxy(None, names) as corporate:
+        curl = [word.replace("https://api.openai.com/v1", intercept) for word in CURL]
+        done = shell.run(*curl, HTTPS_PROXY=corporate.url)
+    assert text_of("c", Behaviour()) in done.stdout, done.stderr
+    assert {seen.path for seen in b.requests} == {"/v1/chat/completions"}
+    reached = {target.partition("://")[2].partition("/")[0] or target for target in corporate.forwarded}
+    assert {*corporate.tunnels, *reached} == set(names)
 
 
 def test_a_proxy_that_cannot_be_used_is_named(ab: tuple[Provider, Provider], shell: Shell) -> None:

@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from sidestep.dialects.base import Call, Conversation, Mark, PinKind, Usage
+from sidestep.dialects.base import Call, Conversation, Mark, Pin, PinKind, Usage
 from sidestep.dialects.common import conversation_of
 from sidestep.dialects.openai import OpenAI
 from sidestep.outcomes import ErrorKind
@@ -78,6 +78,13 @@ def test_read() -> None:
     assert read({"max_completion_tokens": 5, "max_tokens": None}).max_output_tokens == 5
     assert read({"input": "x", "stream_format": "sse"}, "audio/speech").stream
     assert OPENAI.read("realtime.websocket", "/realtime", "model=a%2Fb", "", b"").model == "a/b"
+
+
+def test_a_handshake_that_joins_a_conversation() -> None:
+    """It can only be taken by who holds the conversation."""
+    handshake = OPENAI.read("realtime.websocket", "/realtime", "call_id=rtc_1", "", b"")
+    assert handshake.pin == Pin(PinKind.STATE, "call_id", ("rtc_1",))
+    assert OPENAI.read("realtime.websocket", "/realtime", "model=a&call_id=", "", b"").pin is None
 
 
 def test_rewrite_query() -> None:

@@ -509,6 +509,18 @@ def test_the_model_in_the_query_is_mapped(a: Echo, b: Echo, proxy: Start) -> Non
     assert [h.path for h in b.seen] == ["/v1/realtime?intent=a%20b&model=our%2Fgpt%20realtime&models=gpt-x"]
 
 
+def test_a_handshake_for_one_provider_goes_to_no_other(a: Echo, b: Echo, proxy: Start) -> None:
+    """A second connection to a conversation is taken by its own provider or by none."""
+    a.answer = 503
+    base = f"http://127.0.0.1:{a.port}/v1"
+    text = config(b) + f'[[providers]]\nname = "own"\ndialect = "openai"\nbase_url = "{base}"\n'
+    text += f'[[routes]]\nintercept = ["{base}"]\nproviders = ["b0", "own"]\n'
+    with App(proxy(text), host=f"127.0.0.1:{a.port}", path="/v1/realtime?call_id=rtc_1") as app:
+        assert app.head()[0] == 426
+    assert {h.path for h in a.seen} == {"/v1/realtime?call_id=rtc_1"}
+    assert b.seen == []
+
+
 CREATE = '{"type": "response.create", "model": "gpt-5", "input": [{"model": "gpt-5", "n": 1.50}], "store": false}'
 
 

@@ -146,7 +146,11 @@ class OpenAI:
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
         if operation.endswith(".websocket"):
-            return Call(self.name, operation, parse_qs(query).get("model", [None])[0], stream=False)
+            asked = parse_qs(query)
+            ids = tuple(asked.get("call_id", ()))
+            # A second connection to a conversation that is held elsewhere, over WebRTC or by telephone.
+            pin = Pin(PinKind.STATE, "call_id", ids) if ids else None
+            return Call(self.name, operation, asked.get("model", [None])[0], stream=False, pin=pin)
         if _is_form(content_type):
             form = _Form(content_type, body)
             model = form.text("model")

@@ -356,8 +356,9 @@ def test_init_writes_what_check_accepts(runner: CliRunner, monkeypatch: pytest.M
     assert refused.exit_code == 1
     assert "--force" in refused.output
     assert Path("new.toml").read_text() == "mine"
-    assert runner.invoke(main, ["init"]).exit_code == 0
+    assert "`sidestep check`" in runner.invoke(main, ["init"]).output
     assert Path("sidestep.toml").exists()
+    assert "`sidestep check 'a file.toml'`" in runner.invoke(main, ["init", "a file.toml"]).output
 
 
 # --- env
@@ -386,6 +387,12 @@ def test_env_for_every_shell(runner: CliRunner, monkeypatch: pytest.MonkeyPatch,
     assert {k: lines[k] for k in found} == found
     assert "set -gx NO_PROXY 'it\\'s.example" in runner.invoke(main, [*arguments, "--shell", "fish"]).output
     assert "$env:NO_PROXY = 'it''s.example" in runner.invoke(main, [*arguments, "--shell", "powershell"]).output
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "http"])
+def test_env_for_a_port_that_is_none(port: str, runner: CliRunner, conf: Path) -> None:
+    result = runner.invoke(main, ["env", "--confdir", str(conf), "--port", port])
+    assert (result.exit_code, result.stdout) == (2, "")
 
 
 def test_env_twice_is_as_once(runner: CliRunner, monkeypatch: pytest.MonkeyPatch, conf: Path) -> None:

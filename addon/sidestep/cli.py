@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 import tomllib
 from collections.abc import Collection
@@ -100,7 +101,13 @@ def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command:
 
 
 @main.command()
-@click.option("--port", default=8080, show_default=True, help="Where the proxy listens, on this machine.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    help="Where the proxy listens, on this machine.",
+)
 @click.option("--shell", type=click.Choice(environment.SHELLS), default="sh", show_default=True)
 @click.option("--create-ca", is_flag=True, help="Make mitmproxy's CA if there is none yet.")
 @CONFDIR_OPTION
@@ -132,7 +139,9 @@ def init(file: Path, force: bool) -> None:
         raise click.ClickException(f"{file} is there already; --force writes over it") from None
     except OSError as e:
         raise click.ClickException(f"{file}: {e.strerror}") from None
-    click.echo(f"wrote {file}; `sidestep check {file}` shows what it comes to")
+    # Without a name it is found by itself; one with a space in it can be copied.
+    told = "sidestep check" if file == Path("sidestep.toml") else shlex.join(["sidestep", "check", str(file)])
+    click.echo(f"wrote {file}; `{told}` shows what it comes to")
 
 
 @main.command()

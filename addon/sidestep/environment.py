@@ -20,6 +20,8 @@ from sidestep.trust import BUNDLE_VARIABLES, JAVA_PASSWORD, Trust
 CONTROL_FD = "SIDESTEP_CONTROL_FD"
 """In a proxy's environment: the number of the socket by which `running` and `companion` talk."""
 
+FORCED_OPTIONS = "SIDESTEP_FORCED_OPTIONS"
+"""In a proxy's environment: options of mitmproxy, as JSON, that nothing else may set otherwise."""
 DIRECT_HOSTS = "SIDESTEP_DIRECT_HOSTS"
 """In a proxy's environment: the user's NO_PROXY, where there is a proxy behind it that others are reached through."""
 
@@ -56,15 +58,29 @@ def users_no_proxy(env: Mapping[str, str]) -> str:
     return env.get("no_proxy") or env.get("NO_PROXY") or ""
 
 
+def passed_by(env: Mapping[str, str], intercepted: Collection[tuple[str, int]]) -> list[str]:
+    """The intercepted hosts whose calls never come to a proxy, for the user's NO_PROXY names them."""
+    users = users_no_proxy(env)
+    return sorted({host for host, port in intercepted if _names(users, host, port)})
+
+
 def is_direct(no_proxy: str, host: str, port: int) -> bool:
     """Whether a host is reached without the user's proxy: one of this machine, or one that NO_PROXY names."""
-    host = host.lower().strip("[]").removesuffix(".")
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback) or _names(no_proxy, host, port)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        address = None
-    if host == "localhost" or (address is not None and address.is_loopback):
-        return True
+        return None
+
+
+def _names(no_proxy: str, host: str, port: int) -> bool:
+    """Whether NO_PROXY names this host, as curl, Go and Python read it."""
+    host = host.lower().removesuffix(".")
+    address = _address(host)
     for entry in no_proxy.lower().split(","):
         name = entry.strip()
         if name == "*":

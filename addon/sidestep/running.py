@@ -125,6 +125,9 @@ def _run(
     if proxy.web is not None:
         _tell(f"mitmweb is at {proxy.web}")
     hosts = {base.host for route in settings.routes for base in route.intercepts}
+    bases = {(base.host, base.port) for route in settings.routes for base in route.intercepts}
+    if passed := environment.passed_by(env, bases):
+        _tell(f"calls to {', '.join(passed)} go past Sidestep: NO_PROXY says so")
     child_env = {**env, **environment.variables(env, proxy.port, trusted, intercepted=hosts)}
     # Blocked from here on, so that none gets lost between the start and the wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
@@ -298,6 +301,7 @@ class Proxy:
             raise RunError(str(e)) from None
         ours, theirs = socket.socketpair()
         proxy_env = {**env, CONTROL_FD: str(theirs.fileno()), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+        proxy_env[environment.FORCED_OPTIONS] = json.dumps(_forced(wishes))
         if upstream is not None:
             proxy_env[environment.DIRECT_HOSTS] = environment.users_no_proxy(env)
             if upstream.auth is not None:
@@ -404,21 +408,27 @@ def _command(wishes: Wishes, script: Path, env: Mapping[str, str], upstream: Ups
     companion = Path(__file__).with_name("companion.py")
     # -P: nothing in the folder that the command is started in is taken for a module of mitmproxy's.
     command = [sys.executable, "-P", "-c", f"from mitmproxy.tools.main import {tool}; {tool}()"]
-    command += ["--listen-host", "127.0.0.1", "--listen-port", "0"]
+    command += ["--server", "--listen-host", "127.0.0.1", "--listen-port", "0"]
     command += ["--mode", "regular" if upstream is None else f"upstream:{upstream.url}"]
     command += ["-s", str(companion), "-s", str(script), "--set", f"confdir={wishes.confdir.expanduser()}"]
-    command += ["--set", "sidestep_tunnel_others=true"]
-    if wishes.config:
-        command += ["--set", f"sidestep_config={find_config(wishes.config)}"]
     if wishes.web:
         # Streamed answers are kept to be looked at.
         command += ["--set", "store_streamed_bodies=true"]
         command += ["--no-web-open-browser", "--web-host", "127.0.0.1", "--web-port", str(_free_port())]
-    else:
-        # Addresses of calls can bear keys: they do not belong into a log.
-        command += ["--set", "flow_detail=0"]
     roots = trust.upstream_roots(wishes.confdir, env)
     return command if roots is None else [*command, "--set", f"ssl_verify_upstream_trusted_ca={roots}"]
+
+
+def _forced(wishes: Wishes) -> dict[str, Any]:
+    """mitmproxy's options that must be as they are here: with `--set` the user's own config.yaml, made for other uses
+    of mitmproxy, would have the last word."""
+    options: dict[str, Any] = {"connection_strategy": "lazy", "sidestep_tunnel_others": "true"}
+    if wishes.config:
+        options["sidestep_config"] = str(find_config(wishes.config))
+    if not wishes.web:
+        # Addresses of calls can bear keys: they do not belong into a log.
+        options["flow_detail"] = 0
+    return options
 
 
 def _free_port() -> int:

@@ -351,6 +351,30 @@ def test_a_child_finds_all_that_it_needs(ab: tuple[Provider, Provider], shell: S
     assert {env[name] for name in names} == {env["SSL_CERT_FILE"]}
 
 
+def test_hosts_that_the_user_wants_no_proxy_for_are_named(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """Their calls go where they always went; nobody has to find out why nothing is rerouted."""
+    done = shell.run("true", NO_PROXY="intern.example,.openai.com")
+    warning, last = done.stderr.splitlines()
+    assert warning == "sidestep: calls to api.openai.com go past Sidestep: NO_PROXY says so"
+    assert last == "sidestep: 0 calls, 0 rerouted, 0 failed (nothing came through the proxy)"
+
+
+def test_mitmproxys_own_configuration_does_not_stop_it(
+    ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path
+) -> None:
+    """What somebody has set for other uses of mitmproxy, in the folder of its CA; nor do keys get into the log."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text(
+        "server: false\nconnection_strategy: eager\nmode: [socks5]\nlisten_port: 1\nproxyauth: a:b\n"
+        "sidestep_config: /nowhere.toml\nsidestep_tunnel_others: 'false'\nflow_detail: 4\n"
+    )
+    ab[0].default = Behaviour(status=401)  # an error, which leaves the log
+    curl = [word.replace("/completions", "/completions?key=sk-in-query") for word in CURL]
+    done = shell.run(*curl, options=("--confdir", str(tmp_path / "conf")))
+    assert text_of("b", Behaviour()) in done.stdout, done.stderr
+    assert "sk-in-query" not in shell.logs[0].read_text()
+
+
 def test_a_bad_configuration_starts_nothing(shell: Shell, tmp_path: Path) -> None:
     shell.config.write_text("[[providers]]\nname = 1\n")
     done = shell.run("touch", str(tmp_path / "ran"))

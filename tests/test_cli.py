@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import importlib.metadata
 import json
 import os
+import re
 import socket
+import struct
 import subprocess
+import sys
+import tempfile
+import termios
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +26,7 @@ from sidestep import catalog, environment, trust
 from sidestep.cli import main, script_path
 from sidestep.trust import can_write_java_stores
 
+SOURCE = Path(__file__).parents[1] / "addon"
 GOOD = '[[providers]]\nname = "p"\ndialect = "openai"\nbase_url = "https://p.test/v1"\napi_key = "${KEY_OF_P}"\n'
 
 
@@ -65,6 +74,56 @@ def test_providers_tells_whose_key_is_set(runner: CliRunner, monkeypatch: pytest
     rows = {r["name"]: r for r in json.loads(runner.invoke(main, ["providers", "--json"]).output)}
     assert rows["groq"]["key_is_set"] is True
     assert "gsk-secret" not in runner.invoke(main, ["providers"]).output
+
+
+def test_a_program_gets_a_line_for_each_row(runner: CliRunner) -> None:
+    """Where no terminal shows a table, all of a row stands in one line, whatever the variable COLUMNS says."""
+    lines = runner.invoke(main, ["providers"], env={"COLUMNS": "40"}).output.splitlines()
+    assert len(lines) == len(catalog.CATALOG) + 1
+    for line, (name, entry) in zip(lines[1:], catalog.CATALOG.items(), strict=True):
+        assert line.split()[:3] == [name, entry.dialect, str(entry.base_url)]
+        assert " or ".join(entry.env) in line
+
+
+def test_a_terminal_cuts_no_name(runner: CliRunner, tmp_path: Path) -> None:
+    """With 80 columns the names of all providers and variables can be copied."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "sidestep.cli", "providers"]
+    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"PYTHONPATH": str(SOURCE)}
+    with subprocess.Popen(command, stdout=slave, env={**env, "TERM": "xterm"}, cwd=tmp_path):
+        os.close(slave)
+        shown = ""
+        with contextlib.suppress(OSError):  # so a terminal ends
+            while data := os.read(master, 65536):
+                shown += data.decode()
+    os.close(master)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert max(map(len, lines)) <= 80
+    words = {word for line in lines for word in line.split()}
+    assert words >= {*catalog.CATALOG, *(name for entry in catalog.CATALOG.values() for name in entry.env)}
+
+
+def test_an_odd_encoding_ends_no_command(runner: CliRunner, tmp_path: Path) -> None:
+    """What an encoding has no letter for is shown in some other way."""
+    (tmp_path / "é.toml").write_text(GOOD)
+    for arguments in (["providers"], ["check", "é.toml"], ["explain", "https://example.com/é"]):
+        command = [sys.executable, "-m", "sidestep.cli", *arguments]
+        env = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_mitmproxy_need_not_lie_beside_the_interpreter(runner: CliRunner, tmp_path: Path) -> None:
+    """`sidestep dump` starts the mitmproxy that it can import, as that names itself."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.symlink_to(Path(sys.executable).resolve())
+    packages = Path(str(importlib.metadata.distribution("mitmproxy").locate_file(""))).resolve()
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(packages)])}
+    command = [str(python), "-m", "sidestep.cli", "dump", "--help"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("usage: mitmdump "), done.stderr
 
 
 def test_script_is_a_file_that_mitmproxy_can_load(runner: CliRunner) -> None:
@@ -263,6 +322,14 @@ def test_explain_reads_the_model_from_the_url(runner: CliRunner) -> None:
         assert (found["routed"], found["operation"], found["model"]) == (True, operation, model)
 
 
+def test_explain_tells_a_program_of_every_problem(runner: CliRunner) -> None:
+    """With a bad file what `--json` prints is JSON as well."""
+    Path("bad.toml").write_text('mode = "x"\n[circuit]\nopen_seconds = 0\n')
+    result = runner.invoke(main, ["explain", "https://api.openai.com/v1", "--config", "bad.toml", "--json"])
+    data = json.loads(result.stdout)
+    assert (result.exit_code, data["ok"], len(data["problems"])) == (1, False, 2)
+
+
 def test_explain_wants_a_url(runner: CliRunner) -> None:
     result = runner.invoke(main, ["explain", "https://user:sk-very-secret@api.openai.com/v1"])
     assert result.exit_code == 2
@@ -289,8 +356,9 @@ def test_init_writes_what_check_accepts(runner: CliRunner, monkeypatch: pytest.M
     assert refused.exit_code == 1
     assert "--force" in refused.output
     assert Path("new.toml").read_text() == "mine"
-    assert runner.invoke(main, ["init"]).exit_code == 0
+    assert "`sidestep check`" in runner.invoke(main, ["init"]).output
     assert Path("sidestep.toml").exists()
+    assert "`sidestep check 'a file.toml'`" in runner.invoke(main, ["init", "a file.toml"]).output
 
 
 # --- env
@@ -321,6 +389,12 @@ def test_env_for_every_shell(runner: CliRunner, monkeypatch: pytest.MonkeyPatch,
     assert "$env:NO_PROXY = 'it''s.example" in runner.invoke(main, [*arguments, "--shell", "powershell"]).output
 
 
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "http"])
+def test_env_for_a_port_that_is_none(port: str, runner: CliRunner, conf: Path) -> None:
+    result = runner.invoke(main, ["env", "--confdir", str(conf), "--port", port])
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
 def test_env_twice_is_as_once(runner: CliRunner, monkeypatch: pytest.MonkeyPatch, conf: Path) -> None:
     """A shell that was set up already can be set up again: nothing piles up."""
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dmine='a b' -Dhttps.proxyPort=1")
@@ -342,6 +416,35 @@ def test_env_without_a_ca(runner: CliRunner, tmp_path: Path) -> None:
     assert "--create-ca" in result.output
     assert runner.invoke(main, [*arguments, "--create-ca"]).exit_code == 0
     assert runner.invoke(main, arguments).exit_code == 0
+
+
+def test_env_where_no_ca_can_be_kept(runner: CliRunner, tmp_path: Path) -> None:
+    """It says in a line what is wrong and what to do."""
+    (tmp_path / "file").touch()
+    result = runner.invoke(main, ["env", "--confdir", str(tmp_path / "file" / "conf"), "--create-ca"])
+    assert result.exit_code == 1
+    [line] = result.output.splitlines()
+    assert line.startswith(f"Error: mitmproxy's CA cannot be kept in {tmp_path / 'file' / 'conf'}: ")
+    assert line.endswith("; --confdir names another folder")
+
+
+def test_files_of_a_user_without_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conf: Path) -> None:
+    """They are kept among the temporary ones, in a folder that is the user's alone, and written once; a folder of that
+    name that others may write to is not used."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for mode in (None, 0o777):
+        temporary = tmp_path / f"tmp {mode}"
+        temporary.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        folder = temporary / f"sidestep-{os.getuid()}"
+        if mode is not None:
+            folder.mkdir()
+            folder.chmod(mode)
+        first, second = (trust.prepare(conf, {}).bundle for _ in range(2))
+        assert first.read_bytes() == second.read_bytes()
+        assert first.parent.stat().st_mode & 0o777 == 0o700
+        assert (first == second, first.parent == folder) == (mode is None, mode is None)
 
 
 def test_a_bundle_keeps_what_was_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conf: Path) -> None:
@@ -380,6 +483,34 @@ def test_the_users_own_proxy(env: dict[str, str], url: str | None, auth: str | N
     found = environment.upstream(env)
     assert (found and found.url, found and found.auth) == (url, auth)
     assert auth is None or auth not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "port", "direct"),
+    [
+        ("", "api.openai.com", 443, False),
+        ("", "localhost", 80, True),
+        ("", "127.8.0.1", 80, True),
+        ("", "::1", 80, True),
+        ("*", "api.openai.com", 443, True),
+        ("a.test, corp.example", "LLM.corp.example", 443, True),
+        (".corp.example", "corp.example", 443, True),
+        ("*.corp.example", "llm.corp.example", 443, True),
+        ("corp.example", "notcorp.example", 443, False),
+        ("corp.example:8080", "corp.example", 8080, True),
+        ("corp.example:8080", "corp.example", 443, False),
+        ("10.0.0.0/8", "10.1.2.3", 80, True),
+        ("10.0.0.0/8", "11.1.2.3", 80, False),
+        ("10.0.0.0/99, 10.1.2.3", "10.1.2.3", 80, True),
+        ("2.3", "10.1.2.3", 80, False),
+        ("fe80::1", "fe80::1", 80, True),
+        ("[fe80::1]:81", "fe80::1", 80, False),
+        (", ,", "a.test", 80, False),
+    ],
+)
+def test_who_is_reached_without_the_users_proxy(no_proxy: str, host: str, port: int, direct: bool) -> None:
+    """This machine always, and whom NO_PROXY names, as curl, Go and Python read it."""
+    assert environment.is_direct(no_proxy, host, port) is direct
 
 
 def test_intercepted_loopback_hosts_are_not_passed_by() -> None:

@@ -29,12 +29,14 @@ from mitmproxy.proxy.mode_specs import LocalMode, ReverseMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import ClientHelloData, TlsData
 from mitmproxy.websocket import WebSocketData
+from wsproto.frame_protocol import Opcode
 
 from sidestep import answers, judging, prices, routing, status, story
 from sidestep.circuit import State
 from sidestep.config import describe
 from sidestep.dispatch import Dispatch
 from sidestep.engine import Attempt, Engine
+from sidestep.environment import DIRECT_HOSTS
 from sidestep.exchange import Exchange, Exhausted, Wait
 from sidestep.flows import Field, Original, host_of, readable_body
 from sidestep.handlers import see_off
@@ -80,6 +82,7 @@ class Sidestep:
         self._logged: set[str] = set()
         self._distrusted: set[str] = set()
         self._refused = ""
+        self._direct_hosts: str | None = None
         self._replay_handler: type[clientplayback.ReplayHandler] | None = None
         self._dispatch: Dispatch | None = None
 
@@ -94,6 +97,7 @@ class Sidestep:
         if secret := os.environ.pop(UPSTREAM_AUTH, ""):
             # `sidestep run` stands in front of a proxy that wants a password: no command line shows it.
             ctx.options.update(upstream_auth=secret)
+        self._direct_hosts = os.environ.pop(DIRECT_HOSTS, None)
         loader.add_option(
             "sidestep_config",
             str,
@@ -271,6 +275,7 @@ class Sidestep:
             return
         acting = engine.mode == "enforce"
         session = Session(flow, match, engine, self.clock, acting=acting)
+        session.direct_hosts = self._direct_hosts
         self.sessions[flow.id] = session
         if acting:
             request.stream = False
@@ -472,6 +477,20 @@ class Sidestep:
             self._finish(session)
         except Exception as e:
             self._log_bug("error", e)
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.get(flow.id)
+        if session is None or not session.acting or flow.websocket is None:
+            return
+        message = flow.websocket.messages[-1]
+        if not message.from_client or message.type is not Opcode.TEXT:
+            return
+        try:
+            content = session.app_frame(message.content)
+            if content is not message.content:
+                message.content = content
+        except Exception as e:
+            self._log_bug("websocket_message", e)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         session = self.sessions.pop(flow.id, None)

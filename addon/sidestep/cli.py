@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shlex
 import sys
 import tomllib
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from sidestep import catalog, config, environment, explaining, initial, keys, trust
 from sidestep.locating import find_config, load_settings
 from sidestep.problems import ConfigError
 from sidestep.settings import Provider, Settings
+
+USUAL_WIDTH = 80
+UNFOLDED = 1000
+"""Columns of what no terminal shows."""
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 CONFIG_OPTION = click.option(
@@ -54,9 +61,10 @@ def script() -> None:
 
 def _start(tool: str, arguments: tuple[str, ...]) -> None:
     """Become one of mitmproxy's own tools, with the addon loaded."""
-    program = Path(sys.executable).parent / tool
-    command = [str(program), "-s", str(script_path()), *arguments]
-    os.execv(program, command)  # noqa: S606  # the very program that was asked for, without a shell
+    # Not the program of that name: it need not lie beside this interpreter, nor on PATH.
+    code = f"import sys; from mitmproxy.tools.main import {tool}; sys.argv[0] = {tool!r}; {tool}()"
+    command = [sys.executable, "-P", "-c", code, "-s", str(script_path()), *arguments]
+    os.execv(sys.executable, command)  # noqa: S606  # without a shell
 
 
 def _tool(name: str, tool: str) -> None:
@@ -94,20 +102,25 @@ def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command:
 
 
 @main.command()
-@click.option("--port", default=8080, show_default=True, help="Where the proxy listens, on this machine.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    help="Where the proxy listens, on this machine.",
+)
 @click.option("--shell", type=click.Choice(environment.SHELLS), default="sh", show_default=True)
 @click.option("--create-ca", is_flag=True, help="Make mitmproxy's CA if there is none yet.")
 @CONFDIR_OPTION
 def env(port: int, shell: str, create_ca: bool, confdir: Path) -> None:
     """Print the variables that send a program through a proxy that runs already: eval "$(sidestep env)"."""
-    if create_ca:
-        trust.create_ca(confdir)
+    missing = not create_ca and not trust.ca_file(confdir).exists()
     try:
+        if create_ca:
+            trust.create_ca(confdir)
         trusted = trust.prepare(confdir, os.environ)
     except trust.TrustError as e:
-        hint = (
-            "" if trust.ca_file(confdir).exists() else "; the proxy's first start makes it, or sidestep env --create-ca"
-        )
+        hint = "; the proxy's first start makes it, or sidestep env --create-ca" if missing else ""
         raise click.ClickException(f"{e}{hint}") from None
     click.echo(environment.phrase(environment.variables(os.environ, port, trusted), shell))
 
@@ -127,7 +140,9 @@ def init(file: Path, force: bool) -> None:
         raise click.ClickException(f"{file} is there already; --force writes over it") from None
     except OSError as e:
         raise click.ClickException(f"{file}: {e.strerror}") from None
-    click.echo(f"wrote {file}; `sidestep check {file}` shows what it comes to")
+    # Without a name it is found by itself; one with a space in it can be copied.
+    told = "sidestep check" if file == Path("sidestep.toml") else shlex.join(["sidestep", "check", str(file)])
+    click.echo(f"wrote {file}; `{told}` shows what it comes to")
 
 
 @main.command()
@@ -138,7 +153,7 @@ def init(file: Path, force: bool) -> None:
 @JSON_OPTION
 def explain(url: str, model: str | None, method: str | None, config_file: Path | None, as_json: bool) -> None:
     """Say where a call to URL would go, and why."""
-    settings = _settings(config_file)
+    settings = _settings(find_config("" if config_file is None else str(config_file)), as_json=as_json)
     try:
         found = explaining.explain(settings, url, model, method and method.upper())
     except ValueError as e:
@@ -146,7 +161,7 @@ def explain(url: str, model: str | None, method: str | None, config_file: Path |
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
-    console = Console(highlight=False)
+    console = _console()
     if not found["routed"]:
         console.print(f"It goes where the app sent it: {found['why']}.", soft_wrap=True, markup=False)
         _print_rejected(console, found)
@@ -158,12 +173,28 @@ def explain(url: str, model: str | None, method: str | None, config_file: Path |
     console.print(line, soft_wrap=True, markup=False)
     if found["mode"] == "observe":
         console.print("(mode observe: Sidestep would only look on)", markup=False)
-    table = Table("", "provider", Column("base URL", overflow="fold"), "model", "credential")
+    table = _table(console, "", "provider", "base URL", "model", "credential", kept={"", "provider"})
     for number, p in enumerate(found["providers"], 1):
         own = " (own)" if p["own"] else ""
-        table.add_row(str(number), p["name"] + own, p["base_url"], p["model"] or "–", p["credential"])
+        table.add_row(str(number), p["name"] + own, p["base_url"], p["model"] or "-", p["credential"])
     console.print(table)
     _print_rejected(console, found)
+
+
+def _console() -> Console:
+    """Of a terminal's width; for a file or a program, so wide that each row of a table is one line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every encoding has every letter of a path
+    return Console(highlight=False, width=None if sys.stdout.isatty() else UNFOLDED)
+
+
+def _table(console: Console, *columns: str, kept: Collection[str] = ()) -> Table:
+    """A table from which all can be copied whole: what does not fit is folded, never cut. `kept`: columns that are to
+    stay whole at the cost of the others, where a usual width leaves room for that."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold underline")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in kept and console.width >= USUAL_WIDTH)
+    return table
 
 
 def _print_rejected(console: Console, found: dict[str, Any]) -> None:
@@ -171,12 +202,15 @@ def _print_rejected(console: Console, found: dict[str, Any]) -> None:
         console.print(f"not {p['name']}: {p['why']}", soft_wrap=True, markup=False)
 
 
-def _settings(file: Path | None) -> Settings:
+def _settings(path: Path | None, *, as_json: bool) -> Settings:
     """The configuration that would be used. Ends the program where there is something wrong with it."""
     try:
-        return load_settings(find_config("" if file is None else str(file)), os.environ)
+        return load_settings(path, os.environ)
     except ConfigError as e:
-        click.echo(str(e), err=True)
+        if as_json:
+            click.echo(json.dumps({"ok": False, "problems": [str(p) for p in e.problems]}, indent=1))
+        else:
+            click.echo(str(e), err=True)
         raise SystemExit(1) from None
 
 
@@ -190,14 +224,7 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
     Exits with 1 if there is a problem, or if a provider that was asked (--probe) fails.
     """
     path = find_config("" if file is None else str(file))
-    try:
-        settings = load_settings(path, os.environ)
-    except ConfigError as e:
-        if as_json:
-            click.echo(json.dumps({"ok": False, "problems": [str(p) for p in e.problems]}, indent=1))
-        else:
-            click.echo(str(e), err=True)
-        raise SystemExit(1) from None
+    settings = _settings(path, as_json=as_json)
     found = _keys(path, settings)
     probes = []
     if probe:
@@ -213,10 +240,10 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
             data["ok"] = not failed
         click.echo(json.dumps(data, indent=1))
         raise SystemExit(failed)
-    console = Console(highlight=False)
+    console = _console()
     head = Text.assemble((settings.source, "bold"), f": no problems, mode {settings.mode}")
     console.print(head, soft_wrap=True)
-    table = Table("provider", "dialect", Column("base URL", overflow="fold"), "credential", "models")
+    table = _table(console, "provider", "dialect", "base URL", "credential", "models", kept={"provider", "dialect"})
     for provider in settings.providers:
         table.add_row(provider.name, provider.dialect, str(provider.base_url), _credential(provider), _models(provider))
     console.print(table)
@@ -226,7 +253,7 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
         if names := [name for name, is_set in found.items() if is_set is wanted]:
             console.print(f"keys that are {word}: {', '.join(names)}", markup=False, soft_wrap=True)
     for p in probes:
-        style, word = {True: ("green", "ok"), False: ("red", "failed"), None: ("", "–")}[p.ok]
+        style, word = {True: ("green", "ok"), False: ("red", "failed"), None: ("", "-")}[p.ok]
         console.print(Text.assemble(f"{p.provider}: ", (word, style), f", {p.text}"), soft_wrap=True)
     raise SystemExit(failed)
 
@@ -288,10 +315,11 @@ def providers(as_json: bool) -> None:
         names = ("name", "dialect", "base_url", "key", "key_is_set")
         click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
         return
-    table = Table("provider", "dialect", Column("base URL", overflow="fold"), "key in", "set")
+    console = _console()
+    table = _table(console, "provider", "dialect", "base URL", "key in", "set", kept={"provider", "dialect", "set"})
     for name, dialect, base, env, is_set in rows:
-        table.add_row(name, dialect, base, env or "–", "yes" if is_set else "")
-    Console(highlight=False).print(table)
+        table.add_row(name, dialect, base, env or "-", "yes" if is_set else "")
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ import socket
 from typing import Any
 
 from mitmproxy import ctx
+from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 
 from sidestep import status
-from sidestep.environment import CONTROL_FD
+from sidestep.environment import CONTROL_FD, FORCED_OPTIONS
 
 QUIET_SECONDS = 2.0
 """How long to wait at the end for connections to close: programs that the command left behind may hold some."""
@@ -42,10 +43,12 @@ class _Errors(logging.Handler):
 
 
 class Companion:
-    """State: the socket to `sidestep run`, client connections that are open, how many there ever were."""
+    """State: the socket to `sidestep run`, the options that it wants, client connections that are open, how many there
+    ever were."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, options: dict[str, Any]) -> None:
         self._sock = sock
+        self._options = options
         self._writer: asyncio.StreamWriter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -56,6 +59,9 @@ class Companion:
         self._errors = _Errors(self)
         # From now on: what the addon has to say of its configuration comes before `load`.
         logging.getLogger().addHandler(self._errors)
+
+    def load(self, _: Loader) -> None:
+        ctx.options.update_defer(**self._options)
 
     def running(self) -> None:
         # The port is for one command on this machine: no user of mitmproxy has to log in at it.
@@ -132,7 +138,8 @@ def _line(message: dict[str, Any]) -> bytes:
 
 def _addons() -> list[Companion]:
     number = os.environ.pop(CONTROL_FD, "")
-    return [Companion(socket.socket(fileno=int(number)))] if number else []
+    options = json.loads(os.environ.pop(FORCED_OPTIONS, "{}"))
+    return [Companion(socket.socket(fileno=int(number)), options)] if number else []
 
 
 addons = _addons()

@@ -6,6 +6,7 @@ Processes and files; what the command's environment holds is `environment`, and 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,14 +64,19 @@ def run(command: Sequence[str], wishes: Wishes, script: Path, env: Mapping[str, 
     try:
         if os.name != "posix":
             raise RunError("sidestep run needs Linux or macOS; elsewhere: sidestep dump, and sidestep env")
+        _open_closed_streams()
         program = _find(command[0], env)
         settings = _settings(wishes, env)
+        trust.check_place(wishes.confdir)
         with _interruptible():
             proxy = Proxy.start(wishes, script, env)
             try:
                 return _run(proxy, program, command, wishes, settings, env)
             finally:
                 proxy.stop()
+    except trust.TrustError as e:
+        _tell(str(e))
+        return OURS_FAILED
     except RunError as e:
         _tell(str(e))
         return e.code
@@ -83,9 +89,22 @@ def _find(name: str, env: Mapping[str, str]) -> str:
     found = shutil.which(name, path=env.get("PATH", os.defpath))
     if found is not None:
         return found
-    if shutil.which(name, mode=os.F_OK, path=env.get("PATH", os.defpath)) or Path(name).is_dir():
+    if shutil.which(name, mode=os.F_OK, path=env.get("PATH", os.defpath)) or (os.sep in name and Path(name).is_dir()):
         raise RunError(f"{name} is not executable", NOT_EXECUTABLE)
-    raise RunError(f"{name}: no such command", NOT_FOUND)
+    raise RunError(f"{name or "''"}: no such command", NOT_FOUND)
+
+
+def _open_closed_streams() -> None:
+    """Whoever started us may have closed one of the three: what is opened next would take its number, and go to the
+    command as such."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # it stays until the end
 
 
 def _settings(wishes: Wishes, env: Mapping[str, str]) -> Settings:
@@ -103,19 +122,19 @@ def _run(
     settings: Settings,
     env: Mapping[str, str],
 ) -> int:
-    try:
-        trusted = trust.prepare(wishes.confdir, env)
-    except trust.TrustError as e:
-        raise RunError(str(e)) from None
+    trusted = trust.prepare(wishes.confdir, env)
     if proxy.web is not None:
         _tell(f"mitmweb is at {proxy.web}")
     hosts = {base.host for route in settings.routes for base in route.intercepts}
+    bases = {(base.host, base.port) for route in settings.routes for base in route.intercepts}
+    if passed := environment.passed_by(env, bases):
+        _tell(f"calls to {', '.join(passed)} go past Sidestep: NO_PROXY says so")
     child_env = {**env, **environment.variables(env, proxy.port, trusted, intercepted=hosts)}
     # Blocked from here on, so that none gets lost between the start and the wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     proxy.listen(at_once=not sys.stderr.isatty())
     try:
-        child = os.posix_spawn(program, [*command], child_env, setsigmask=before, setsigdef=_IGNORED_BY_PYTHON)
+        child = _spawn(program, command, child_env, before)
     except FileNotFoundError:
         raise RunError(f"{command[0]}: the program that it names in its first line is not there", NOT_FOUND) from None
     except OSError as e:
@@ -135,6 +154,18 @@ def _run(
             f'eval "$(sidestep env --port {proxy.port})"; to stop it: kill {proxy.pid}; its log: {proxy.log}'
         )
     return code
+
+
+def _spawn(program: str, command: Sequence[str], env: Mapping[str, str], mask: Collection[int]) -> int:
+    """Start the command, with these signals blocked; its number."""
+    try:
+        return os.posix_spawn(program, [*command], env, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON)
+    except OSError as e:
+        if e.errno != errno.ENOEXEC:
+            raise
+    # A script that names no interpreter is the shell's, as for `execvp` and every shell.
+    script = ["sh", program, *command[1:]]
+    return os.posix_spawn("/bin/sh", script, env, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON)
 
 
 def _closing_line(report: Mapping[str, Any]) -> str:
@@ -271,8 +302,11 @@ class Proxy:
             raise RunError(str(e)) from None
         ours, theirs = socket.socketpair()
         proxy_env = {**env, CONTROL_FD: str(theirs.fileno()), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-        if upstream is not None and upstream.auth is not None:
-            proxy_env[UPSTREAM_AUTH] = upstream.auth
+        proxy_env[environment.FORCED_OPTIONS] = json.dumps(_forced(wishes))
+        if upstream is not None:
+            proxy_env[environment.DIRECT_HOSTS] = environment.users_no_proxy(env)
+            if upstream.auth is not None:
+                proxy_env[UPSTREAM_AUTH] = upstream.auth
         log, path = tempfile.mkstemp(prefix="sidestep-", suffix=".log")
         with theirs, os.fdopen(log, "wb") as file:
             process = subprocess.Popen(  # noqa: S603  # mitmproxy of this very installation
@@ -375,21 +409,27 @@ def _command(wishes: Wishes, script: Path, env: Mapping[str, str], upstream: Ups
     companion = Path(__file__).with_name("companion.py")
     # -P: nothing in the folder that the command is started in is taken for a module of mitmproxy's.
     command = [sys.executable, "-P", "-c", f"from mitmproxy.tools.main import {tool}; {tool}()"]
-    command += ["--listen-host", "127.0.0.1", "--listen-port", "0"]
+    command += ["--server", "--listen-host", "127.0.0.1", "--listen-port", "0"]
     command += ["--mode", "regular" if upstream is None else f"upstream:{upstream.url}"]
     command += ["-s", str(companion), "-s", str(script), "--set", f"confdir={wishes.confdir.expanduser()}"]
-    command += ["--set", "sidestep_tunnel_others=true"]
-    if wishes.config:
-        command += ["--set", f"sidestep_config={find_config(wishes.config)}"]
     if wishes.web:
         # Streamed answers are kept to be looked at.
         command += ["--set", "store_streamed_bodies=true"]
         command += ["--no-web-open-browser", "--web-host", "127.0.0.1", "--web-port", str(_free_port())]
-    else:
-        # Addresses of calls can bear keys: they do not belong into a log.
-        command += ["--set", "flow_detail=0"]
     roots = trust.upstream_roots(wishes.confdir, env)
     return command if roots is None else [*command, "--set", f"ssl_verify_upstream_trusted_ca={roots}"]
+
+
+def _forced(wishes: Wishes) -> dict[str, Any]:
+    """mitmproxy's options that must be as they are here: with `--set` the user's own config.yaml, made for other uses
+    of mitmproxy, would have the last word."""
+    options: dict[str, Any] = {"connection_strategy": "lazy", "sidestep_tunnel_others": "true"}
+    if wishes.config:
+        options["sidestep_config"] = str(find_config(wishes.config))
+    if not wishes.web:
+        # Addresses of calls can bear keys: they do not belong into a log.
+        options["flow_detail"] = 0
+    return options
 
 
 def _free_port() -> int:

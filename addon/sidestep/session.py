@@ -14,6 +14,7 @@ from sidestep import flows, judging, prices
 from sidestep.decoding import decoded_start
 from sidestep.dialects.base import Call
 from sidestep.engine import Attempt, Engine
+from sidestep.environment import is_direct
 from sidestep.exchange import Exchange
 from sidestep.outcomes import ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.routing import Match
@@ -42,6 +43,8 @@ class Session:
         self.attempt: Attempt | None = None
         self.watch: Watch | None = None
         self.answered_by: Provider | None = None
+        self.direct_hosts: str | None = None
+        """The user's NO_PROXY, where it is `sidestep run` that has put a proxy of the user's behind this one."""
         self.advice: str | None = None
         """In mode `observe`: what would have been done."""
 
@@ -78,6 +81,11 @@ class Session:
         assert self.attempt is not None
         candidate = self.attempt.candidate
         return flows.outgoing(self.flow.request, self.original, candidate, to_http1=to_http1, to_proxy=to_proxy)
+
+    def passes_proxy_by(self) -> bool:
+        """Whether the attempt goes to its host directly, though there is a proxy behind this one."""
+        request = self.flow.request
+        return self.direct_hosts is not None and is_direct(self.direct_hosts, request.host, request.port)
 
     def release(self) -> None:
         """Give the flow back as the app sent it, credential included: it goes where it was going."""
@@ -194,6 +202,20 @@ class Session:
             data.reason = b""
         if any(secret in value for _, value in data.headers.fields):
             data.headers.fields = tuple(f for f in data.headers.fields if secret not in f[1])
+
+    def app_frame(self, content: bytes) -> bytes:
+        """A message that the app sends over its WebSocket, as it goes to the provider that took the handshake. With
+        the Responses API each call has its model in there, not in the handshake; the very same bytes where there is
+        nothing to change."""
+        if self.attempt is None or self.call is None or self.call.operation != "responses.websocket":
+            return content
+        provider = self.attempt.candidate.provider
+        if not provider.models and not provider.drop_fields:
+            return content
+        dialect, tail = self.match.dialect, self.match.tail
+        call = dialect.read("responses", tail, "", "", content)
+        model = None if call.model is None else provider.target_model(call.model)
+        return dialect.rewrite(call, tail, "", content, model, provider.drop_fields)[1]
 
     # --- settling: each attempt once; a success at first content may be taken back
 

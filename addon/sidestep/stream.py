@@ -19,6 +19,7 @@ from typing import Protocol
 from mitmproxy import flow, http
 from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import (
     DropStream,
     GetHttpConnection,
@@ -96,6 +97,7 @@ class Parent(Protocol):
     """What a stream needs to know of the layer that it is in."""
 
     conductor: Conductor
+    context: Context
     streams: dict[int, HttpStream]
     connections: dict[Connection, layer.Layer]
     next_timer: float
@@ -348,11 +350,15 @@ class FailoverStream(HttpStream):
             self.server_state = self.state_wait_for_response_headers
             self.held = None
             request = self.flow.request
+            # Not that of the attempt before, which may have gone directly.
+            via = self.parent.context.server.via
+            if via is not None and session.passes_proxy_by():
+                via = None
             yield from self._arm(math.inf)
             connection, error = yield GetHttpConnection(
                 (request.host, request.port),
                 request.scheme == "https",
-                self.flow.server_conn.via,
+                via,
                 self.flow.server_conn.transport_protocol,
             )
             if error is None:
@@ -365,7 +371,7 @@ class FailoverStream(HttpStream):
                 return
             self.context.server = self.flow.server_conn = connection
             self.phase = Phase.HEADERS
-            to_proxy = self.mode is HTTPMode.upstream and request.scheme == "http"
+            to_proxy = self.mode is HTTPMode.upstream and via is not None and request.scheme == "http"
             head = session.outgoing(to_http1=connection.alpn != b"h2", to_proxy=to_proxy)
             timeouts = session.timeouts
             yield from self._arm(timeouts.first_byte if session.streaming else timeouts.headers)

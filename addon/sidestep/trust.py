@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import ssl
+import stat
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -71,11 +72,27 @@ def ca_file(confdir: Path) -> Path:
 
 
 def create_ca(confdir: Path) -> None:
-    """Make mitmproxy's CA, as its first start would."""
+    """Make mitmproxy's CA, as its first start would. TrustError: there is no place for it."""
     from mitmproxy.certs import CertStore
     from mitmproxy.options import CONF_BASENAME, KEY_SIZE
 
+    check_place(confdir)
     CertStore.from_store(confdir.expanduser(), CONF_BASENAME, KEY_SIZE)
+
+
+def check_place(confdir: Path) -> None:
+    """TrustError: mitmproxy has no CA there, and could not make one."""
+    folder = confdir.expanduser()
+    if ca_file(confdir).exists():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise TrustError(
+            f"mitmproxy's CA cannot be kept in {folder}: {e.strerror}; --confdir names another folder"
+        ) from None
 
 
 def prepare(confdir: Path, env: Mapping[str, str]) -> Trust:
@@ -198,20 +215,42 @@ def _name_of(ders: Iterable[bytes]) -> str:
 
 
 def _keep(name: str, content: Callable[[], bytes]) -> Path:
-    """A file with this content in the user's cache, whose name says what it holds."""
-    path = platformdirs.user_cache_path("sidestep") / "trust" / name
-    if path.is_file():
-        return path
+    """A file with this content, whose name says what it holds: in the user's cache, or where that cannot be written
+    in a folder for temporary files."""
+    data: bytes | None = None
+    for place in (_cache, _temporary):
+        folder = place()
+        path = folder / name
+        if path.is_file():
+            return path
+        data = content() if data is None else data
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+                file.write(data)
+            os.replace(file.name, path)
+        except OSError as e:
+            problem = TrustError(f"{folder} cannot be written: {e.strerror}")
+        else:
+            return path
+    raise problem
+
+
+def _cache() -> Path:
+    return platformdirs.user_cache_path("sidestep") / "trust"
+
+
+def _temporary() -> Path:
+    """A folder for temporary files that is the user's alone, the same each time if it can be: nothing piles up."""
+    if not hasattr(os, "getuid"):
+        return Path(tempfile.gettempdir()) / "sidestep"
+    folder = Path(tempfile.gettempdir()) / f"sidestep-{os.getuid()}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = path.parent
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+            return folder
+        # Somebody else was there first.
+        return Path(tempfile.mkdtemp(prefix="sidestep-"))
     except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="sidestep-"))
-    data = content()
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(data)
-        os.replace(file.name, folder / name)
-    except OSError as e:
-        raise TrustError(f"{folder} cannot be written: {e.strerror}") from None
-    return folder / name
+        return folder

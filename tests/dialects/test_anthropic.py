@@ -77,6 +77,14 @@ HIDDEN = {"type": "redacted_thinking", "data": "sig2"}
         ({"messages": [{"content": [{**THOUGHT, "signature": ""}]}]}, None),
         ({"messages": [{"content": [{"type": "web_search_tool_result", "content": [
             {"type": "web_search_result", "encrypted_content": "e1"}]}]}]}, (PinKind.SIGNATURE, (digest(b"e1"),))),
+        ({"messages": [{"content": [{"type": "compaction", "content": "x", "signature": "s3"}]}]},
+         (PinKind.SIGNATURE, (digest(b"s3"),))),
+        ({"messages": [{"content": [{"type": "compaction", "content": "x", "signature": None}]}]}, None),
+        ({"messages": [{"content": [{"type": "advisor_tool_result", "content": {
+            "type": "advisor_redacted_result", "encrypted_content": "e4"}}]}]}, (PinKind.SIGNATURE, (digest(b"e4"),))),
+        ({"messages": [{"content": [{"type": "text", "text": "x", "citations": [
+            {"type": "web_search_result_location", "encrypted_index": "e5"}]}]}]},
+         (PinKind.SIGNATURE, (digest(b"e5"),))),
         ({"messages": [{"content": [THOUGHT, {"type": "image", "source": {"type": "file", "file_id": "f1"}}]}]},
          (PinKind.STATE, ("f1",))),
     ],

@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from sidestep.dialects.base import Call, Conversation, Mark, PinKind, Usage
+from sidestep.dialects.base import Call, Conversation, Mark, Pin, PinKind, Usage
 from sidestep.dialects.common import conversation_of
 from sidestep.dialects.openai import OpenAI
 from sidestep.outcomes import ErrorKind
@@ -80,6 +80,13 @@ def test_read() -> None:
     assert OPENAI.read("realtime.websocket", "/realtime", "model=a%2Fb", "", b"").model == "a/b"
 
 
+def test_a_handshake_that_joins_a_conversation() -> None:
+    """It can only be taken by who holds the conversation."""
+    handshake = OPENAI.read("realtime.websocket", "/realtime", "call_id=rtc_1", "", b"")
+    assert handshake.pin == Pin(PinKind.STATE, "call_id", ("rtc_1",))
+    assert OPENAI.read("realtime.websocket", "/realtime", "model=a&call_id=", "", b"").pin is None
+
+
 def test_rewrite_query() -> None:
     """A handshake names its model in the query; what the query of a call says is not touched."""
     handshake = OPENAI.read("realtime.websocket", "/realtime", "model=a", "", b"")
@@ -109,6 +116,11 @@ RESPONSES: list[tuple[dict[str, Any], tuple[str, tuple[str, ...]] | None]] = [
     ({"conversation": {"id": "conv_1"}}, ("conversation", ("conv_1",))),
     ({"prompt": {"id": "pmpt_1", "version": "2"}}, ("prompt", ("pmpt_1",))),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, ("item_reference", ("msg_1",))),
+    ({"input": [{"id": "msg_1"}]}, ("item_reference", ("msg_1",))),
+    ({"input": [{"id": "msg_1", "type": None}]}, ("item_reference", ("msg_1",))),
+    ({"input": [{"id": "msg_1", "role": "assistant", "content": "x"}]}, None),
+    ({"input": [{"type": "image_generation_call", "id": "ig_1"}]}, ("image_generation_call", ("ig_1",))),
+    ({"input": [{"type": "image_generation_call", "id": "ig_1", "result": "iVBO"}]}, None),
     ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f1"}]}]}, ("file_id", ("f1",))),
     ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": None}]}]}, None),
     ({"input": [{"type": "reasoning", "id": "rs_1", "encrypted_content": "g"}]}, ("encrypted_content", ("rs_1",))),
@@ -126,6 +138,15 @@ RESPONSES: list[tuple[dict[str, Any], tuple[str, tuple[str, ...]] | None]] = [
         ("vector_store_ids", ("vs_1", "vs_2")),
     ),
     ({"tools": [{"type": "shell", "environment": {"container_id": "cntr_1"}}]}, ("container", ("cntr_1",))),
+    ({"input": [{"type": "program", "id": "pr_1", "code": "x", "fingerprint": "f"}]}, ("fingerprint", ("pr_1",))),
+    ({"tools": [{"type": "mcp", "tunnel_id": "tun_1"}]}, ("tunnel_id", ("tun_1",))),
+    ({"tools": [{"type": "mcp", "server_url": "https://mcp.test"}]}, None),
+    ({"tools": [{"type": "shell", "environment": {"file_ids": ["f1"]}}]}, ("file_id", ("f1",))),
+    (
+        {"tools": [{"type": "shell", "environment": {"skills": [{"type": "skill_reference", "skill_id": "sk_1"}]}}]},
+        ("skill", ("sk_1",)),
+    ),
+    ({"tools": [{"type": "shell", "environment": {"skills": [{"type": "inline", "name": "x"}]}}]}, None),
     ({"tools": [{"type": "function", "parameters": {"properties": {"file_id": {"default": "f1"}}}}]}, None),
     ({"background": True}, ("background", ())),
     ({"background": False, "store": True}, None),

@@ -132,11 +132,20 @@ def test_an_unchanged_script_gets_its_answers(ab: tuple[Provider, Provider], she
         (["no-such-command-anywhere"], 127),
         (["/"], 126),
         (["/etc/passwd"], 126),
+        ([""], 127),
+        (["folder"], 127),
+        (["./folder"], 126),
+        (["./says-seven"], 7),
     ],
 )
 def test_it_exits_as_the_command_does(
     command: list[str], code: int, ab: tuple[Provider, Provider], shell: Shell
 ) -> None:
+    """A script that names no interpreter is run as every shell runs it; only a path can name a folder."""
+    (shell.home / "folder").mkdir(exist_ok=True)
+    script = shell.home / "says-seven"
+    script.write_text("exit 7\n")
+    script.chmod(0o755)
     assert shell.run(*command).returncode == code
 
 
@@ -263,6 +272,35 @@ def test_a_proxy_that_cannot_start_says_why(ab: tuple[Provider, Provider], shell
     assert shell.logs == [Path(done.stderr.rpartition("its log: ")[2].strip())]
 
 
+def test_a_folder_that_can_keep_no_ca_is_named(ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path) -> None:
+    """In a line, before anything is started."""
+    (tmp_path / "file").touch()
+    done = shell.run("touch", str(tmp_path / "ran"), options=("--confdir", str(tmp_path / "file" / "conf")))
+    assert done.returncode == 125
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"sidestep: mitmproxy's CA cannot be kept in {tmp_path / 'file' / 'conf'}: ")
+    assert not (tmp_path / "ran").exists()
+    assert shell.logs == []
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(closed: str, ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path) -> None:
+    """Whoever closes some of the three gets the command's own output in the others, and its exit code."""
+    told = tmp_path / "told"
+    inner = f'echo out; "$@" > {told}; exit 3'
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *shell.command("sh", "-c", inner, "sh", *CURL)],
+        env=shell.env(),
+        cwd=shell.home,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("" if ">&- 2" in closed else "out\n", "", 3)
+    assert text_of("b", Behaviour()) in told.read_text()
+
+
 def test_curl_and_an_end_by_a_signal(ab: tuple[Provider, Provider], shell: Shell) -> None:
     done = shell.run("sh", "-c", '"$@"; kill -TERM $$', "sh", *CURL)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"] == text_of("b", Behaviour()), done.stderr
@@ -313,6 +351,30 @@ def test_a_child_finds_all_that_it_needs(ab: tuple[Provider, Provider], shell: S
     assert {env[name] for name in names} == {env["SSL_CERT_FILE"]}
 
 
+def test_hosts_that_the_user_wants_no_proxy_for_are_named(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """Their calls go where they always went; nobody has to find out why nothing is rerouted."""
+    done = shell.run("true", NO_PROXY="intern.example,.openai.com")
+    warning, last = done.stderr.splitlines()
+    assert warning == "sidestep: calls to api.openai.com go past Sidestep: NO_PROXY says so"
+    assert last == "sidestep: 0 calls, 0 rerouted, 0 failed (nothing came through the proxy)"
+
+
+def test_mitmproxys_own_configuration_does_not_stop_it(
+    ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path
+) -> None:
+    """What somebody has set for other uses of mitmproxy, in the folder of its CA; nor do keys get into the log."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text(
+        "server: false\nconnection_strategy: eager\nmode: [socks5]\nlisten_port: 1\nproxyauth: a:b\n"
+        "sidestep_config: /nowhere.toml\nsidestep_tunnel_others: 'false'\nflow_detail: 4\n"
+    )
+    ab[0].default = Behaviour(status=401)  # an error, which leaves the log
+    curl = [word.replace("/completions", "/completions?key=sk-in-query") for word in CURL]
+    done = shell.run(*curl, options=("--confdir", str(tmp_path / "conf")))
+    assert text_of("b", Behaviour()) in done.stdout, done.stderr
+    assert "sk-in-query" not in shell.logs[0].read_text()
+
+
 def test_a_bad_configuration_starts_nothing(shell: Shell, tmp_path: Path) -> None:
     shell.config.write_text("[[providers]]\nname = 1\n")
     done = shell.run("touch", str(tmp_path / "ran"))
@@ -321,16 +383,46 @@ def test_a_bad_configuration_starts_nothing(shell: Shell, tmp_path: Path) -> Non
     assert not (tmp_path / "ran").exists()
 
 
+def _far(text: str, *providers: Provider) -> tuple[str, dict[str, tuple[str, int]]]:
+    """The configuration with these providers at names that only a company's proxy knows, and where they lead."""
+    names = {}
+    for p in providers:
+        names[f"{p.name}.corp.test:{p.port}"] = ("127.0.0.1", p.port)
+        text = text.replace(f"127.0.0.1:{p.port}", f"{p.name}.corp.test:{p.port}")
+    return text, names
+
+
 def test_a_proxy_that_is_there_already_stays_in_front(ab: tuple[Provider, Provider], shell: Shell) -> None:
     """A company's proxy gets all that leaves, with the password that the environment has for it; no command line shows
     that password."""
-    with ConnectProxy("user:secret-word") as corporate:
+    text, names = _far(shell.config.read_text(), *ab)
+    shell.config.write_text(text)
+    with ConnectProxy("user:secret-word", names) as corporate:
         shown = "import pathlib; print([p.read_bytes() for p in pathlib.Path('/proc').glob('[0-9]*/cmdline')])"
         proxy = {"HTTPS_PROXY": corporate.url.replace("//", "//user:secret-word@")}
         done = shell.run(sys.executable, "-c", ASK + shown, **proxy)
     assert text_of("b", Behaviour()) in done.stdout, done.stderr
-    assert corporate.tunnels, "it went through"
+    assert set(corporate.tunnels) == set(names)
     assert "secret-word" not in done.stdout
+
+
+@pytest.mark.parametrize("intercept", ["https://api.openai.com/v1", "http://llm.test/v1"])
+def test_providers_on_this_machine_need_no_proxy(
+    intercept: str, provider: Callable[..., Provider], shell: Shell
+) -> None:
+    """Where there is a company's proxy a provider at a loopback address is asked without it, and the next one with it
+    again."""
+    a, b, c = provider("a"), provider("b"), provider("c")
+    a.default = b.default = Behaviour(status=503)
+    text, names = _far(route("chat", a, b, c, intercept=intercept), a, c)
+    shell.config.write_text(text)
+    with ConnectProxy(None, names) as corporate:
+        curl = [word.replace("https://api.openai.com/v1", intercept) for word in CURL]
+        done = shell.run(*curl, HTTPS_PROXY=corporate.url)
+    assert text_of("c", Behaviour()) in done.stdout, done.stderr
+    assert {seen.path for seen in b.requests} == {"/v1/chat/completions"}
+    reached = {target.partition("://")[2].partition("/")[0] or target for target in corporate.forwarded}
+    assert {*corporate.tunnels, *reached} == set(names)
 
 
 def test_a_proxy_that_cannot_be_used_is_named(ab: tuple[Provider, Provider], shell: Shell) -> None:

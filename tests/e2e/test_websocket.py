@@ -509,6 +509,47 @@ def test_the_model_in_the_query_is_mapped(a: Echo, b: Echo, proxy: Start) -> Non
     assert [h.path for h in b.seen] == ["/v1/realtime?intent=a%20b&model=our%2Fgpt%20realtime&models=gpt-x"]
 
 
+def test_a_handshake_for_one_provider_goes_to_no_other(a: Echo, b: Echo, proxy: Start) -> None:
+    """A second connection to a conversation is taken by its own provider or by none."""
+    a.answer = 503
+    base = f"http://127.0.0.1:{a.port}/v1"
+    text = config(b) + f'[[providers]]\nname = "own"\ndialect = "openai"\nbase_url = "{base}"\n'
+    text += f'[[routes]]\nintercept = ["{base}"]\nproviders = ["b0", "own"]\n'
+    with App(proxy(text), host=f"127.0.0.1:{a.port}", path="/v1/realtime?call_id=rtc_1") as app:
+        assert app.head()[0] == 426
+    assert {h.path for h in a.seen} == {"/v1/realtime?call_id=rtc_1"}
+    assert b.seen == []
+
+
+CREATE = '{"type": "response.create", "model": "gpt-5", "input": [{"model": "gpt-5", "n": 1.50}], "store": false}'
+
+
+def test_the_model_in_a_frame_is_mapped(a: Echo, b: Echo, proxy: Start) -> None:
+    """The Responses API names the model in each message that asks for an answer: a provider that calls it by another
+    name, or takes not all fields, gets it so, its values byte for byte; all other messages pass as they are."""
+    a.answer = 503
+    text = config(a, b).replace(
+        'name = "b0"\n', 'name = "b0"\nmodels = { "gpt-*" = "our/*" }\ndrop_fields = ["store"]\n'
+    )
+    others = ['{"type": "response.cancel" }', "no JSON", '{"model": "o9", "n": 1}']
+    m = proxy(text)
+    with App(m) as app:
+        app.shake()
+        mapped = '{"type":"response.create","model":"our/5","input":[{"model": "gpt-5", "n": 1.50}]}'
+        assert [app.ask(CREATE) for _ in range(2)] == [f"b: {mapped}"] * 2
+        assert [app.ask(text) for text in others] == [f"b: {text}" for text in others]
+        app.say(BytesMessage(CREATE.encode()))
+        assert app.hear() == BytesMessage(bytearray(b"b" + CREATE.encode()))
+
+
+def test_frames_without_a_mapping_are_untouched(a: Echo, b: Echo, proxy: Start) -> None:
+    """Where the first provider takes the handshake, and calls the model as the app does, its messages are the app's."""
+    text = config(a, b).replace('name = "b0"\n', 'name = "b0"\nmodels = { "gpt-*" = "our/*" }\n')
+    with App(proxy(text)) as app:
+        app.shake()
+        assert app.ask(CREATE) == f"a: {CREATE}"
+
+
 def test_a_mapped_model_leaves_the_apps_key_in_the_query(a: Echo, proxy: Start) -> None:
     """The own provider gets the app's credential, in the query too, when the model is another."""
     base = f"http://127.0.0.1:{a.port}/v1"

@@ -43,16 +43,18 @@ _ERROR_TYPES = {
     ErrorKind.UNKNOWN_MODEL: "not_found_error",
 }
 _SIGNED = {
-    "thinking": "signature",
-    "redacted_thinking": "data",
-    "compaction": "encrypted_content",
-    "web_search_result": "encrypted_content",
-    "encrypted_code_execution_result": "encrypted_stdout",
+    "thinking": ("signature",),
+    "redacted_thinking": ("data",),
+    "compaction": ("encrypted_content", "signature"),
+    "web_search_result": ("encrypted_content",),
+    "web_search_result_location": ("encrypted_index",),
+    "encrypted_code_execution_result": ("encrypted_stdout",),
+    "advisor_redacted_result": ("encrypted_content",),
 }
 """Blocks that come back in later calls with something that only their issuer can read, and where that is."""
 _PIN_WORDS = (
     *(b'"container"', b'"file_id"', b'"signature"', b'"redacted_thinking"'),
-    *(b'"encrypted_content"', b'"encrypted_stdout"'),
+    *(b'"encrypted_content"', b'"encrypted_stdout"', b'"encrypted_index"'),
 )
 _FREE = frozenset({"input"})
 """Fields whose insides are somebody's own JSON."""
@@ -165,10 +167,10 @@ def _signatures(value: Any) -> list[str]:
     found = []
     for block in dicts_in(value, _FREE):
         kind = block.get("type")
-        where = _SIGNED.get(kind) if isinstance(kind, str) else None
-        signed = block.get(where) if where is not None else None
-        if isinstance(signed, str) and signed:
-            found.append(digest(signed.encode("utf-8", "surrogatepass")))
+        for where in _SIGNED.get(kind, ()) if isinstance(kind, str) else ():
+            signed = block.get(where)
+            if isinstance(signed, str) and signed:
+                found.append(digest(signed.encode("utf-8", "surrogatepass")))
     return found
 
 

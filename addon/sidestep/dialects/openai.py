@@ -73,7 +73,8 @@ _STATE_WORDS = {
     "responses": (
         *(b'"previous_response_id"', b'"conversation"', b'"file_id"', b'"file_ids"', b'"item_reference"'),
         *(b'"container"', b'"container_id"', b'"vector_store_ids"', b'"prompt"', b'"background"', b'"reasoning"'),
-        b'"compaction"',
+        # An item that is nothing but an id is a reference as well.
+        *(b'"compaction"', b'"skill_id"', b'"tunnel_id"', b'"id"'),
     ),
     "chat/completions": (b'"file_id"', b'"audio"', b'"voice"'),
     "audio/speech": (b'"voice"',),
@@ -145,7 +146,11 @@ class OpenAI:
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
         if operation.endswith(".websocket"):
-            return Call(self.name, operation, parse_qs(query).get("model", [None])[0], stream=False)
+            asked = parse_qs(query)
+            ids = tuple(asked.get("call_id", ()))
+            # A second connection to a conversation that is held elsewhere, over WebRTC or by telephone.
+            pin = Pin(PinKind.STATE, "call_id", ids) if ids else None
+            return Call(self.name, operation, asked.get("model", [None])[0], stream=False, pin=pin)
         if _is_form(content_type):
             form = _Form(content_type, body)
             model = form.text("model")
@@ -340,7 +345,9 @@ def _pin(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin 
         if value_of(fields.get("background")) is True:
             # The answer is fetched later, by its id, from where the app sent this.
             reasons.append("background")
-        _items_need(needs, value_of(fields.get("input")))
+        items = value_of(fields.get("input"))
+        _references_need(needs, items)
+        _items_need(needs, items)
         _tools_need(needs, value_of(fields.get("tools")))
     elif operation == "chat/completions":
         _items_need(needs, value_of(fields.get("messages")))
@@ -351,6 +358,13 @@ def _pin(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin 
         voice = value_of(fields.get("voice"))
         needs("voice", isinstance(voice, dict) and voice.get("id"))
     return Pin(PinKind.STATE, reasons[0], bounded(ids)) if reasons else None
+
+
+def _references_need(needs: Callable[..., None], items: Any) -> None:
+    """A reference to a stored item may lack its type: then it is told by its id and nothing else."""
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict) and item.get("type") is None and item.keys() <= {"id", "type"}:
+            needs("item_reference", item.get("id"))
 
 
 def _items_need(needs: Callable[..., None], conversation: Any) -> None:
@@ -366,6 +380,11 @@ def _items_need(needs: Callable[..., None], conversation: Any) -> None:
             case "reasoning" if not item.get("content"):
                 # Without its content it is looked up by its id.
                 needs("reasoning", item.get("id"))
+            case "image_generation_call" if not item.get("result"):
+                # So an image is named that is to be worked on further.
+                needs("image_generation_call", item.get("id"))
+            case "program":
+                needs("fingerprint", item.get("fingerprint") and (item.get("id") or True))
             case "compaction":
                 needs("encrypted_content", item.get("encrypted_content") and (item.get("id") or True))
             case "container_reference":
@@ -381,18 +400,27 @@ def _tools_need(needs: Callable[..., None], tools: Any) -> None:
             continue
         container = tool.get("container")
         if isinstance(container, dict):
-            files = container.get("file_ids")
-            needs("file_id", *(files if isinstance(files, list) else ()))
+            _container_needs(needs, container)
         else:
             needs("container", container)
+        needs("tunnel_id", tool.get("type") == "mcp" and tool.get("tunnel_id"))
         stores = tool.get("vector_store_ids")
         needs("vector_store_ids", *(stores if isinstance(stores, list) else ()))
         environment = tool.get("environment")
         if isinstance(environment, dict):
             needs("container", environment.get("container_id"))
+            _container_needs(needs, environment)
         mask = tool.get("input_image_mask")
         if isinstance(mask, dict):
             needs("file_id", mask.get("file_id"))
+
+
+def _container_needs(needs: Callable[..., None], container: Mapping[str, Any]) -> None:
+    """What is to be put into a container that is made for the call: uploaded files, and skills that are not inline."""
+    files, skills = container.get("file_ids"), container.get("skills")
+    needs("file_id", *(files if isinstance(files, list) else ()))
+    for skill in skills if isinstance(skills, list) else ():
+        needs("skill", isinstance(skill, dict) and skill.get("skill_id"))
 
 
 # --- streams

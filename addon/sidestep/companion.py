@@ -75,6 +75,16 @@ class Companion:
             self._task = asyncio.get_running_loop().create_task(self._serve())
 
     async def _serve(self) -> None:
+        try:
+            await self._talk()
+        except Exception:
+            # Nobody would end this process then.
+            logging.getLogger(__name__).exception("sidestep: the proxy that was started for a command ends")
+            self._keep = False
+        if not self._keep:
+            ctx.master.shutdown()
+
+    async def _talk(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self._sock)
         port = ctx.master.addons.get("proxyserver").listen_addrs()[0][1]
         self._say({"ready": {"port": port, "web": getattr(ctx.master, "web_url", None)}})
@@ -89,8 +99,6 @@ class Companion:
             pass
         self._writer.close()
         self._writer = None
-        if not self._keep:
-            ctx.master.shutdown()
 
     async def _report(self) -> None:
         if self._clients:

@@ -86,6 +86,9 @@ class ConnectProxy:
         with self._reach(authority) as server:
             first = f"{method} /{path} HTTP/1.1"
             server.sendall("\r\n".join([first, *kept, "Connection: close", "", ""]).encode("latin-1") + body)
+            # A server that takes no notice must not keep the client waiting for its next answer here.
+            status, _, rest = server.recv(65536).partition(b"\r\n")
+            sock.sendall(status + b"\r\nConnection: close\r\n" + rest)
             _pipe(server, sock)
         return False
 

@@ -88,9 +88,9 @@ def test_a_bug_of_ours_ends_one_call_and_no_other(provider: Make, proxy: Start, 
     a, b = provider("a"), provider("b")
     script = tmp_path / "saboteur.py"
     script.write_text(
-        "from sidestep.addon import Sidestep\n"
+        "from sidestep.calls import Calls\n"
         "from sidestep.watching import Watch\n"
-        "plan, feed = Sidestep._plan, Watch.feed\n"
+        "plan, feed = Calls._plan, Watch.feed\n"
         "def bad_plan(self, session):\n"
         "    if 'plan' in session.flow.request.headers: raise RuntimeError('SECRET TEXT')\n"
         "    return plan(self, session)\n"
@@ -98,7 +98,7 @@ def test_a_bug_of_ours_ends_one_call_and_no_other(provider: Make, proxy: Start, 
         "    if b'w3' in data and b'delta' in data: raise RuntimeError('SECRET TEXT')\n"
         "    return feed(self, data)\n"
         "def bad_skim(self, data): raise RuntimeError('SECRET TEXT')\n"
-        "Sidestep._plan, Watch.feed, Watch.skim = bad_plan, bad_feed, bad_skim\n"
+        "Calls._plan, Watch.feed, Watch.skim = bad_plan, bad_feed, bad_skim\n"
     )
     m = proxy(config("chat", b, a, own=a), "-s", str(script))
     m.may_complain = True

@@ -33,8 +33,9 @@ providers = ["a", "b"]
 
 
 def world(others: int = 1) -> World:
-    """A request is under way, and so many others."""
+    """A request is under way, and so many others; both providers were well a moment ago."""
     made = World(TEXT)
+    made.engine.last_success = dict.fromkeys("ab", made.now)
     made.engine.live = set(range(1 + others))
     return made
 
@@ -98,6 +99,16 @@ def test_a_request_that_arrives_while_all_are_open_for_long_looks_as_well() -> N
     assert isinstance(exchange.next(w.now), Wait)
     w.now += 1
     assert asked(w, exchange) == "a"
+
+
+def test_where_nobody_has_answered_for_long_the_app_is_told_at_once() -> None:
+    """Others are at it as well, but there is nothing to wait for."""
+    w = world()
+    w.now += 61
+    exchange = both_silent(w, 2)
+    assert isinstance(exchange.next(w.now), Exhausted)
+    w.now += 2
+    assert isinstance(w.exchange().next(w.now), Exhausted)
 
 
 def test_an_open_time_that_was_not_doubled_is_kept() -> None:

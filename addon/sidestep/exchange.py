@@ -30,6 +30,8 @@ RECOVERY_LOOK_SECONDS = 0.25
 RECOVERY_WAITS = 3
 """How many times `wait_seconds` a request waits for others to find a provider that has recovered: where all circuits
 are open, the one of the provider that is well may be the last to let a probe through."""
+HOPE_SECONDS = 60.0
+"""Who has not answered anybody for so long is down, and is not waited for."""
 WAIT_MARGIN_SECONDS = 0.005
 """Timers may fire a little early; asking a moment too soon would waste the only wait."""
 
@@ -189,7 +191,7 @@ class Exchange:
         """A doubled open time spares apps slow probes while somebody else answers them. Here nobody does, and other
         requests meet the same: one of them probes after the plain open time."""
         self._doubled = False
-        if not self._in_company:
+        if not self._may_hope(now):
             return None
         for candidate in self.plan.candidates:
             name = candidate.provider.name
@@ -254,9 +256,8 @@ class Exchange:
 
     def _wait_for_recovery(self, now: float) -> Wait | None:
         """With other requests under way, one of them may find a provider that has recovered."""
-        hopeful = any(self._spent.get(c.provider.name) != NEVER_AGAIN for c in self.plan.candidates)
         begun = self.attempts or self._doubled or self._refusal_wait_until is not None
-        if not begun or not hopeful or not self._in_company:
+        if not begun or not self._may_hope(now):
             return None
         if self._recovery_wait_until is None:
             self._recovery_wait_until = min(now + RECOVERY_WAITS * self.limits.wait_seconds, self.deadline)
@@ -337,7 +338,16 @@ class Exchange:
             return False
         if self.engine.last_success.get(name, failed_at) > failed_at or self.engine.wants_probe(candidate, now):
             return True
-        return self._in_company and now - failed_at >= candidate.provider.circuit.open_seconds
+        return now - failed_at >= candidate.provider.circuit.open_seconds and self._may_hope(now)
+
+    def _may_hope(self, now: float) -> bool:
+        """Whether somebody is likely to be found well soon: there are others who look, and lately one of those who may
+        answer this has answered somebody. Where all have been down for long, the app is told so at once."""
+        answered = self.engine.last_success
+        return self._in_company and any(
+            answered.get(name, -NEVER_AGAIN) >= now - HOPE_SECONDS and self._spent.get(name) != NEVER_AGAIN
+            for name in (c.provider.name for c in self.plan.candidates)
+        )
 
     def may_move_on(self, outcome: Outcome) -> bool:
         """Whether this outcome leaves it to us to ask again; otherwise the app gets the answer."""

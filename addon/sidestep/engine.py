@@ -95,8 +95,8 @@ class Engine:
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)
         self.changed: set[Callable[[], None]] = set()
         """Called whenever a settled attempt may have made room: who waits for a probe listens here."""
-        self.last_success: dict[str, float] = {}
-        """When each provider last answered somebody."""
+        self.last_well: dict[str, float] = {}
+        """When each provider last answered somebody; until it has, when it was asked first."""
         self._jitter = jitter
         self._circuits: dict[CircuitKey, Circuit] = {}
         self._cooldowns: dict[str, Cooldown] = {}
@@ -111,7 +111,7 @@ class Engine:
         self._circuits = {k: c for k, c in self._circuits.items() if k[0] in kept}
         self._cooldowns = {n: c for n, c in self._cooldowns.items() if n in kept}
         names = {p.name for p in settings.providers}
-        self.last_success = {n: at for n, at in self.last_success.items() if n in names}
+        self.last_well = {n: at for n, at in self.last_well.items() if n in names}
         self._held = {n: s for n, s in self._held.items() if n in names}
         self._unknown = OrderedDict((k, v) for k, v in self._unknown.items() if k[0] in kept)
         self.conversations.keep(kept)
@@ -180,6 +180,7 @@ class Engine:
         if isinstance(permit, Refusal):
             return Refused(provider.name, permit.reason, permit.retry_after)
         attempt = Attempt(candidate, permit, now)
+        self.last_well.setdefault(provider.name, now)
         self.in_flight.add(attempt)
         self.out[provider.name] += 1
         return attempt
@@ -236,7 +237,7 @@ class Engine:
             self.cooldown(provider.name).start(now, outcome.cooldown_seconds, outcome.reason)
             self.journal.append((now, f"{provider.name}: cooldown ({outcome.reason})"))
         elif outcome.kind is Kind.SUCCESS:
-            self.last_success[provider.name] = now
+            self.last_well[provider.name] = now
             if provider.name in self._cooldowns:
                 self._cooldowns[provider.name].succeeded(attempt.started)
         elif outcome.reason == "unknown_model" and attempt.candidate.model is not None:

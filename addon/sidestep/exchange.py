@@ -336,14 +336,14 @@ class Exchange:
         failed_at = self._spent[name]
         if failed_at == NEVER_AGAIN:
             return False
-        if self.engine.last_success.get(name, failed_at) > failed_at or self.engine.wants_probe(candidate, now):
+        if self.engine.last_well.get(name, failed_at) > failed_at or self.engine.wants_probe(candidate, now):
             return True
         return now - failed_at >= candidate.provider.circuit.open_seconds and self._may_hope(now)
 
     def _may_hope(self, now: float) -> bool:
         """Whether somebody is likely to be found well soon: there are others who look, and lately one of those who may
         answer this has answered somebody. Where all have been down for long, the app is told so at once."""
-        answered = self.engine.last_success
+        answered = self.engine.last_well
         return self._in_company and any(
             answered.get(name, -NEVER_AGAIN) >= now - HOPE_SECONDS and self._spent.get(name) != NEVER_AGAIN
             for name in (c.provider.name for c in self.plan.candidates)

@@ -276,12 +276,13 @@ def main(quick: bool, streams: int, only: str, rounds: int, profile: bool) -> No
         for variant in variants:  # warm up; opens the circuit of the one that is down
             variant.measure("whole", 1_000, 4, 1.0)
             variant.measure("stream", 1_000, 4, 0.5)
+        # Before the loads: what they leave behind would be used again, and the figure say less than there is.
+        for variant in variants if streams else ():
+            variant.stream_bytes = memory_per_stream(variant, streams)
         for _ in range(rounds):
             for kind, size, clients, label in loads:
                 for variant in variants:
                     variant.rounds.setdefault(label, []).append(variant.measure(kind, size, clients, seconds))
-        for variant in variants if streams else ():
-            variant.stream_bytes = memory_per_stream(variant, streams)
         report(console, variants, loads, streams)
         if profile:
             for load in loads:

@@ -18,8 +18,8 @@ from typing import Protocol
 
 from mitmproxy import flow, http
 from mitmproxy.connection import Connection
+from mitmproxy.net.server_spec import ServerSpec
 from mitmproxy.proxy import commands, events, layer
-from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import (
     DropStream,
     GetHttpConnection,
@@ -97,7 +97,6 @@ class Parent(Protocol):
     """What a stream needs to know of the layer that it is in."""
 
     conductor: Conductor
-    context: Context
     streams: dict[int, HttpStream]
     connections: dict[Connection, layer.Layer]
     next_timer: float
@@ -147,8 +146,8 @@ class Held:
 class FailoverStream(HttpStream):
     """One client request. State: the session, the phase, the upstream id, the held answer, the best failed
     answer so far, the deadline of the phase, when to send the next sign of life (monotonic seconds),
-    whether the app has been sent headers made up by us: from then on everything must end in band; and whether
-    the pieces of a flowing stream may take the short way."""
+    whether the app has been sent headers made up by us: from then on everything must end in band; whether
+    the pieces of a flowing stream may take the short way; and the proxy behind this one, if there is one."""
 
     session: Session | None = None
     phase: Phase = Phase.IDLE
@@ -162,6 +161,7 @@ class FailoverStream(HttpStream):
     dropped: bool = False
     asked_session: bool = False
     skims: bool = False
+    via: ServerSpec | None = None
     parent: Parent
 
     # --- the way in and out: ids, credentials, and the guard
@@ -294,6 +294,8 @@ class FailoverStream(HttpStream):
                 if session.complete and session.keep_alive:
                     self.keep_alive_at = session.clock() + KEEP_ALIVE_SECONDS
                     yield from self.parent.arm(self.keep_alive_at)
+                # For all attempts: the connection of one may be direct, and a script may have chosen another proxy.
+                self.via = self.flow.server_conn.via
                 yield from self._attempt()
         else:
             yield from super().state_consume_request_body(event)
@@ -350,10 +352,7 @@ class FailoverStream(HttpStream):
             self.server_state = self.state_wait_for_response_headers
             self.held = None
             request = self.flow.request
-            # Not that of the attempt before, which may have gone directly.
-            via = self.parent.context.server.via
-            if via is not None and session.passes_proxy_by():
-                via = None
+            via = None if self.via is None or session.passes_proxy_by() else self.via
             yield from self._arm(math.inf)
             connection, error = yield GetHttpConnection(
                 (request.host, request.port),

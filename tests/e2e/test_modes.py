@@ -218,6 +218,26 @@ def test_upstream(ca: trustme.CA, provider: Make, proxy: Start, tmp_path: Path) 
         until(lambda: company.log.count("POST https://") == 6, "the company's proxy has told of all six requests")
 
 
+def test_a_script_may_choose_the_upstream_proxy(provider: Make, proxy: Start, tmp_path: Path) -> None:
+    """What mitmproxy's own example does in `request` holds for every attempt of the call."""
+    own, b = provider("own"), provider("b")
+    own.default = DOWN
+    with ConnectProxy() as usual, ConnectProxy() as chosen:
+        script = tmp_path / "choose.py"
+        script.write_text(
+            "from mitmproxy.connection import Server\n"
+            "def request(flow):\n"
+            "    flow.server_conn = Server(address=flow.server_conn.address)\n"
+            f"    flow.server_conn.via = ('http', {chosen.address!r})\n"
+        )
+        m = proxy(config(own.url(), b), "--mode", f"upstream:{usual.url}", "-s", str(script))
+        answer = ask(plain(("127.0.0.1", m.port)), own.url(), stream=False, absolute=True)
+    assert answer.status == 200
+    assert (own.count, b.count) == (1, 1)
+    assert usual.forwarded + usual.tunnels == []
+    assert len(chosen.forwarded + chosen.tunnels) == 2
+
+
 @pytest.mark.parametrize(("own_tls", "b_tls"), [(False, False), (False, True), (True, False)])
 def test_upstream_forms(
     own_tls: bool, b_tls: bool, ca: trustme.CA, trusting: tuple[str, str], provider: Make, proxy: Start

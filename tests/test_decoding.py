@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import brotli  # type: ignore[import-untyped]
 import pytest
-import zstandard
 
 from sidestep import decoding
 from sidestep.decoding import EncodingError, TooMuchError, decoded_start, decoder
+from support.encodings import zstd
 
 
 def _raw_deflate(data: bytes) -> bytes:
@@ -26,7 +26,7 @@ ENCODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "zlib": ("deflate", zlib.compress),
     "raw deflate": ("deflate", _raw_deflate),
     "br": ("br", lambda data: brotli.compress(data, quality=3)),
-    "zstd": ("zstd", zstandard.compress),
+    "zstd": ("zstd", zstd.compress),
 }
 NOISE = random.Random(7).randbytes(5000)
 BODY = NOISE + b"data: {}\n\n" * 30_000 + NOISE
@@ -51,8 +51,24 @@ def test_any_cut_of_a_body_reads_the_same(encoding: tuple[str, Callable[[bytes],
 
 @pytest.mark.parametrize("size", [1, 512, 1 << 20])
 def test_a_zstd_body_of_several_frames_is_one_body(size: int) -> None:
-    frames = zstandard.compress(b"one ") + zstandard.compress(b"two ") + zstandard.compress(NOISE)
+    frames = zstd.compress(b"one ") + zstd.compress(b"two ") + zstd.compress(NOISE)
     assert _read("zstd", frames, size) == b"one two " + NOISE
+
+
+@pytest.mark.parametrize("size", [1, 512, 1 << 20])
+@pytest.mark.parametrize("after", [b"", b"\0" * 100_000, b"garbage" * 20_000])
+def test_a_gzip_body_of_several_members_is_one_body_whatever_follows_it(size: int, after: bytes) -> None:
+    members = gzip.compress(b"one ") + gzip.compress(b"") + gzip.compress(NOISE)
+    assert _read("gzip", members + after, size) == b"one " + NOISE
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_endless_members_are_not_read_without_end(encoding: str) -> None:
+    empty = {"gzip": gzip.compress(b""), "zstd": zstd.compress(b"")}[encoding]
+    decode = decoder(encoding)
+    assert decode is not None
+    with pytest.raises(TooMuchError):
+        decode(empty * (decoding.MAX_MEMBERS + 1))
 
 
 def test_what_is_no_compressed_body_is_said_to_be_none(encoding: tuple[str, Callable[[bytes], bytes]]) -> None:

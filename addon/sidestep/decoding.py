@@ -5,11 +5,17 @@ Pure: no mitmproxy, no I/O. What comes out is bounded: a few bytes may claim to 
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable
+from typing import Protocol
 
 import brotli  # type: ignore[import-untyped]
-import zstandard
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 Decoder = Callable[[bytes], bytes]
 
@@ -18,8 +24,10 @@ DECODED_BYTES = 64 << 20
 
 _BROTLI_IS_BOUNDED = hasattr(brotli.Decompressor, "can_accept_more_data")
 _BROTLI_SLICE = 32
-_ZSTD_SLICE = 512
 """Where the library takes no bound it is given little at a time: bytes that become some megabytes at the worst."""
+_MEMBER_SLICE = 64 << 10
+MAX_MEMBERS = 4096
+"""What follows a member's end is copied: a slice at most each time, and not without end."""
 
 
 class EncodingError(Exception):
@@ -47,14 +55,14 @@ def decoder(content_encoding: str, *, at_most: int = DECODED_BYTES, at_once: int
         case "" | "identity":
             return bytes
         case "gzip" | "x-gzip":
-            decompress: _Decompress = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress
+            decompress: _Decompress = _Members(lambda: zlib.decompressobj(zlib.MAX_WBITS | 16))
         case "deflate":
             decompress = _Deflate()
         case "br":
             process = brotli.Decompressor().process
             decompress = process if _BROTLI_IS_BOUNDED else _Sliced(process, _BROTLI_SLICE)
         case "zstd":
-            decompress = _Sliced(_Zstd(), _ZSTD_SLICE)
+            decompress = _Members(zstd.ZstdDecompressor)
         case _:
             return None
     return _Bounded(decompress, at_most, at_once)
@@ -91,7 +99,7 @@ class _Bounded:
         limit = min(self._left, self._at_once)
         try:
             decoded = self._decompress(data, limit + 1)
-        except (zlib.error, brotli.error, zstandard.ZstdError) as e:
+        except (zlib.error, brotli.error, zstd.ZstdError) as e:
             raise EncodingError(str(e)) from None
         if len(decoded) > limit:
             raise TooMuchError(decoded)
@@ -121,22 +129,56 @@ class _Sliced:
         return b"".join(found)
 
 
-class _Zstd:
-    """State: the frame that is being read. A body may have several (RFC 8878, 3)."""
+class _Member(Protocol):
+    """What zlib's and zstd's decompressors have in common."""
 
-    __slots__ = ("_frame",)
+    @property
+    def eof(self) -> bool: ...
 
-    def __init__(self) -> None:
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+    @property
+    def unused_data(self) -> bytes: ...
 
-    def __call__(self, data: bytes) -> bytes:
-        decoded = b""
-        while data:
-            if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            decoded += self._frame.decompress(data)
-            data = self._frame.unused_data if self._frame.eof else b""
-        return decoded
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _Members:
+    """A body may be several gzip members (RFC 1952, 2.2) or zstd frames (RFC 8878, 3) in a row. What follows the last
+    one and is none itself is passed over, as most clients do.
+
+    State: the member that is being read, how many have ended, whether the rest is passed over.
+    """
+
+    __slots__ = ("_ended", "_member", "_new", "_over")
+
+    def __init__(self, new: Callable[[], _Member]) -> None:
+        self._new = new
+        self._member = new()
+        self._ended = 0
+        self._over = False
+
+    def __call__(self, data: bytes, limit: int) -> bytes:
+        found: list[bytes] = []
+        for at in range(0, len(data), _MEMBER_SLICE):
+            rest = data[at : at + _MEMBER_SLICE]
+            while rest and not self._over and limit > 0:
+                if self._member.eof:
+                    self._member = self._new()
+                try:
+                    piece = self._member.decompress(rest, limit)
+                except (zlib.error, zstd.ZstdError):
+                    if not self._ended:
+                        raise
+                    self._over = True
+                    break
+                found.append(piece)
+                limit -= len(piece)
+                rest = b""
+                if self._member.eof:
+                    self._ended += 1
+                    rest = self._member.unused_data
+                    if self._ended >= MAX_MEMBERS and rest:
+                        raise TooMuchError(b"".join(found))
+        return b"".join(found)
 
 
 class _Deflate:

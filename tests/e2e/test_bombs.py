@@ -9,8 +9,8 @@ from functools import cache
 
 import brotli  # type: ignore[import-untyped]
 import pytest
-import zstandard
 
+from support.encodings import zstd
 from support.provider import Behaviour, Provider
 from support.proxy import Mitmdump
 from support.raw import Wire, chat
@@ -41,7 +41,7 @@ def bomb(encoding: str, stream: bool) -> bytes:
     if encoding == "br":
         b = brotli.Compressor(quality=1)
         return b"".join(b.process(unit) for _ in range(repeat)) + b.finish()
-    z = zstandard.ZstdCompressor().compressobj()
+    z = zstd.ZstdCompressor()
     return b"".join(z.compress(unit) for _ in range(repeat)) + z.flush()
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import brotli
 import pytest
 import trustme
-import zstandard
 
 from support import corpus
+from support.encodings import zstd
 from support.h2client import H2Client
 from support.h2provider import H2Provider, server_context
 from support.internet import Internet
@@ -125,7 +125,7 @@ COMPRESSED = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
     "br": brotli.compress,
-    "zstd": zstandard.ZstdCompressor().compress,
+    "zstd": zstd.compress,
 }
 FORM = (
     b'--X\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--X\r\nContent-Disposition: form-data; '

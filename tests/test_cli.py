@@ -22,9 +22,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sidestep import catalog, environment, trust
 from sidestep.cli import main, script_path
-from sidestep.trust import can_write_java_stores
+from sidestep.config import catalog
+from sidestep.run import environment, trust
+from sidestep.run.trust import can_write_java_stores
 
 SOURCE = Path(__file__).parents[1] / "addon"
 GOOD = '[[providers]]\nname = "p"\ndialect = "openai"\nbase_url = "https://p.test/v1"\napi_key = "${KEY_OF_P}"\n'

@@ -14,18 +14,19 @@ from mitmproxy import command, contentviews, ctx, exceptions
 from mitmproxy.addonmanager import Loader
 from mitmproxy.log import ALERT
 
-from sidestep import prices, status
-from sidestep.calls import Calls
-from sidestep.circuit import State
-from sidestep.config import describe
-from sidestep.connections import Connections
-from sidestep.core import Core
-from sidestep.dispatch import Dispatch
-from sidestep.engine import Engine
-from sidestep.environment import DIRECT_HOSTS
-from sidestep.locating import UPSTREAM_AUTH, find_config, load_settings
-from sidestep.problems import ConfigError
-from sidestep.settings import MODES, Settings
+from sidestep import status
+from sidestep.breaker.circuit import State
+from sidestep.calls.hooks import Calls
+from sidestep.calls.shared import Core
+from sidestep.config.locating import UPSTREAM_AUTH, find_config, load_settings
+from sidestep.config.problems import ConfigError
+from sidestep.config.reading import describe
+from sidestep.config.settings import MODES, Settings
+from sidestep.mitm.connections import Connections
+from sidestep.mitm.dispatch import Dispatch
+from sidestep.routing import prices
+from sidestep.routing.engine import Engine
+from sidestep.run.environment import DIRECT_HOSTS
 from sidestep.view import LLM
 
 logger = logging.getLogger(__name__)

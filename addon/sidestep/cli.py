@@ -18,10 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sidestep import catalog, config, environment, explaining, initial, keys, trust
-from sidestep.locating import find_config, load_settings
-from sidestep.problems import ConfigError
-from sidestep.settings import Provider, Settings
+from sidestep.config import catalog, initial, keys, reading
+from sidestep.config.locating import find_config, load_settings
+from sidestep.config.problems import ConfigError
+from sidestep.config.settings import Provider, Settings
+from sidestep.routing import explaining
+from sidestep.run import environment, trust
 
 USUAL_WIDTH = 80
 UNFOLDED = 1000
@@ -95,7 +97,7 @@ def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command:
     Exits as the command does: with 128+n if signal n ended it, 127 if there is no such command, 126 if it cannot be
     executed; with 125 if the proxy did not start.
     """
-    from sidestep import running
+    from sidestep.run import running
 
     wishes = running.Wishes(web=web, keep=keep, config=str(config_file or ""), confdir=confdir)
     raise SystemExit(running.run(command, wishes, script_path(), os.environ))
@@ -132,7 +134,7 @@ def init(file: Path, force: bool) -> None:
     """Write a commented configuration from the keys in the environment, by default to ./sidestep.toml."""
     text = initial.configuration(os.environ)
     # It must pass the check that it recommends.
-    config.parse(text, os.environ, str(file))
+    reading.parse(text, os.environ, str(file))
     try:
         with file.open("w" if force else "x", encoding="utf-8") as out:
             out.write(text)
@@ -247,7 +249,7 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
     for provider in settings.providers:
         table.add_row(provider.name, provider.dialect, str(provider.base_url), _credential(provider), _models(provider))
     console.print(table)
-    for line in config.describe(settings):
+    for line in reading.describe(settings):
         console.print(line, markup=False, soft_wrap=True)
     for word, wanted in (("set", True), ("not set", False)):
         if names := [name for name, is_set in found.items() if is_set is wanted]:

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sidestep.circuit import State
-from sidestep.engine import Engine
-from sidestep.settings import Provider
+from sidestep.breaker.circuit import State
+from sidestep.config.settings import Provider
+from sidestep.routing.engine import Engine
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mitmproxy import http
 from mitmproxy.contentviews import Contentview, Metadata
 
-from sidestep.transcript import read
+from sidestep.dialects.transcript import read
 
 LARGE = 4 << 20
 """Chosen by itself only for bodies up to this size (bytes): it reads all of them."""

@@ -11,10 +11,10 @@ import anthropic
 import httpx2
 import pytest
 
+from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects.anthropic import Anthropic
 from sidestep.dialects.base import Call, Mark, PinKind, Usage
 from sidestep.dialects.common import conversation_of, digest
-from sidestep.outcomes import ErrorKind
 from support import corpus
 
 ANTHROPIC = Anthropic()

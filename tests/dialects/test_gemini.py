@@ -11,10 +11,10 @@ from google import genai
 from google.genai import errors as genai_errors
 from google.genai import types
 
+from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects.base import Call, Mark, PinKind, Usage
 from sidestep.dialects.common import conversation_of, digest
 from sidestep.dialects.gemini import Gemini
-from sidestep.outcomes import ErrorKind
 from support import corpus
 
 GEMINI = Gemini()

@@ -10,10 +10,10 @@ import httpx2
 import openai
 import pytest
 
+from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects.base import Call, Conversation, Mark, Pin, PinKind, Usage
 from sidestep.dialects.common import conversation_of
 from sidestep.dialects.openai import OpenAI
-from sidestep.outcomes import ErrorKind
 from support import corpus
 
 OPENAI = OpenAI()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep.trust import can_write_java_stores
+from sidestep.run.trust import can_write_java_stores
 from support.corporate import ConnectProxy
 from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump, clean_env

@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sidestep import config, judging, routing
-from sidestep.engine import Attempt, Engine
-from sidestep.exchange import Exchange
-from sidestep.outcomes import Kind, Outcome
+from sidestep.breaker import judging
+from sidestep.breaker.outcomes import Kind, Outcome
+from sidestep.config import reading
+from sidestep.routing import table
+from sidestep.routing.engine import Attempt, Engine
+from sidestep.routing.exchange import Exchange
 
 WALL = 1_790_000_000.0
 CHAT = "/v1/chat/completions"
@@ -39,11 +41,11 @@ class World:
     """State: the engine, the time."""
 
     def __init__(self, text: str, random: Callable[[], float] = HALF) -> None:
-        self.engine = Engine(config.parse(text, {}), jitter=random)
+        self.engine = Engine(reading.parse(text, {}), jitter=random)
         self.now = 1000.0
 
     def reload(self, text: str) -> None:
-        self.engine.reconfigure(config.parse(text, {}))
+        self.engine.reconfigure(reading.parse(text, {}))
 
     def exchange(self, body: Mapping[str, Any] | None = None, path: str = CHAT) -> Exchange:
         """A call has arrived and was planned."""
@@ -54,7 +56,7 @@ class World:
         call = match.dialect.read(match.operation, match.tail, "", "application/json", raw)
         candidates = engine.routes.candidates(match, call.model, trusted_client=True)
         lacking = engine.lacking_models(self.now)
-        plan = routing.plan(candidates, call, issuer_of=engine.issuer_of, knows_model=lacking)
+        plan = table.plan(candidates, call, issuer_of=engine.issuer_of, knows_model=lacking)
         return Exchange(engine, match, call, plan, self.now, jitter=HALF, body_bytes=len(raw))
 
     def order(self, body: Mapping[str, Any] | None = None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common
 from sidestep.dialects.base import Answer, Call, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.common import (
@@ -29,7 +30,6 @@ from sidestep.dialects.common import (
     value_of,
 )
 from sidestep.dialects.errors import facts_in
-from sidestep.outcomes import ErrorFacts, ErrorKind
 
 OPERATIONS = {"/v1/messages": "messages", "/v1/messages/count_tokens": "count_tokens"}
 

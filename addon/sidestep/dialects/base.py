@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from sidestep.outcomes import ErrorFacts, ErrorKind
+from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 
 
 class PinKind(enum.StrEnum):

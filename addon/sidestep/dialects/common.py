@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
+from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind
 from sidestep.dialects.base import Answer, Conversation, Event, Mark, Usage
 from sidestep.dialects.errors import facts_in
-from sidestep.outcomes import NO_ERROR, ErrorFacts, ErrorKind
-from sidestep.sse import ArrayScanner, EventScanner, Scanned
+from sidestep.dialects.sse import ArrayScanner, EventScanner, Scanned
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _items = msgspec.json.Decoder(list[msgspec.Raw])

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from sidestep.outcomes import NO_ERROR, ErrorFacts, ErrorKind
+from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind
 
 MAX_MESSAGE = 2_000
 """Characters kept of a provider's error message."""

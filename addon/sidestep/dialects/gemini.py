@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common
 from sidestep.dialects.base import Answer, Call, Event, Mark, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.common import (
@@ -33,8 +34,7 @@ from sidestep.dialects.common import (
     value_of,
 )
 from sidestep.dialects.errors import facts_in
-from sidestep.outcomes import ErrorFacts, ErrorKind
-from sidestep.sse import ArrayScanner, Scanned
+from sidestep.dialects.sse import ArrayScanner, Scanned
 
 OPERATIONS = frozenset(
     {"generateContent", "streamGenerateContent", "embedContent", "batchEmbedContents", "countTokens"}

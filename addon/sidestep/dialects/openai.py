@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, quote
 
 import msgspec
 
+from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common
 from sidestep.dialects.base import Answer, Call, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.common import (
@@ -33,7 +34,6 @@ from sidestep.dialects.common import (
     value_of,
 )
 from sidestep.dialects.errors import facts_in
-from sidestep.outcomes import ErrorFacts, ErrorKind
 
 OPERATIONS = frozenset(
     {

@@ -1,0 +1,327 @@
+"""One provider's circuit: closed, open, half-open, and the permits it gives.
+
+Pure: no mitmproxy, no clock, no I/O. `now` is seconds of a monotonic clock. What an outcome is was judged before;
+whom to ask instead is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import msgspec
+
+from sidestep.breaker.outcomes import Kind, Outcome
+from sidestep.breaker.window import Window
+
+YEAR = 31_536_000
+"""Longest time that may be configured: an endless one (`inf`) could not be told as a Retry-After."""
+DAY = 86_400.0
+"""Longest lease: one that never ended would keep its place for ever."""
+
+Positive = Annotated[float, msgspec.Meta(gt=0, le=YEAR)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+JITTER = 0.1
+"""The open time varies by this share, so that many processes do not probe in step."""
+
+
+class CircuitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[circuit]` table. Times in seconds."""
+
+    failure_threshold: AtLeastOne = 3
+    failure_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    window_seconds: Positive = 60
+    min_requests: AtLeastOne = 20
+    open_seconds: Positive = 15
+    open_seconds_max: Positive = 300
+    half_open_probes: AtLeastOne = 1
+    probe_wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] = 10
+    scope: Literal["provider", "model"] = "provider"
+
+
+class State(enum.StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+    FORCED_OPEN = "forced_open"
+    DISABLED = "disabled"
+
+
+class Trigger(enum.Enum):
+    """What can change the state."""
+
+    TRIPPED = "tripped"
+    TIME_CAME = "time_came"
+    PROBE_SUCCEEDED = "probe_succeeded"
+    PROBE_FAILED = "probe_failed"
+    HELD_OPEN = "held_open"
+    HELD_DISABLED = "held_disabled"
+    RELEASED = "released"
+
+
+TRANSITIONS: dict[tuple[State, Trigger], State] = {
+    (State.CLOSED, Trigger.TRIPPED): State.OPEN,
+    (State.OPEN, Trigger.TIME_CAME): State.HALF_OPEN,
+    (State.HALF_OPEN, Trigger.PROBE_SUCCEEDED): State.CLOSED,
+    (State.HALF_OPEN, Trigger.PROBE_FAILED): State.OPEN,
+    **{(state, Trigger.HELD_OPEN): State.FORCED_OPEN for state in State},
+    **{(state, Trigger.HELD_DISABLED): State.DISABLED for state in State},
+    (State.FORCED_OPEN, Trigger.RELEASED): State.CLOSED,
+    (State.DISABLED, Trigger.RELEASED): State.CLOSED,
+}
+"""Every legal transition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why no permit was given. `retry_after`: seconds until asking again makes sense, None if unknown."""
+
+    reason: Literal["open", "probing", "forced_open"]
+    retry_after: float | None
+
+
+@dataclass(slots=True, eq=False)
+class Permit:
+    """Leave to make one attempt. It counts only at the circuit that gave it: a reload may have replaced that."""
+
+    circuit: Circuit = field(repr=False)
+    generation: int
+    probe: bool
+    granted_at: float
+    lease_until: float
+    settled: bool = False
+    success_at: float | None = None
+    failures_before: int = 0
+    success_serial: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What an operator would ask for. Times in seconds from now."""
+
+    state: State
+    failure_count: int
+    successes: int
+    failures: int
+    open_age: float | None
+    """Since it last opened; None unless open or half-open."""
+    retry_after: float | None
+    permits_out: int
+    probes_out: int
+    generation: int
+    times_opened: int
+
+
+class Circuit:
+    """State: the state and its generation, consecutive failures, the window, permits out, when it opened and
+    when it may be probed (with a doubled open time, and with the plain one), the open time that applies next."""
+
+    def __init__(self, settings: CircuitSettings, *, jitter: Callable[[], float]) -> None:
+        """`jitter` gives numbers from 0 to 1."""
+        self.settings = settings
+        self._jitter = jitter
+        self._state = State.CLOSED
+        self._generation = 0
+        self._failures = 0
+        self._serial = 0
+        self._window = Window(settings.window_seconds)
+        self._permits: set[Permit] = set()
+        self._opened_at = 0.0
+        self._open_until = 0.0
+        self._plain_until = 0.0
+        self._open_seconds = settings.open_seconds
+        self._times_opened = 0
+
+    # --- asking
+
+    def state(self, now: float) -> State:
+        """The state now: an open circuit whose time has come is half-open."""
+        if self._state is State.OPEN and now >= self._open_until:
+            self._apply(Trigger.TIME_CAME, now)
+        return self._state
+
+    def admit(self, now: float, lease_seconds: float) -> Permit | Refusal:
+        """A permit, or why there is none. No lease is longer than a day."""
+        if lease_seconds <= 0:
+            raise ValueError(f"expected a lease above 0 seconds, found {lease_seconds}")
+        self._expire(now)
+        refusal = self._refusal(now)
+        if refusal is not None:
+            return refusal
+        probe = self._state is State.HALF_OPEN
+        lease = lease_seconds if lease_seconds < DAY else DAY  # nan as well
+        permit = Permit(self, self._generation, probe, now, now + lease)
+        self._permits.add(permit)
+        return permit
+
+    def would_admit(self, now: float) -> bool:
+        """Whether `admit` would give a permit now."""
+        self._expire(now)
+        return self._refusal(now) is None
+
+    def _refusal(self, now: float) -> Refusal | None:
+        match self.state(now):
+            case State.FORCED_OPEN:
+                return Refusal("forced_open", None)
+            case State.OPEN:
+                return Refusal("open", self._open_until - now)
+            case State.HALF_OPEN:
+                probes = self._probes()
+                if len(probes) >= self.settings.half_open_probes:
+                    return Refusal("probing", min(p.lease_until for p in probes) - now)
+        return None
+
+    def hasten(self, now: float) -> float | None:
+        """Let a probe through once the plain open time is over, though it was doubled: that spares an app who could
+        be answered elsewhere the wait for a slow probe, and nobody else. Seconds until then, at least 0; None if
+        the circuit is not open, or its open time was not doubled."""
+        if self.state(now) is not State.OPEN or self._plain_until >= self._open_until:
+            return None
+        if now >= self._plain_until:
+            self._open_until = now
+        return max(self._plain_until - now, 0.0)
+
+    # --- settling
+
+    def settle(self, permit: Permit, outcome: Outcome, now: float) -> bool:
+        """Give a permit back with its outcome. False if it was settled before, its lease had ended, or another
+        circuit gave it."""
+        self._expire(now)
+        if permit.settled or permit.circuit is not self:
+            return False
+        permit.settled = True
+        self._permits.discard(permit)
+        self.state(now)
+        if permit.generation != self._generation:
+            return True
+        if permit.probe:
+            self._settle_probe(permit, outcome, now)
+        elif outcome.kind is Kind.SUCCESS:
+            self._count_success(permit, now)
+        elif outcome.kind is Kind.FAILURE:
+            self._count_failure(now)
+        return True
+
+    def _settle_probe(self, permit: Permit, outcome: Outcome, now: float) -> None:
+        if outcome.kind is Kind.FAILURE:
+            self._failures += 1
+            if outcome.slow:
+                doubled = min(self._open_seconds * 2, self.settings.open_seconds_max)
+                self._open_seconds = max(self._open_seconds, doubled)
+            self._apply(Trigger.PROBE_FAILED, now)
+        elif outcome.kind is Kind.SUCCESS or (outcome.kind is Kind.NEUTRAL and outcome.alive):
+            self._apply(Trigger.PROBE_SUCCEEDED, now)
+            permit.generation = self._generation
+            if outcome.kind is Kind.SUCCESS:
+                self._count_success(permit, now)
+
+    def amend(self, permit: Permit, outcome: Outcome, now: float) -> bool:
+        """Take back the success of a permit: its stream failed after its first content. False if it changes
+        nothing, because there is no such success or the circuit has changed state since."""
+        self.state(now)
+        if permit.success_at is None or permit.circuit is not self or outcome.kind is not Kind.FAILURE:
+            return False
+        success_at, permit.success_at = permit.success_at, None
+        if permit.generation != self._generation:
+            return False
+        self._window.take_back_success(success_at)
+        if permit.success_serial == self._serial:
+            # No other success since: the failures before it stand in one row with those after it.
+            self._failures += permit.failures_before
+        self._count_failure(now)
+        return True
+
+    def _count_success(self, permit: Permit, now: float) -> None:
+        self._serial += 1
+        permit.success_at = now
+        permit.success_serial = self._serial
+        permit.failures_before = self._failures
+        self._failures = 0
+        self._window.success(now)
+
+    def _count_failure(self, now: float) -> None:
+        self._failures += 1
+        self._window.failure(now)
+        if self._state is not State.CLOSED:
+            return
+        totals = self._window.totals(now)
+        rate_reached = (
+            totals.attempts >= self.settings.min_requests and totals.failure_rate >= self.settings.failure_rate
+        )
+        if self._failures >= self.settings.failure_threshold or rate_reached:
+            self._apply(Trigger.TRIPPED, now)
+
+    # --- by hand
+
+    def hold(self, state: Literal[State.FORCED_OPEN, State.DISABLED] | State | None, now: float = 0.0) -> None:
+        """Hold the state by hand, or give it back (None).
+
+        Given back, it is closed with clean counts: what was known before the hold is old, and the next attempts
+        tell soon enough.
+        """
+        if state is None:
+            if self._state in (State.FORCED_OPEN, State.DISABLED):
+                self._apply(Trigger.RELEASED, now)
+        elif state is State.FORCED_OPEN:
+            self._apply(Trigger.HELD_OPEN, now)
+        elif state is State.DISABLED:
+            self._apply(Trigger.HELD_DISABLED, now)
+        else:
+            raise ValueError(f"expected forced_open or disabled, found {state}")
+
+    # --- inside
+
+    def _apply(self, trigger: Trigger, now: float) -> None:
+        after = TRANSITIONS.get((self._state, trigger))
+        if after is None:
+            raise ValueError(f"illegal transition: {trigger.value} in {self._state}")
+        if after is self._state:
+            return
+        self._state = after
+        self._generation += 1
+        if after is State.OPEN:
+            spread = 1 + JITTER * (2 * self._jitter() - 1)
+            self._opened_at = now
+            self._open_until = now + self._open_seconds * spread
+            self._plain_until = now + self.settings.open_seconds * spread
+            self._times_opened += 1
+        elif after is State.CLOSED:
+            self._failures = 0
+            self._window.clear()
+            self._open_seconds = self.settings.open_seconds
+
+    def _probes(self) -> list[Permit]:
+        return [p for p in self._permits if p.probe and p.generation == self._generation]
+
+    def _expire(self, now: float) -> None:
+        if self._permits:
+            for permit in [p for p in self._permits if now >= p.lease_until]:
+                permit.settled = True
+                self._permits.discard(permit)
+
+    def snapshot(self, now: float) -> Snapshot:
+        state = self.state(now)
+        self._expire(now)
+        totals = self._window.totals(now)
+        refusal = self._refusal(now)
+        return Snapshot(
+            state,
+            self._failures,
+            totals.successes,
+            totals.failures,
+            now - self._opened_at if state in (State.OPEN, State.HALF_OPEN) else None,
+            None if refusal is None else refusal.retry_after,
+            len(self._permits),
+            len(self._probes()),
+            self._generation,
+            self._times_opened,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Circuit({self._state}, failures={self._failures}, permits={len(self._permits)},"
+            f" generation={self._generation})"
+        )

@@ -1,0 +1,1 @@
+"""What happens to one call? mitmproxy's public API only."""

@@ -1,0 +1,409 @@
+"""The way of a call through mitmproxy's hooks, in their order, and what the layer asks on that way.
+
+A bug in any of them is logged once, and the request goes where the app sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Iterable
+from functools import lru_cache
+
+from mitmproxy import ctx, http
+from mitmproxy.connection import Client
+from mitmproxy.proxy.mode_specs import LocalMode, ReverseMode
+from mitmproxy.websocket import WebSocketData
+from wsproto.frame_protocol import Opcode
+
+from sidestep.breaker import judging
+from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome
+from sidestep.calls import replies, story
+from sidestep.calls.flows import Field, Original, host_of, readable_body
+from sidestep.calls.session import Session
+from sidestep.calls.shared import Core
+from sidestep.calls.watching import Shape
+from sidestep.routing import table
+from sidestep.routing.engine import Attempt, Engine
+from sidestep.routing.exchange import Exchange, Exhausted, Wait
+
+logger = logging.getLogger(__name__)
+
+REPLAYABLE = 64
+"""Finished requests whose originals are kept in memory, for `replay.client` to send them as the app did."""
+REPLAYABLE_BYTES = 1 << 20
+"""Larger bodies are not kept for a replay."""
+GOOD_CLOSES = (1000, 1001, 1005)
+"""WebSocket close codes (RFC 6455): done, going away, none given."""
+PROVIDERS_CLOSES = (1011, 1012, 1013, 1014)
+"""An internal error, a restart, overload, a bad gateway: the provider's own trouble."""
+VANISHED = 1006
+
+
+class Calls:
+    """State: live sessions by flow id, originals of finished requests for a replay, the hosts that a user's proxy is
+    not asked for."""
+
+    name = "sidestep.calls"
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.sessions: dict[str, Session] = {}
+        self.replayable: OrderedDict[str, Original] = OrderedDict()
+        self.direct_hosts: str | None = None
+
+    def done(self) -> None:
+        for session in self.sessions.values():
+            session.drop(judging.KILLED)
+        self.sessions.clear()
+
+    def client_disconnected(self, client: Client) -> None:
+        for flow_id, session in tuple(self.sessions.items()):
+            if session.flow.client_conn.id == client.id:
+                session.drop(judging.CLIENT_GONE)
+                session.engine.live.discard(session)
+                del self.sessions[flow_id]
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        engine = self.core.engine
+        if engine is None or engine.mode == "off" or flow.response or flow.error or not flow.live:
+            return
+        try:
+            self._recognise(flow, engine)
+        except Exception as e:
+            self._fail_open(flow, "requestheaders", e)
+
+    def _recognise(self, flow: http.HTTPFlow, engine: Engine) -> None:
+        request = flow.request
+        if flow.is_replay == "request" and (original := self.replayable.get(flow.id)) is not None:
+            original.restore(request, credentials=True)
+        method = request.method
+        if method == "GET" and request.headers.get("upgrade", "").lower() != "websocket":
+            return
+        match = engine.routes.match(method, request.scheme, _host_of(flow), request.port, request.path)
+        if match is None or flow.client_conn.id not in self.core.adopted:
+            return
+        acting = engine.mode == "enforce"
+        session = Session(flow, match, engine, self.core.clock, acting=acting)
+        session.direct_hosts = self.direct_hosts
+        self.sessions[flow.id] = session
+        if acting:
+            request.stream = False
+            session.original.strip(request)
+
+    def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        if flow.response or flow.error or not flow.live or self.core.engine is None:
+            return None
+        try:
+            session = self.sessions.get(flow.id)
+            if session is None:
+                if _host_of(flow) == replies.INTERNAL_HOST:
+                    flow.response = replies.page(flow.request, self.core.engine, self.core.clock())
+                return None
+            if not self._plan(session):
+                return None
+            return self._advance(session) if session.acting else None
+        except Exception as e:
+            self._fail_open(flow, "request", e)
+            return None
+
+    def _plan(self, session: Session) -> bool:
+        """Read the call and choose who may answer. False: it goes where the app sent it."""
+        flow, match, engine = session.flow, session.match, session.engine
+        if flow.is_replay == "request" and (before := self.replayable.get(flow.id)) is not None:
+            if flow.request.raw_content == before.sent_body:
+                flow.request.data.content = before.body
+            elif "content-length" in flow.request.headers:  # edited since
+                flow.request.headers["content-length"] = str(len(flow.request.raw_content or b""))
+        session.original.refresh(flow.request)
+        original = session.original
+        query = flow.request.path.partition("?")[2]
+        body = readable_body(original)
+        call = session.call = match.dialect.read(match.operation, match.tail, query, original.content_type, body)
+        now = self.core.clock()
+
+        def plan(trusted: bool) -> table.Plan:
+            candidates = engine.routes.candidates(match, call.model, trusted_client=trusted)
+            lacking = engine.lacking_models(now)
+            return table.plan(candidates, call, issuer_of=engine.issuer_of, knows_model=lacking)
+
+        trusted = self._is_trusted(flow)
+        chosen = plan(trusted)
+        if chosen.passthrough:
+            if session.acting and not trusted and not plan(True).passthrough:
+                text = "this client may not use the provider keys: see allow_clients in sidestep's [proxy] table"
+                flow.response = replies.error(match.dialect, 403, ErrorKind.CREDENTIAL, text)
+                session.exchange = Exchange(engine, match, call, chosen, now)
+                return False
+            if session.acting:
+                session.release()
+            del self.sessions[flow.id]
+            return False
+        session.exchange = Exchange(engine, match, call, chosen, now, body_bytes=len(body))
+        engine.live.add(session)
+        if not session.acting:
+            self._look_on(session)
+        return True
+
+    def _look_on(self, session: Session) -> None:
+        """Mode `observe`: note what would be done, and judge the own provider by what the app gets."""
+        engine, exchange, now = session.engine, session.exchange, self.core.clock()
+        assert exchange is not None
+        candidates = exchange.plan.candidates
+        own = next((c for c in candidates if c.own), None)
+        first = next((c for c in candidates if engine.would_admit(c, now)), None)
+        first = first or next((c for c in candidates if engine.foresees_limit(c, now)), None)
+        if first is None:
+            session.advice = "sidestep would have answered 503: every provider is refused"
+        elif not first.own:
+            session.advice = f"sidestep would have asked {first.provider.name}"
+        if session.advice is not None:
+            logger.info(session.advice, extra={"client": session.flow.client_conn.peername})
+        if own is not None:
+            session.attempt = engine.look_on(own, now)
+            exchange.attempts.append(session.attempt)
+            session.answered_by = own.provider
+
+    def _advance(self, session: Session) -> Awaitable[None] | None:
+        """Make the flow the next attempt, or its end; a coroutine where that takes a wait."""
+        exchange = session.exchange
+        assert exchange is not None
+        step = exchange.next(self.core.clock())
+        if isinstance(step, Wait):
+            return self._wait(session, step)
+        self._apply(session, step)
+        return None
+
+    async def _wait(self, session: Session, step: Wait) -> None:
+        exchange = session.exchange
+        assert exchange is not None
+        changed = asyncio.Event()
+        changes = session.engine.changed
+        changes.add(changed.set)
+        try:
+            following: Attempt | Wait | Exhausted = step
+            while isinstance(following, Wait):
+                changed.clear()
+                if following.on_change:
+                    try:
+                        async with asyncio.timeout(following.seconds):
+                            await changed.wait()
+                    except TimeoutError:
+                        pass
+                else:
+                    await asyncio.sleep(following.seconds)
+                following = exchange.next(self.core.clock())
+            self._apply(session, following)
+        except Exception as e:
+            self._fail_open(session.flow, "wait", e)
+        finally:
+            changes.discard(changed.set)
+
+    def _apply(self, session: Session, step: Attempt | Exhausted) -> None:
+        exchange = session.exchange
+        assert exchange is not None
+        if isinstance(step, Attempt):
+            session.begin(step)
+        elif not exchange.attempts:
+            session.flow.response = replies.exhausted(exchange)
+
+    def sidestep_next(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """Our own hook: the attempt under way has failed."""
+        session = self.sessions.get(flow.id)
+        if session is None:
+            return None
+        try:
+            return self._advance(session)
+        except Exception as e:
+            self.core.log_bug("sidestep_next", e)
+            return None
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.get(flow.id)
+        if session is None or flow.response is None:
+            return
+        try:
+            if session.watch is None and session.attempt is not None:
+                self._record(session, flow.response)
+            told: tuple[Field, ...] = ()
+            if session.acting and session.engine.settings.proxy.response_headers:
+                told = story.headers(session)
+            by = session.answered_by
+            # Another provider's cookies are not the app's: its host never set them.
+            without = {b"set-cookie"} if by is not None and by.base_url != session.match.intercept else set()
+            without.update(name for name, _ in told)
+            fields = flow.response.data.headers.fields
+            flow.response.data.headers.fields = (*(f for f in fields if f[0].lower() not in without), *told)
+        except Exception as e:
+            self.core.log_bug("responseheaders", e)
+
+    def _record(self, session: Session, response: http.Response) -> None:
+        """Judge from the hooks alone what a layer of ours does not carry: mode `observe`."""
+        watch = session.open_watch(response)
+        if watch.shape is Shape.OPAQUE:
+            session.settle(watch.judge_end())
+        elif watch.shape in (Shape.STREAM, Shape.FLOWING):
+            before = response.stream
+
+            def look_on(data: bytes) -> bytes | Iterable[bytes]:
+                try:
+                    piece = watch.feed(data)
+                    if piece.content:
+                        session.settle(judging.SUCCESS)
+                    if piece.error is not None:
+                        session.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
+                except Exception as e:
+                    self.core.log_bug("stream", e)
+                return before(data) if callable(before) else data
+
+            response.stream = look_on
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        if flow.websocket is not None:
+            return
+        session = self.sessions.pop(flow.id, None)
+        if session is None:
+            return
+        try:
+            attempt = session.attempt
+            if attempt is not None and attempt in session.engine.in_flight and session.watch is not None:
+                watch = session.watch
+                if watch.shape in (Shape.WHOLE, Shape.ERROR) and flow.response is not None and not session.acting:
+                    watch.feed(flow.response.raw_content or b"")
+                elif watch.shape is Shape.STREAM:
+                    watch.rest()
+                session.end(watch.judge_end())
+            self._finish(session)
+        except Exception as e:
+            session.drop(judging.OURS)
+            self.core.log_bug("response", e)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.pop(flow.id, None)
+        if session is None:
+            return
+        try:
+            session.drop(judging.CLIENT_GONE)
+            self._finish(session)
+        except Exception as e:
+            self.core.log_bug("error", e)
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.get(flow.id)
+        if session is None or not session.acting or flow.websocket is None:
+            return
+        message = flow.websocket.messages[-1]
+        if not message.from_client or message.type is not Opcode.TEXT:
+            return
+        try:
+            content = session.app_frame(message.content)
+            if content is not message.content:
+                message.content = content
+        except Exception as e:
+            self.core.log_bug("websocket_message", e)
+
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.pop(flow.id, None)
+        if session is None:
+            return
+        try:
+            session.end(self._judge_close(session, flow.websocket))
+            self._finish(session)
+        except Exception as e:
+            self.core.log_bug("websocket_end", e)
+
+    @staticmethod
+    def _judge_close(session: Session, ended: WebSocketData | None) -> Outcome:
+        """What the end of a WebSocket says of its provider. Its reason is not quoted: it may hold anything."""
+        code = None if ended is None else ended.close_code
+        if ended is None or ended.closed_by_client or code in (None, *GOOD_CLOSES):
+            return judging.SUCCESS
+        if code == VANISHED:
+            session.note("the provider vanished without closing the WebSocket")
+            return judging.TRUNCATED
+        session.note(f"the provider closed the WebSocket with code {code}")
+        return judging.STREAM_ERROR if code in PROVIDERS_CLOSES else judging.SUCCESS
+
+    def _finish(self, session: Session) -> None:
+        """The request is over: count it, tell its story, keep its original for a replay."""
+        engine, exchange, flow = session.engine, session.exchange, session.flow
+        engine.live.discard(session)
+        if exchange is None:
+            return
+        last = exchange.current
+        good = last is not None and last.outcome is not None and last.outcome.kind in (Kind.SUCCESS, Kind.NEUTRAL)
+        result = "answered" if good and flow.error is None else "failed"
+        engine.requests_total[(exchange.match.route.name, result)] += 1
+        if session.acting and good and last is not None and not last.candidate.own:
+            engine.rerouted[(session.match.addressed, last.candidate.provider.name)] += 1
+        story.tell(session)
+        if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
+            self.replayable[flow.id] = session.original
+            while len(self.replayable) > REPLAYABLE:
+                self.replayable.popitem(last=False)
+
+    # --- what the layer asks
+
+    def session(self, flow: http.HTTPFlow) -> Session | None:
+        session = self.sessions.get(flow.id)
+        return session if session is not None and session.acting else None
+
+    def unrouted(self, flow: http.HTTPFlow) -> None:
+        if (session := self.sessions.pop(flow.id, None)) is not None:
+            session.release()
+
+    def broke(self, flow: http.HTTPFlow) -> None:
+        session = self.sessions.get(flow.id)
+        if session is not None and session.attempt is not None:
+            session.settle(judging.CONNECT if session.attempt.headers_at is None else judging.TRUNCATED)
+
+    def phrase_exhausted(self, session: Session) -> http.Response:
+        assert session.exchange is not None
+        return replies.exhausted(session.exchange)
+
+    # --- helpers
+
+    def _is_trusted(self, flow: http.HTTPFlow) -> bool:
+        """Whether provider keys may be used for this client."""
+        assert self.core.engine is not None
+        peer = flow.client_conn.peername
+        address = _address(peer[0]) if peer else None
+        if address is not None and address.is_loopback:
+            return True
+        if getattr(ctx.options, "proxyauth", None):
+            return True
+        if isinstance(flow.client_conn.proxy_mode, LocalMode):
+            return True  # captured programs run on this machine, whatever address they seem to come from
+        if address is None:
+            return False
+        networks = (ipaddress.ip_network(n, strict=False) for n in self.core.engine.settings.proxy.allow_clients)
+        return any(address.version == n.version and address in n for n in networks)
+
+    def _fail_open(self, flow: http.HTTPFlow, where: str, error: Exception) -> None:
+        """A bug of ours: the request goes where the app sent it, with the app's credential."""
+        self.core.log_bug(where, error)
+        session = self.sessions.pop(flow.id, None)
+        if session is not None:
+            session.release()
+            session.engine.live.discard(session)
+            session.attempt = None
+
+
+@lru_cache(maxsize=256)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """A client's address, None if it has none."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _host_of(flow: http.HTTPFlow) -> str:
+    """The host that the app means. In reverse mode its Host header may name this proxy (`keep_host_header`)."""
+    request = flow.request
+    return request.host if isinstance(flow.client_conn.proxy_mode, ReverseMode) else host_of(request)

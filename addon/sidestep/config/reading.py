@@ -1,0 +1,592 @@
+"""Text → frozen settings, with every problem and the place it is at.
+
+Pure but for `load`, which reads one file. The environment is an argument. What a setting does is elsewhere, and so is
+where the file lies.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_type_hints
+
+import msgspec
+
+from sidestep.config import catalog
+from sidestep.config.problems import ConfigError, Problem, did_you_mean, in_words, kind_in_words, one_of
+from sidestep.config.settings import (
+    DIALECT_NAMES,
+    MODES,
+    STRATEGIES,
+    TABLES,
+    AtLeastOne,
+    NotNegative,
+    Positive,
+    Price,
+    Provider,
+    ProxySettings,
+    Route,
+    Secret,
+    Settings,
+)
+from sidestep.config.urls import BaseURL
+
+OWN_CREDENTIAL = "the app's own credential goes only to the host that the app addressed"
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A header name (RFC 9110, 5.6.2)."""
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+_CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key")
+_FRAMING_HEADERS = (
+    *("host", "content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive"),
+    *("te", "trailer", "upgrade", "expect"),
+)
+
+
+def load(path: Path, env: Mapping[str, str]) -> Settings:
+    """The settings of a file. ConfigError: everything wrong with it."""
+    source = str(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        found = "nothing there"
+    except IsADirectoryError:
+        found = "a folder"
+    except UnicodeDecodeError as e:
+        raise _error(source, "UTF-8 text", f"byte {e.object[e.start]:#04x} at offset {e.start}") from None
+    except OSError as e:
+        found = f"one that cannot be read: {e.strerror}"
+    except ValueError as e:
+        found = f"a path that cannot be read: {e}"
+    else:
+        return parse(text, env, source)
+    raise _error(source, "a file", found)
+
+
+def parse(text: str, env: Mapping[str, str], source: str = "<config>") -> Settings:
+    """The settings of a TOML text. ConfigError: everything wrong with it."""
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as e:
+        where = f"at the end, line {text.count(chr(10)) + 1}"
+        raise _error(source, "TOML", f"a mistake: {e}".replace("at end of document", where)) from None
+    return _Reader(source, env).settings(data)
+
+
+def default(env: Mapping[str, str]) -> Settings:
+    """What holds without any configuration: each dialect's own provider first, with the app's credential, then
+    the catalog's providers whose keys are in the environment."""
+    keyed = [name for name, entry in catalog.CATALOG.items() if _key_of(entry, env) is not None]
+    names = dict.fromkeys((*DIALECT_NAMES, *keyed))
+    return _Reader("the built-in catalog", env).settings({"providers": [{"name": name} for name in names]})
+
+
+def describe(settings: Settings) -> list[str]:
+    """A line a route: where its calls, and so people's prompts, may go."""
+    lines = []
+    for route in settings.routes:
+        targets = ", ".join(f"{p.name} ({p.base_url.host})" for p in route.providers)
+        intercepts = ", ".join(str(b) for b in route.intercepts)
+        lines.append(f"calls to {intercepts} may go to {targets} [{route.strategy}, {settings.mode}]")
+    return lines
+
+
+def _error(source: str, expected: str, found: str) -> ConfigError:
+    return ConfigError((Problem(source, "", expected, found),))
+
+
+def _key_of(entry: catalog.Entry, env: Mapping[str, str]) -> str | None:
+    """The key of a catalog's provider in the environment."""
+    return next((env[name] for name in entry.env if env.get(name, "").strip()), None)
+
+
+_PROVIDER_KEYS = (
+    *("name", "dialect", "base_url", "api_key", "auth", "models", "only", "drop_fields", "headers"),
+    *("issuer", "weight", "price", "context_window"),
+    *TABLES,
+)
+_ROUTE_KEYS = ("name", "intercept", "providers", "strategy")
+_TOP_KEYS = ("mode", "providers", "routes", "proxy", *TABLES)
+
+
+class _Reader:
+    """Walks a parsed file table by table. State: the problems met so far, and the providers that have some."""
+
+    def __init__(self, source: str, env: Mapping[str, str]) -> None:
+        self.source = source
+        self.env = env
+        self.problems: list[Problem] = []
+        self.broken: set[str] = set()
+
+    def problem(self, path: str, expected: str, found: str, hint: str = "") -> None:
+        self.problems.append(Problem(self.source, path, expected, found, hint))
+
+    # --- the whole file
+
+    def settings(self, data: dict[str, Any]) -> Settings:
+        self.known_keys(data, "", _TOP_KEYS)
+        mode = self.choice(data, "mode", "", MODES) or MODES[0]
+        tables: dict[str, Any] = {name: self.table(kind(), data, name, "") for name, kind in TABLES.items()}
+        proxy = self.table(ProxySettings(), data, "proxy", "")
+        self.networks(proxy.allow_clients)
+        raw_providers = self.tables(data, "providers")
+        raw_routes = self.tables(data, "routes")
+        intercepts = _intercepts_by_provider(raw_providers or [], raw_routes or [])
+        providers = self.providers(raw_providers or [], tables, intercepts)
+        routes: tuple[Route, ...] = ()
+        if raw_providers is not None and raw_routes is not None:
+            names = [r["name"] for r in raw_providers if isinstance(r.get("name"), str)]
+            routes = self.routes(raw_routes, providers, names) if raw_routes else _default_routes(providers)
+        if self.problems:
+            raise ConfigError(tuple(self.problems))
+        return Settings(source=self.source, mode=mode, providers=providers, routes=routes, proxy=proxy, **tables)
+
+    def networks(self, networks: tuple[str, ...]) -> None:
+        for i, network in enumerate(networks):
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                self.problem(f"proxy.allow_clients[{i}]", "a network such as 10.0.0.0/8", in_words(network))
+
+    # --- providers
+
+    def providers(
+        self, raw_providers: list[dict[str, Any]], tables: dict[str, Any], intercepts: dict[str, set[BaseURL]]
+    ) -> tuple[Provider, ...]:
+        providers: list[Provider] = []
+        first: dict[str, str] = {}
+        for i, raw in enumerate(raw_providers):
+            path = f"providers[{i}]"
+            before = len(self.problems)
+            self.known_keys(raw, path, _PROVIDER_KEYS)
+            name = self.name(raw, path)
+            if name is None:
+                continue
+            if name in first:
+                self.problem(f"{path}.name", "a name of its own", f"{name!r} twice", f"{first[name]} has it too")
+            first.setdefault(name, path)
+            provider = self.provider(raw, path, name, tables, intercepts.get(name, set()))
+            if len(self.problems) > before:
+                self.broken.add(name)
+            elif provider is not None:
+                providers.append(provider)
+        return tuple(providers)
+
+    def name(self, raw: dict[str, Any], path: str) -> str | None:
+        name = self.string(raw, "name", path)
+        if name is None:
+            if "name" not in raw:
+                self.problem(f"{path}.name", "a name", "nothing")
+            return None
+        # It stands in response headers, in `a:503, b:200`.
+        if (
+            not name.strip()
+            or name != name.strip()
+            or not (name.isascii() and name.isprintable())
+            or set(name) & {*",:"}
+        ):
+            self.problem(f"{path}.name", "a name of ASCII characters without commas and colons", in_words(name))
+        return name
+
+    def provider(
+        self, raw: dict[str, Any], path: str, name: str, tables: dict[str, Any], intercepts: set[BaseURL]
+    ) -> Provider | None:
+        entry = catalog.CATALOG.get(name)
+        dialect = self.choice(raw, "dialect", path, DIALECT_NAMES)
+        if dialect is None and "dialect" not in raw:
+            if entry is not None:
+                dialect = entry.dialect
+            else:
+                self.problem(f"{path}.dialect", one_of(DIALECT_NAMES), "nothing")
+        base_url = self.base_url(raw, path, name, entry)
+        auth = self.auth(raw, path, entry, dialect)
+        api_key = self.api_key(raw, path, entry, auth, base_url, intercepts)
+        own_tables = {table: self.table(above, raw, table, path) for table, above in tables.items()}
+        models = self.models(raw, path)
+        only = self.strings(raw, "only", path)
+        if only == ():
+            self.problem(f"{path}.only", "at least one model", "an empty array")
+        if only is None and entry is not None and entry.only is not None:
+            # Who says what a model is called here means it to be asked for.
+            only = (*entry.only, *(glob for glob, _ in models or ()))
+        if models is None:
+            models = () if entry is None else entry.models
+        drop = self.strings(raw, "drop_fields", path)
+        headers = self.headers(raw, path, auth)
+        issuer = self.string(raw, "issuer", path)
+        weight = self.number(raw, "weight", path, Positive, 1.0)
+        price = self.price(raw, path)
+        windows = self.windows(raw, path)
+        if windows is None:
+            windows = MappingProxyType({}) if entry is None else entry.context_window
+        if dialect is None or base_url is None:
+            return None
+        return Provider(
+            name=name,
+            dialect=dialect,
+            base_url=base_url,
+            api_key=api_key,
+            auth=auth,
+            models=models,
+            only=only,
+            drop_fields=frozenset(drop or ()),
+            headers=headers,
+            issuer=issuer or (entry.issuer if entry is not None and entry.issuer else name),
+            weight=weight,
+            price=price,
+            context_window=windows,
+            **own_tables,
+        )
+
+    def base_url(self, raw: dict[str, Any], path: str, name: str, entry: catalog.Entry | None) -> BaseURL | None:
+        if "base_url" not in raw and entry is None:
+            hint = did_you_mean(name, catalog.CATALOG)
+            self.problem(f"{path}.base_url", f"a URL, since {name!r} is no name of the catalog", "nothing", hint)
+            return None
+        if "base_url" not in raw:
+            assert entry is not None
+            return BaseURL.parse(entry.base_url)
+        text = self.string(raw, "base_url", path)
+        return None if text is None else self.url(text, f"{path}.base_url")
+
+    def url(self, text: str, path: str) -> BaseURL | None:
+        try:
+            return BaseURL.parse(text)
+        except ValueError as e:
+            expected, _, found = str(e).removeprefix("expected ").partition(", found ")
+            self.problem(path, expected, found)
+            return None
+
+    def auth(self, raw: dict[str, Any], path: str, entry: catalog.Entry | None, dialect: str | None) -> str:
+        """A scheme word (`bearer`, `none`) or the name of the header that bears the key."""
+        auth = self.string(raw, "auth", path)
+        if auth is None:
+            if entry is not None and entry.auth and entry.dialect == dialect:
+                # A key for one that needs none by itself: it does here.
+                return entry.auth if entry.auth != "none" or "api_key" not in raw else catalog.AUTH_BY_DIALECT[dialect]
+            return catalog.AUTH_BY_DIALECT[dialect or "openai"]
+        if not _TOKEN.fullmatch(auth) or auth.lower() in _FRAMING_HEADERS:
+            self.problem(f"{path}.auth", "bearer, none or a header name", in_words(auth))
+        return auth.lower() if auth.lower() in ("bearer", "none") else auth
+
+    def api_key(
+        self,
+        raw: dict[str, Any],
+        path: str,
+        entry: catalog.Entry | None,
+        auth: str,
+        base_url: BaseURL | None,
+        intercepts: set[BaseURL],
+    ) -> Secret | None:
+        """The key to send; None: the app's own credential stays, or there is none.
+
+        Only what the file says replaces the credential of a call that the provider was addressed by: a key that
+        happens to be in the environment does not, so that such a call leaves as without Sidestep. Where a call to
+        another host may reach the provider too, it needs a key.
+        """
+        where = f"{path}.api_key"
+        if "api_key" in raw:
+            text = raw["api_key"]
+            if not isinstance(text, str):
+                self.problem(where, "a string", type(text).__name__)
+                return None
+            if auth == "none":
+                self.problem(where, 'no key, since auth = "none"', "one")
+                return None
+            if "$" in text and not _REFERENCE.search(text):
+                self.problem(where, "a key, or a reference written ${NAME}", "a $ without its braces")
+                return None
+            return self.secret(self.expand(text, where), where)
+        if auth == "none" or base_url is None or intercepts == {base_url}:
+            return None
+        if entry is not None and entry.env:
+            key = _key_of(entry, self.env)
+            if key is not None:
+                return self.secret(key, where)
+            expected, found = "a key", f"none: {' or '.join(entry.env)} is not set"
+        else:
+            expected, found = 'a key or auth = "none"', "nothing"
+        others = ", ".join(sorted(str(b) for b in intercepts - {base_url}))
+        reached = f", and calls to {others} may reach this one" if others else ""
+        self.problem(where, expected, found, OWN_CREDENTIAL + reached)
+        return None
+
+    def secret(self, value: str | None, path: str) -> Secret | None:
+        if value is None:
+            return None
+        value = value.strip()
+        if not value:
+            self.problem(path, "a key", "an empty string")
+        elif not (value.isascii() and value.isprintable()):
+            self.problem(path, "a key of printable ASCII characters", "others")
+        return Secret(value)
+
+    def expand(self, text: str, path: str) -> str | None:
+        missing = dict.fromkeys(name for name in _REFERENCE.findall(text) if name not in self.env)
+        for name in missing:
+            self.problem(path, f"the environment variable {name!r}", "it unset")
+        return None if missing else _REFERENCE.sub(lambda m: self.env[m[1]], text)
+
+    def models(self, raw: dict[str, Any], path: str) -> tuple[tuple[str, str], ...] | None:
+        if "models" not in raw:
+            return None
+        pairs = []
+        for glob, target in self.mapping(raw["models"], f"{path}.models", "a table of names"):
+            where = f"{path}.models.{glob}"
+            if not isinstance(target, str) or not target:
+                self.problem(where, "the provider's name of the model", in_words(target))
+            elif self.has_reference(target, where):
+                pass
+            elif target.count("*") > 1:
+                self.problem(where, "at most one * on the right", in_words(target))
+            elif "*" in target and (glob.count("*") != 1 or set(glob) & {*"?["}):
+                found = "? or [ beside it" if glob.count("*") == 1 else str(glob.count("*"))
+                self.problem(where, f"exactly one * in {glob!r}", found, f"{target!r} repeats what it stood for")
+            else:
+                pairs.append((glob, target))
+        return tuple(pairs)
+
+    def headers(self, raw: dict[str, Any], path: str, auth: str) -> tuple[tuple[str, Secret], ...]:
+        pairs = []
+        for name, text in self.mapping(raw.get("headers", {}), f"{path}.headers"):
+            where = f"{path}.headers.{name}"
+            if not _TOKEN.fullmatch(name):
+                self.problem(where, "a header name", in_words(name))
+            elif name.lower() in _FRAMING_HEADERS:
+                self.problem(where, "a header that may be set", in_words(name))
+            elif name.lower() in _CREDENTIAL_HEADERS or name.lower() == auth.lower():
+                self.problem(
+                    where, "a header that is no credential", in_words(name), "a key belongs in api_key and auth"
+                )
+            elif not isinstance(text, str):
+                self.problem(where, "a string", type(text).__name__)
+            elif (value := self.expand(text, where)) is not None:
+                if not (value.isascii() and value.isprintable()):
+                    self.problem(where, "printable ASCII text", "others")
+                pairs.append((name, Secret(value)))
+        return tuple(pairs)
+
+    def price(self, raw: dict[str, Any], path: str) -> Price | None:
+        if "price" not in raw:
+            return None
+        price = self.table(Price(), raw, "price", path)
+        if isinstance(raw["price"], dict):
+            for name in ("input", "output"):
+                if name not in raw["price"]:
+                    self.problem(f"{path}.price.{name}", kind_in_words(NotNegative), "nothing")
+        return price
+
+    def windows(self, raw: dict[str, Any], path: str) -> Mapping[str, int] | None:
+        if "context_window" not in raw:
+            return None
+        windows = {}
+        for model, tokens in self.mapping(raw["context_window"], f"{path}.context_window"):
+            where = f"{path}.context_window.{model}"
+            windows[model] = self.value(tokens, AtLeastOne, where, "a whole number of tokens of at least 1")
+        return MappingProxyType(windows)
+
+    # --- routes
+
+    def routes(
+        self, raw_routes: list[dict[str, Any]], providers: tuple[Provider, ...], names: list[str]
+    ) -> tuple[Route, ...]:
+        by_name = {p.name: p for p in providers}
+        routes: list[Route] = []
+        claimed: dict[BaseURL, str] = {}
+        taken = {r["name"] for r in raw_routes if isinstance(r.get("name"), str)}
+        for i, raw in enumerate(raw_routes):
+            path = f"routes[{i}]"
+            self.known_keys(raw, path, _ROUTE_KEYS)
+            strategy = self.choice(raw, "strategy", path, STRATEGIES) or STRATEGIES[0]
+            intercepts = self.intercepts(raw, path, claimed)
+            members = self.members(raw, path, by_name, names)
+            dialects = sorted({p.dialect for p in members})
+            if len(dialects) > 1:
+                self.problem(f"{path}.providers", "providers of one dialect", ", ".join(dialects))
+            name = self.string(raw, "name", path)
+            if name is not None and any(r.name == name for r in routes):
+                self.problem(f"{path}.name", "a name of its own", f"{name!r} again")
+            if not members:
+                continue
+            if name is None:
+                name = _free_name(dialects[0], taken)
+                taken.add(name)
+            routes.append(Route(name, dialects[0], intercepts, members, strategy))
+        return tuple(routes)
+
+    def intercepts(self, raw: dict[str, Any], path: str, claimed: dict[BaseURL, str]) -> tuple[BaseURL, ...]:
+        texts = self.strings(raw, "intercept", path)
+        if texts == () or "intercept" not in raw:
+            self.problem(f"{path}.intercept", "at least one base URL", "none")
+        bases = []
+        for i, text in enumerate(texts or ()):
+            where = f"{path}.intercept[{i}]"
+            base = self.url(text, where)
+            if base is None:
+                continue
+            if base in claimed:
+                self.problem(where, "a base URL of its own", f"{text!r}, which {claimed[base]} has too")
+                continue
+            claimed[base] = where
+            bases.append(base)
+        return tuple(bases)
+
+    def members(
+        self, raw: dict[str, Any], path: str, by_name: dict[str, Provider], names: list[str]
+    ) -> tuple[Provider, ...]:
+        wanted = self.strings(raw, "providers", path)
+        if wanted == () or "providers" not in raw:
+            self.problem(f"{path}.providers", "at least one provider", "none")
+        members: list[Provider] = []
+        for i, name in enumerate(wanted or ()):
+            where = f"{path}.providers[{i}]"
+            if name in (wanted or ())[:i]:
+                self.problem(where, "each provider once", f"{name!r} again")
+            elif name in by_name:
+                members.append(by_name[name])
+            elif name not in self.broken:
+                hint = did_you_mean(name, names) or "it needs a [[providers]] table"
+                self.problem(where, "a known provider", in_words(name), hint)
+        return tuple(members)
+
+    # --- values
+
+    def known_keys(self, raw: dict[str, Any], path: str, known: Iterable[str]) -> None:
+        for key in raw:
+            if key not in known:
+                hint = did_you_mean(key, known) or f"known are {', '.join(sorted(known))}"
+                self.problem(_at(path, key), "a known key", in_words(key), hint)
+
+    def tables(self, data: dict[str, Any], key: str) -> list[dict[str, Any]] | None:
+        """An array of tables; None: it is something else."""
+        raw = data.get(key, [])
+        if not isinstance(raw, list):
+            self.problem(key, f"tables headed [[{key}]]", in_words(raw))
+            return None
+        for i, item in enumerate(raw):
+            if not isinstance(item, dict):
+                self.problem(f"{key}[{i}]", f"a table headed [[{key}]]", in_words(item))
+                return None
+        return raw
+
+    def table[T: msgspec.Struct](self, above: T, raw: dict[str, Any], key: str, path: str) -> T:
+        """A table of plain settings over those `above` it; what is wrong in it changes nothing."""
+        hints = get_type_hints(type(above), include_extras=True)
+        path = _at(path, key)
+        changes: dict[str, Any] = {}
+        for name, value in self.mapping(raw.get(key, {}), path):
+            if name not in hints:
+                self.known_keys({name: value}, path, hints)
+            elif (good := self.value(value, hints[name], f"{path}.{name}")) is not None:
+                changes[name] = good
+        return msgspec.structs.replace(above, **changes)
+
+    def mapping(self, raw: Any, path: str, words: str = "a table") -> Iterable[tuple[str, Any]]:
+        if isinstance(raw, dict):
+            return raw.items()
+        self.problem(path, words, in_words(raw))
+        return ()
+
+    def value(self, value: Any, kind: Any, path: str, words: str = "") -> Any:
+        """A value of this type; None: it is none."""
+        if self.has_reference(value, path):
+            return None
+        # For msgspec a list is a good tuple and 1.0 a good int; infinity would be no limit at all.
+        if not (isinstance(value, float) and not math.isfinite(value)):
+            try:
+                return msgspec.convert(value, kind)
+            except (msgspec.ValidationError, OverflowError):
+                pass
+        self.problem(path, words or kind_in_words(kind, value), in_words(value))
+        return None
+
+    def has_reference(self, value: Any, path: str) -> bool:
+        """`${…}` where it does not expand is a mistake, not a value."""
+        if isinstance(value, list):
+            found = [self.has_reference(v, f"{path}[{i}]") for i, v in enumerate(value)]
+            return any(found)
+        if isinstance(value, str) and _REFERENCE.search(value):
+            self.problem(path, "no ${…} here", in_words(value), "references expand in api_key and headers only")
+            return True
+        return False
+
+    def string(self, raw: dict[str, Any], key: str, path: str) -> str | None:
+        text: str | None = self.value(raw[key], str, _at(path, key)) if key in raw else None
+        return text
+
+    def strings(self, raw: dict[str, Any], key: str, path: str) -> tuple[str, ...] | None:
+        texts: tuple[str, ...] | None = self.value(raw[key], tuple[str, ...], _at(path, key)) if key in raw else None
+        return texts
+
+    def number(self, raw: dict[str, Any], key: str, path: str, kind: Any, default: float) -> float:
+        number: float | None = self.value(raw[key], kind, _at(path, key)) if key in raw else None
+        return default if number is None else number
+
+    def choice(self, raw: dict[str, Any], key: str, path: str, choices: tuple[str, ...]) -> str | None:
+        if key not in raw or self.has_reference(raw[key], _at(path, key)):
+            return None
+        value = raw[key]
+        if isinstance(value, str) and value in choices:
+            return value
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        self.problem(_at(path, key), one_of(choices), in_words(value), hint)
+        return None
+
+
+def _at(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _free_name(dialect: str, taken: set[str]) -> str:
+    """The dialect, or dialect-2, dialect-3 …"""
+    name, number = dialect, 1
+    while name in taken:
+        number += 1
+        name = f"{dialect}-{number}"
+    return name
+
+
+def _default_routes(providers: tuple[Provider, ...]) -> tuple[Route, ...]:
+    """One a dialect that has providers: its official base URL, its providers in their order."""
+    routes = []
+    for dialect in DIALECT_NAMES:
+        members = tuple(p for p in providers if p.dialect == dialect)
+        if members:
+            routes.append(Route(dialect, dialect, (BaseURL.parse(catalog.OFFICIAL[dialect]),), members, STRATEGIES[0]))
+    return tuple(routes)
+
+
+def _intercepts_by_provider(
+    raw_providers: list[dict[str, Any]], raw_routes: list[dict[str, Any]]
+) -> dict[str, set[BaseURL]]:
+    """The base URLs whose calls may reach each provider. What is wrong with them is reported elsewhere."""
+    found: dict[str, set[BaseURL]] = {}
+    for raw in raw_routes:
+        for name in _strings_in(raw.get("providers")):
+            found.setdefault(name, set()).update(_urls_in(raw.get("intercept")))
+    if not raw_routes:
+        for raw in raw_providers:
+            for name in _strings_in([raw.get("name")]):
+                entry = catalog.CATALOG.get(name)
+                dialect = raw.get("dialect", None if entry is None else entry.dialect)
+                found.setdefault(name, set()).update(_urls_in([catalog.OFFICIAL.get(str(dialect))]))
+    return found
+
+
+def _strings_in(value: object) -> list[str]:
+    return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+
+
+def _urls_in(value: object) -> set[BaseURL]:
+    bases = set()
+    for text in _strings_in(value):
+        try:
+            bases.add(BaseURL.parse(text))
+        except ValueError:
+            continue
+    return bases

@@ -1,0 +1,181 @@
+"""The typed settings that everything else goes by, and their defaults.
+
+Pure. How they are read from a file, and what is wrong with one, is told elsewhere.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Annotated, Literal, NoReturn
+
+import msgspec
+
+from sidestep.breaker.circuit import CircuitSettings
+from sidestep.config.urls import BaseURL
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+DIALECT_NAMES = ("openai", "anthropic", "gemini")
+STRATEGIES = ("priority", "weighted", "cheapest", "fastest")
+MODES = ("enforce", "observe", "off")
+
+
+class Secret:
+    """A key. It shows itself only to who asks for it by name."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not to be saved")
+
+
+class AttemptSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[attempts]` table. Times in seconds."""
+
+    max: AtLeastOne = 6
+    per_provider: AtLeastOne = 2
+    backoff_seconds: NotNegative = 0.25
+    wait_seconds: NotNegative = 3
+    total_seconds: Positive = 600
+
+
+class TimeoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[timeouts]` table, in seconds."""
+
+    connect: Positive = 5
+    first_byte: Positive = 60
+    headers: Positive = 600
+    first_content: Positive = 300
+    idle: Positive = 60
+
+
+class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[stream]` table."""
+
+    commit: Literal["first_content", "complete"] = "first_content"
+    hold_bytes: AtLeastOne = 10_485_760
+
+
+class RoutingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[routing]` table."""
+
+    stick_seconds: NotNegative = 300
+
+
+class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[proxy]` table."""
+
+    allow_clients: tuple[str, ...] = ()
+    response_headers: bool = True
+    tunnel_others: bool = False
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """USD per million tokens."""
+
+    input: NotNegative = 0
+    output: NotNegative = 0
+
+
+TABLES: dict[str, type[msgspec.Struct]] = {
+    "circuit": CircuitSettings,
+    "attempts": AttemptSettings,
+    "timeouts": TimeoutSettings,
+    "stream": StreamSettings,
+    "routing": RoutingSettings,
+}
+"""Tables of the file that can also be set on one provider."""
+
+
+class Provider(msgspec.Struct, frozen=True):
+    """A provider as it is used, with the tables that apply to it.
+
+    Without `api_key` the app's own credential stays, or none is sent at all (`auth` is `none`).
+    """
+
+    name: str
+    dialect: str
+    base_url: BaseURL
+    api_key: Secret | None
+    auth: str
+    models: tuple[tuple[str, str], ...]
+    only: tuple[str, ...] | None
+    drop_fields: frozenset[str]
+    headers: tuple[tuple[str, Secret], ...]
+    issuer: str
+    weight: float
+    price: Price | None
+    context_window: Mapping[str, int]
+    circuit: CircuitSettings
+    attempts: AttemptSettings
+    timeouts: TimeoutSettings
+    stream: StreamSettings
+    routing: RoutingSettings
+
+    def serves(self, model: str | None) -> bool:
+        """Whether it may be asked for this model."""
+        if model is None or self.only is None:
+            return True
+        return any(fnmatch.fnmatchcase(model, glob) for glob in self.only)
+
+    def target_model(self, model: str) -> str:
+        """What it calls this model: an exact name before a glob, globs in their order."""
+        for glob, target in self.models:
+            if glob == model:
+                return target
+        for glob, target in self.models:
+            if fnmatch.fnmatchcase(model, glob):
+                return target.replace("*", _star(glob, model))
+        return model
+
+
+def _star(glob: str, model: str) -> str:
+    """What the one `*` of a glob stood for."""
+    before, _, after = glob.partition("*")
+    return model[len(before) : len(model) - len(after)]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Intercepts, and the providers that may answer, in order."""
+
+    name: str
+    dialect: str
+    intercepts: tuple[BaseURL, ...]
+    providers: tuple[Provider, ...]
+    strategy: str
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """A whole configuration."""
+
+    source: str
+    mode: str
+    providers: tuple[Provider, ...]
+    routes: tuple[Route, ...]
+    circuit: CircuitSettings
+    attempts: AttemptSettings
+    timeouts: TimeoutSettings
+    stream: StreamSettings
+    routing: RoutingSettings
+    proxy: ProxySettings

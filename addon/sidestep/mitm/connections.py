@@ -1,0 +1,130 @@
+"""Client connections, before there are calls in them: whose layers are ours, whose TLS passes unopened."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import ctx, http
+from mitmproxy.addons import clientplayback
+from mitmproxy.connection import Client
+from mitmproxy.proxy import layer as proxy_layer
+from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.mode_specs import ReverseMode
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+from mitmproxy.tls import ClientHelloData, TlsData
+
+from sidestep.calls import replies
+from sidestep.calls.shared import Core
+from sidestep.mitm.handlers import see_off
+from sidestep.mitm.layer import FailoverLayer
+from sidestep.mitm.stream import Conductor
+from sidestep.routing.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+DISTRUSTED = 100
+"""Hosts of which it is said that a client does not trust their certificate."""
+
+
+class Connections:
+    """State: whom the layers ask, hosts whose certificates clients did not take, mitmproxy's own replay handler while
+    ours is in its place."""
+
+    name = "sidestep.connections"
+
+    def __init__(self, core: Core, conductor: Conductor) -> None:
+        self.core = core
+        self._conductor = conductor
+        self._distrusted: set[str] = set()
+        self._replay_handler: type[clientplayback.ReplayHandler] | None = None
+
+    def running(self) -> None:
+        self._adopt_replay()
+
+    def done(self) -> None:
+        if self._replay_handler is not None:
+            clientplayback.ReplayHandler = self._replay_handler  # type: ignore[misc]
+            self._replay_handler = None
+
+    def next_layer(self, nextlayer: proxy_layer.NextLayer) -> None:
+        if nextlayer.layer is not None:
+            return
+        try:
+            ctx.master.addons.get("nextlayer").next_layer(nextlayer)
+            found: Any = nextlayer.layer
+            while found is not None:
+                if type(found) is HttpLayer:
+                    FailoverLayer.adopt(found, self._conductor, self.core.clock)
+                    self.core.adopted.add(nextlayer.context.client.id)
+                found = getattr(found, "child_layer", None)
+        except Exception as e:
+            self.core.log_bug("next_layer", e)
+
+    def tls_clienthello(self, data: ClientHelloData) -> None:
+        if data.ignore_connection or self.core.engine is None:
+            return
+        try:
+            data.ignore_connection = self._passes_unopened(data, self.core.engine)
+        except Exception as e:
+            self.core.log_bug("tls_clienthello", e)
+
+    def _passes_unopened(self, data: ClientHelloData, engine: Engine) -> bool:
+        """Whether a TLS connection of the client is none of our business."""
+        chosen = ctx.options.sidestep_tunnel_others
+        address = data.context.server.address
+        # Without an address the TLS is with this proxy itself; in reverse mode all that comes was meant for us.
+        if address is None or isinstance(data.context.client.proxy_mode, ReverseMode):
+            return False
+        if not (chosen == "true" or (not chosen and engine.settings.proxy.tunnel_others)):
+            return False
+        return not _is_ours(engine, data.client_hello.sni or address[0], address[1])
+
+    def tls_failed_client(self, data: TlsData) -> None:
+        """Say once a host that a client does not take our certificate: nothing can be done for its calls then."""
+        engine, error = self.core.engine, data.conn.error or ""
+        if engine is None or "alert" not in error or not ("certificate" in error or "unknown ca" in error):
+            return
+        address = data.context.server.address
+        if address is None:
+            return
+        host = next((h for h in (data.conn.sni, address[0]) if h and _is_ours(engine, h, address[1])), None)
+        if host is None or host in self._distrusted or len(self._distrusted) >= DISTRUSTED:
+            return
+        self._distrusted.add(host)
+        ca = Path(ctx.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
+        logger.warning(
+            f"sidestep: a client does not trust our certificate for {host}, so its calls fail. Let it trust {ca}: "
+            "SSL_CERT_FILE for Python, curl and Codex, NODE_EXTRA_CA_CERTS for Node. A client that pins certificates "
+            f"cannot be intercepted: give it a base URL on --mode reverse:https://{host} instead"
+        )
+
+    def client_disconnected(self, client: Client) -> None:
+        self.core.adopted.discard(client.id)
+
+    def server_connected(self, data: ServerConnectionHookData) -> None:
+        try:
+            if data.client.id in self.core.adopted:
+                see_off(data.client, data.server)
+        except Exception as e:
+            self.core.log_bug("server_connected", e)
+
+    def _adopt_replay(self) -> None:
+        """Let `replay.client` go through our layer as well."""
+        core, conductor = self.core, self._conductor
+        original = clientplayback.ReplayHandler
+
+        class ReplayHandler(original):  # type: ignore[misc, valid-type]
+            def __init__(self, flow: http.HTTPFlow, options: Any) -> None:
+                super().__init__(flow, options)
+                FailoverLayer.adopt(self.layer, conductor, core.clock)
+                core.adopted.add(flow.client_conn.id)
+
+        self._replay_handler = original
+        clientplayback.ReplayHandler = ReplayHandler  # type: ignore[misc]
+
+
+def _is_ours(engine: Engine, host: str, port: int) -> bool:
+    """Whether what is sent to this host may be for us, so that its TLS has to be opened."""
+    return host.lower() == replies.INTERNAL_HOST or engine.routes.lies_under(host, port)

@@ -1,0 +1,118 @@
+"""Why a call would go where: the routing's own answer for one URL, in words.
+
+Pure: no mitmproxy, no I/O, no state of circuits; it says who may be asked, not who would answer now.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from sidestep.config.settings import Provider, Settings
+from sidestep.config.urls import BaseURL
+from sidestep.dialects import DIALECTS
+from sidestep.dialects.base import Call
+from sidestep.routing import table
+
+_WEBSOCKET = {"ws": "http", "wss": "https"}
+
+
+def explain(settings: Settings, url: str, model: str | None, method: str | None = None) -> dict[str, Any]:
+    """What would become of a call to this URL, by default a POST, or a handshake where it is ws or wss. ValueError: it
+    is no URL.
+
+    `routed` says whether Sidestep would act on it; if not, `why` says why not. `providers` are in the order of the
+    route, `rejected` are those of the route that would not be asked, and why. The query appears nowhere: it may hold
+    a key.
+    """
+    bare, _, query = url.partition("#")[0].partition("?")
+    scheme, mark, rest = bare.partition("://")
+    websocket = scheme.lower() in _WEBSOCKET
+    if not mark:
+        bare = f"https://{bare}"
+    elif websocket:
+        bare = f"{_WEBSOCKET[scheme.lower()]}://{rest}"
+    base = BaseURL.parse(bare)
+    method = method or ("GET" if websocket else "POST")
+    found: dict[str, Any] = {"url": str(base), "method": method, "model": model, "mode": settings.mode, "routed": False}
+    if settings.mode == "off":
+        return found | {"why": 'mode is "off"'}
+    # A slash at the end is part of the path, and of no base URL.
+    path = base.path + ("/" if bare.endswith("/") else "")
+    routes = table.RouteTable(settings.routes)
+    match = routes.match(method, base.scheme, base.host, base.port, path)
+    if match is None or (match.operation.endswith(".websocket") and not websocket):
+        return found | {"why": _why_not(settings, base, path, method)}
+    read = match.dialect.read(match.operation, match.tail, _model_of(query), "", b"{}")
+    asked = model if model is not None else read.model
+    call = Call(read.dialect, read.operation, asked, stream=read.stream)
+    candidates = routes.candidates(match, asked, trusted_client=True)
+    plan = table.plan(candidates, call, issuer_of=lambda _: None, knows_model=None)
+    chosen = [c.provider for c in plan.candidates]
+    found |= {
+        "routed": not plan.passthrough,
+        "route": match.route.name,
+        "intercept": str(match.intercept),
+        "operation": match.operation,
+        "model": asked,
+        "strategy": match.route.strategy,
+        "providers": [_candidate(c) for c in plan.candidates],
+        "rejected": [{"name": p.name, "why": _rejected(p, asked)} for p in match.route.providers if p not in chosen],
+    }
+    if plan.passthrough:
+        found["why"] = "no provider of its route may be asked for this model"
+    return found
+
+
+def order(strategy: str) -> str:
+    """What the order of the providers means."""
+    return {
+        "priority": "asked in this order",
+        "weighted": "calls are shared out among them by weight",
+        "cheapest": "the cheapest for the call first",
+        "fastest": "the fastest of late first",
+    }[strategy]
+
+
+def _candidate(candidate: table.Candidate) -> dict[str, Any]:
+    provider = candidate.provider
+    if provider.api_key is not None:
+        credential = f"a key of yours ({provider.auth})"
+    else:
+        credential = "the app's own" if candidate.own_credential else "none"
+    return {
+        "name": provider.name,
+        "base_url": str(provider.base_url),
+        "model": candidate.model,
+        "own": candidate.own,
+        "credential": credential,
+    }
+
+
+def _rejected(provider: Provider, model: str | None) -> str:
+    if not provider.serves(model):
+        return f"it may only be asked for {', '.join(provider.only or ())}"
+    return "it may not be asked"
+
+
+def _model_of(query: str) -> str:
+    """The part of a query that a dialect reads: the rest may be a key."""
+    return urlencode([(k, v) for k, v in parse_qsl(query) if k == "model"])
+
+
+def _why_not(settings: Settings, base: BaseURL, path: str, method: str) -> str:
+    bases = [(i, r.dialect) for r in settings.routes for i in r.intercepts]
+    here = [(i, d) for i, d in bases if (i.host, i.port) == (base.host, base.port)]
+    if not here:
+        return f"no intercept has the host {base.authority}; there are: {', '.join(str(i) for i, _ in bases) or 'none'}"
+    under = [(i, d, tail) for i, d in here if (tail := i.tail_of(base.scheme, base.host, base.port, path)) is not None]
+    if not under:
+        return f"it does not lie under {' or '.join(str(i) for i, _ in here)}"
+    # As the table does it: the longest base counts.
+    intercept, dialect, tail = max(under, key=lambda found: len(found[0].path))
+    for other, what in (("POST", "a POST"), ("GET", "a WebSocket handshake (wss://)")):
+        if (other != method or other == "GET") and DIALECTS[dialect].operation(other, tail) is not None:
+            return (
+                f"{method} {tail} under {intercept} is none of the calls that another provider could answer; {what} is"
+            )
+    return f"{tail} under {intercept} is none of the {dialect} calls that another provider could answer"

@@ -1,0 +1,153 @@
+"""What `sidestep run` loads into mitmproxy beside the addon: it says when the proxy is ready, passes errors on, tells
+at the end what was rerouted, and ends the proxy when `sidestep run` is gone.
+
+They talk over a socket pair, a JSON object or a word a line. Loaded by its path, into a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+from typing import Any
+
+from mitmproxy import ctx
+from mitmproxy.addonmanager import Loader
+from mitmproxy.connection import Client
+
+from sidestep import status
+from sidestep.run.environment import CONTROL_FD, FORCED_OPTIONS
+
+QUIET_SECONDS = 2.0
+"""How long to wait at the end for connections to close: programs that the command left behind may hold some."""
+MESSAGES = 100
+"""Errors passed on; the log has them all."""
+
+
+class _Errors(logging.Handler):
+    """Errors of anybody, warnings of ours."""
+
+    def __init__(self, companion: Companion) -> None:
+        super().__init__(logging.WARNING)
+        self._companion = companion
+        self._left = MESSAGES
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (record.levelno >= logging.ERROR or record.name.startswith("sidestep")) and self._left > 0:
+            self._left -= 1
+            kind = "error" if record.levelno >= logging.ERROR else "warning"
+            self._companion.say_from_anywhere({kind: record.getMessage()})
+
+
+class Companion:
+    """State: the socket to `sidestep run`, the options that it wants, client connections that are open, how many there
+    ever were."""
+
+    def __init__(self, sock: socket.socket, options: dict[str, Any]) -> None:
+        self._sock = sock
+        self._options = options
+        self._writer: asyncio.StreamWriter | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._clients: set[str] = set()
+        self._connections = 0
+        self._quiet = asyncio.Event()
+        self._keep = False
+        self._errors = _Errors(self)
+        # From now on: what the addon has to say of its configuration comes before `load`.
+        logging.getLogger().addHandler(self._errors)
+
+    def load(self, _: Loader) -> None:
+        ctx.options.update_defer(**self._options)
+
+    def running(self) -> None:
+        # The port is for one command on this machine: no user of mitmproxy has to log in at it.
+        ctx.options.update(proxyauth=None)
+        self._loop = asyncio.get_running_loop()
+        self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        check = ctx.master.addons.get("errorcheck")
+        if check is None or not check.logger.has_errored:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    async def _serve(self) -> None:
+        try:
+            await self._talk()
+        except Exception:
+            # Nobody would end this process then.
+            logging.getLogger(__name__).exception("sidestep: the proxy that was started for a command ends")
+            self._keep = False
+        if not self._keep:
+            ctx.master.shutdown()
+
+    async def _talk(self) -> None:
+        reader, self._writer = await asyncio.open_connection(sock=self._sock)
+        port = ctx.master.addons.get("proxyserver").listen_addrs()[0][1]
+        self._say({"ready": {"port": port, "web": getattr(ctx.master, "web_url", None)}})
+        try:
+            while line := await reader.readline():
+                match line.strip():
+                    case b"report":
+                        await self._report()
+                    case b"keep":
+                        self._keep = True
+        except ConnectionError:
+            pass
+        self._writer.close()
+        self._writer = None
+
+    async def _report(self) -> None:
+        if self._clients:
+            self._quiet.clear()
+            try:
+                async with asyncio.timeout(QUIET_SECONDS):
+                    await self._quiet.wait()
+            except TimeoutError:
+                pass
+        addon = ctx.master.addons.get("sidestep")
+        summary = None if addon is None or addon.engine is None else status.summary(addon.engine)
+        self._say({"report": {"summary": summary, "connections": self._connections}})
+
+    def client_connected(self, client: Client) -> None:
+        self._clients.add(client.id)
+        self._connections += 1
+
+    def client_disconnected(self, client: Client) -> None:
+        self._clients.discard(client.id)
+        if not self._clients and self._loop is not None:
+            # After the other addons' hooks: what they count is to be in the report.
+            self._loop.call_soon(self._quiet.set)
+
+    def done(self) -> None:
+        logging.getLogger().removeHandler(self._errors)
+        if self._task is not None:
+            self._task.cancel()
+
+    def say_from_anywhere(self, message: dict[str, Any]) -> None:
+        """Errors are logged on other threads too, and before there is a loop."""
+        if self._writer is None or self._loop is None:
+            with contextlib.suppress(OSError):
+                self._sock.sendall(_line(message))
+        else:
+            self._loop.call_soon_threadsafe(self._say, message)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        if self._writer is not None:
+            self._writer.write(_line(message))
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def _addons() -> list[Companion]:
+    number = os.environ.pop(CONTROL_FD, "")
+    options = json.loads(os.environ.pop(FORCED_OPTIONS, "{}"))
+    return [Companion(socket.socket(fileno=int(number)), options)] if number else []
+
+
+addons = _addons()

@@ -1,0 +1,197 @@
+"""The environment variables that send a program through the proxy and let it trust it.
+
+Pure: an environment comes in, the variables to set come out, in the order in which they are shown.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import shlex
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from urllib.parse import unquote, urlsplit
+
+from sidestep.run.trust import BUNDLE_VARIABLES, JAVA_PASSWORD, Trust
+
+CONTROL_FD = "SIDESTEP_CONTROL_FD"
+"""In a proxy's environment: the number of the socket by which `running` and `companion` talk."""
+
+FORCED_OPTIONS = "SIDESTEP_FORCED_OPTIONS"
+"""In a proxy's environment: options of mitmproxy, as JSON, that nothing else may set otherwise."""
+DIRECT_HOSTS = "SIDESTEP_DIRECT_HOSTS"
+"""In a proxy's environment: the user's NO_PROXY, where there is a proxy behind it that others are reached through."""
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_OURS_IN_JAVA = re.compile(
+    r"-D(?:https?\.(?:proxyHost|proxyPort|nonProxyHosts)|javax\.net\.ssl\.trustStore(?:Password|Type)?)="
+)
+_JAVA_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
+
+
+def variables(env: Mapping[str, str], port: int, trust: Trust, *, intercepted: Collection[str] = ()) -> dict[str, str]:
+    """What to set for a proxy on this loopback port. `intercepted`: hosts that must not be passed by."""
+    url = f"http://127.0.0.1:{port}"
+    found: dict[str, str] = {}
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        found[name] = found[name.lower()] = url
+    passed_by = no_proxy(env, intercepted)
+    found["NO_PROXY"] = found["no_proxy"] = ",".join(passed_by)
+    for name in BUNDLE_VARIABLES:
+        found[name] = str(trust.bundle)
+    found["NODE_USE_ENV_PROXY"] = "1"
+    if trust.java is not None:  # without trust the proxy would only be in its way
+        found["JAVA_TOOL_OPTIONS"] = java_options(env.get("JAVA_TOOL_OPTIONS", ""), port, trust.java, passed_by)
+    return found
+
+
+def no_proxy(env: Mapping[str, str], intercepted: Collection[str] = ()) -> list[str]:
+    """The user's hosts that need no proxy, and the loopback's, save those whose calls are to be routed."""
+    hosts = [h.strip() for h in users_no_proxy(env).split(",") if h.strip()]
+    return [*hosts, *(h for h in LOOPBACK if h not in hosts and h not in intercepted)]
+
+
+def users_no_proxy(env: Mapping[str, str]) -> str:
+    return env.get("no_proxy") or env.get("NO_PROXY") or ""
+
+
+def passed_by(env: Mapping[str, str], intercepted: Collection[tuple[str, int]]) -> list[str]:
+    """The intercepted hosts whose calls never come to a proxy, for the user's NO_PROXY names them."""
+    users = users_no_proxy(env)
+    return sorted({host for host, port in intercepted if _names(users, host, port)})
+
+
+def is_direct(no_proxy: str, host: str, port: int) -> bool:
+    """Whether a host is reached without the user's proxy: one of this machine, or one that NO_PROXY names."""
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback) or _names(no_proxy, host, port)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _names(no_proxy: str, host: str, port: int) -> bool:
+    """Whether NO_PROXY names this host, as curl, Go and Python read it."""
+    host = host.lower().removesuffix(".")
+    address = _address(host)
+    for entry in no_proxy.lower().split(","):
+        name = entry.strip()
+        if name == "*":
+            return True
+        if address is not None and "/" in name:
+            with suppress(ValueError):
+                if address in ipaddress.ip_network(name, strict=False):
+                    return True
+            continue
+        # An address of IPv6 has colons of its own, and brackets where a port follows.
+        if name.count(":") == 1 or "]:" in name:
+            name, _, wanted = name.rpartition(":")
+            if wanted != str(port):
+                continue
+        name = name.strip("[]").removeprefix("*").removeprefix(".")
+        if name and (host == name or (address is None and host.endswith(f".{name}"))):
+            return True
+    return False
+
+
+def java_options(users: str, port: int, store: PurePath, passed_by: Collection[str]) -> str:
+    """JAVA_TOOL_OPTIONS: the user's own, then ours."""
+    kept = [word for word in _JAVA_WORD.findall(users) if not _OURS_IN_JAVA.match(word.lstrip("\"'"))]
+    hosts: list[str] = []
+    for host in passed_by:
+        if host == "*":
+            hosts.append(host)
+        elif host == "127.0.0.1":
+            hosts.append("127.*")
+        elif host == "::1":
+            hosts.append("[::1]")
+        elif "/" not in host:
+            name = host.removeprefix("*").removeprefix(".")
+            hosts += [name, f"*.{name}"] if host in (name, f".{name}") and host != "localhost" else [name]
+    options = [f"-D{scheme}.proxy{key}" for scheme in ("http", "https") for key in ("Host=127.0.0.1", f"Port={port}")]
+    options += [
+        f"-Dhttp.nonProxyHosts={'|'.join(hosts)}",
+        f"-Djavax.net.ssl.trustStore={store}",
+        "-Djavax.net.ssl.trustStoreType=PKCS12",
+        f"-Djavax.net.ssl.trustStorePassword={JAVA_PASSWORD}",
+    ]
+    return " ".join([*kept, *(f'"{o}"' if " " in o else o for o in options)])
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A proxy that the user had already. `auth` is `user:password`, apart from what is shown."""
+
+    url: str
+    auth: str | None = field(repr=False)
+
+
+class UpstreamError(Exception):
+    """The user's proxy is none that mitmproxy can go through."""
+
+
+def upstream(env: Mapping[str, str]) -> Upstream | None:
+    """The proxy that HTTPS calls go through already."""
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        if text := env.get(name, "").strip():
+            return _upstream(name, text)
+    return None
+
+
+def _upstream(name: str, text: str) -> Upstream:
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        port = parts.port
+    except ValueError:
+        raise UpstreamError(f"expected the URL of a proxy in {name}, found something else") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        found = f"{parts.scheme}://…" if parts.hostname else "something else"
+        raise UpstreamError(
+            f"expected an http:// or https:// proxy in {name}, for mitmproxy goes through no other, found {found}; "
+            "to go without it, unset it for this command"
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    auth = None
+    if parts.username is not None:
+        auth = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return Upstream(f"{parts.scheme}://{host}:{port or (443 if parts.scheme == 'https' else 80)}", auth)
+
+
+# --- for a shell
+
+
+def _sh(name: str, value: str) -> str:
+    return f"export {name}={shlex.quote(value)}"
+
+
+def _fish(name: str, value: str) -> str:
+    # Inside single quotes fish knows two escapes only.
+    text = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"set -gx {name} '{text}'"
+
+
+def _powershell(name: str, value: str) -> str:
+    text = value.replace("'", "''")
+    return f"$env:{name} = '{text}'"
+
+
+_LINES: dict[str, Callable[[str, str], str]] = {"sh": _sh, "fish": _fish, "powershell": _powershell}
+SHELLS = (*_LINES, "json")
+
+
+def phrase(found: Mapping[str, str], shell: str) -> str:
+    """The variables as a text that this shell evaluates, or as JSON."""
+    if shell == "json":
+        return json.dumps(dict(found), indent=1)
+    names = [*found]
+    if shell == "powershell":
+        # Its variables do not tell upper from lower case.
+        names = [n for n in names if n == n.upper()]
+    return "\n".join(_LINES[shell](name, found[name]) for name in names)

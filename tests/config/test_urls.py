@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from sidestep.config.urls import BaseURL
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "shown"),
+    [
+        ("https://api.openai.com/v1", ("https", "api.openai.com", 443, "/v1"), "https://api.openai.com/v1"),
+        ("https://api.openai.com/v1/", ("https", "api.openai.com", 443, "/v1"), "https://api.openai.com/v1"),
+        ("https://API.Anthropic.com", ("https", "api.anthropic.com", 443, ""), "https://api.anthropic.com"),
+        ("https://api.anthropic.com/", ("https", "api.anthropic.com", 443, ""), "https://api.anthropic.com"),
+        ("HTTP://localhost:11434/v1", ("http", "localhost", 11434, "/v1"), "http://localhost:11434/v1"),
+        ("http://localhost:80", ("http", "localhost", 80, ""), "http://localhost"),
+        ("https://localhost:80", ("https", "localhost", 80, ""), "https://localhost:80"),
+        ("http://[::1]:8000/v1", ("http", "::1", 8000, "/v1"), "http://[::1]:8000/v1"),
+        ("https://[2001:DB8::1]/v1", ("https", "2001:db8::1", 443, "/v1"), "https://[2001:db8::1]/v1"),
+    ],
+)
+def test_parse(text: str, parts: tuple[str, str, int, str], shown: str) -> None:
+    """A base URL has a lower-case host, a port, and a path without a slash at its end; shown, it parses to itself."""
+    base = BaseURL.parse(text)
+    assert (*base.origin, base.path) == parts
+    assert str(base) == shown
+    assert BaseURL.parse(shown) == base
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a URL that begins with http:// or https://, found ''"),
+        ("api.openai.com/v1", "expected a URL that begins with http:// or https://, found 'api.openai.com/v1'"),
+        ("wss://a/v1", "expected a URL that begins with http:// or https://, found 'wss://a/v1'"),
+        ("https:/a/v1", "expected a URL that begins with http:// or https://, found 'https:/a/v1'"),
+        ("https://", "expected a URL with a host name, found 'https://'"),
+        ("https:///v1", "expected a URL with a host name, found 'https:///v1'"),
+        ("https://a b/v1", "expected a URL without spaces and backslashes, found 'https://a b/v1'"),
+        ("https://a\\b/v1", "expected a URL without spaces and backslashes, found 'https://a\\\\b/v1'"),
+        ("https://a/v1?", "expected a URL without query and fragment, found one after 'https://a/v1'"),
+        ("https://a/v1?key=secret", "expected a URL without query and fragment, found one after 'https://a/v1'"),
+        ("https://a/v1#secret", "expected a URL without query and fragment, found one after 'https://a/v1'"),
+        ("https://me:secret@a/v1", "expected a URL without a user name or password, found one with '@' in it"),
+        ("ftp://me:secret@a/v1", "expected a URL without a user name or password, found one with '@' in it"),
+        ("https://a:0/v1", "expected a port from 1 to 65535, found 'https://a:0/v1'"),
+        ("https://a:x/v1", "expected an http or https URL, found 'https://a:x/v1': "),
+        ("https://a:99999/v1?secret", "expected an http or https URL, found 'https://a:99999/v1': it cannot be read"),
+        ("https://[::1/v1", "expected an http or https URL, found 'https://[::1/v1': "),
+    ],
+)
+def test_what_is_no_base_url(text: str, message: str) -> None:
+    """What is no base URL is refused, saying what was expected and found, without a password or a query in it."""
+    with pytest.raises(ValueError, match="expected") as caught:
+        BaseURL.parse(text)
+    assert str(caught.value).startswith(message)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "url", "tail"),
+    [
+        ("https://a/v1", ("https", "a", 443, "/v1/chat/completions"), "/chat/completions"),
+        ("https://a/v1", ("https", "A", 443, "/v1/x"), "/x"),
+        ("https://a/v1", ("wss", "a", 443, "/v1/realtime"), "/realtime"),
+        ("http://a/v1", ("ws", "a", 80, "/v1/realtime"), "/realtime"),
+        ("https://a", ("https", "a", 443, "/v1/messages"), "/v1/messages"),
+        ("http://[::1]:8000", ("http", "::1", 8000, "/v1"), "/v1"),
+        ("http://[::1]:8000", ("http", "[::1]", 8000, "/v1"), "/v1"),
+        ("https://a/v1", ("https", "a", 443, "/v1/"), "/"),
+        ("https://a/v1", ("https", "a", 443, "/v1"), None),
+        ("https://a/v1", ("https", "a", 443, "/v1beta/models"), None),
+        ("https://a/v1", ("https", "a", 443, "/v2/x"), None),
+        ("https://a/v1", ("https", "b", 443, "/v1/x"), None),
+        ("https://a/v1", ("https", "a", 8443, "/v1/x"), None),
+        ("https://a/v1", ("http", "a", 443, "/v1/x"), None),
+        ("https://a/v1", ("ws", "a", 443, "/v1/x"), None),
+        ("https://a/v1", ("ftp", "a", 443, "/v1/x"), None),
+    ],
+)
+def test_tail(base: str, url: tuple[str, str, int, str], tail: str | None) -> None:
+    """A URL lies under a base from a segment boundary on, at the same origin; base and tail make its path again."""
+    parsed = BaseURL.parse(base)
+    assert parsed.tail_of(*url) == tail
+    assert tail is None or parsed.join(tail) == url[3]

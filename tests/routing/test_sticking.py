@@ -1,0 +1,325 @@
+"""A conversation of several turns stays with the provider that last answered it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from sidestep.breaker import judging
+from sidestep.breaker.circuit import State
+from sidestep.dialects.base import Conversation
+from sidestep.dialects.common import END_LETTERS, conversation_of
+from sidestep.routing import sticking
+from sidestep.routing.engine import Attempt
+from sidestep.routing.sticking import Conversations
+from support.world import World, answer, toml, user
+
+STRATEGIES = ("priority", "weighted", "cheapest", "fastest")
+SCOPE = ("r", "m")
+
+
+def of(messages: Any) -> Conversation:
+    found = conversation_of(msgspec.Raw(json.dumps(messages).encode()))
+    assert found is not None
+    return found
+
+
+def turns(count: int, text: str = "hi") -> dict[str, Any]:
+    """A conversation at its nth turn."""
+    messages = [user(text)]
+    for i in range(1, count):
+        messages += [answer(f"answer {i}"), user(f"turn {i}")]
+    return {"messages": messages}
+
+
+def image(source: str, **more: Any) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image", "source": source, **more}]}
+
+
+# --- which conversation it is
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([user("a")], [user("a"), answer("b"), user("c")]),
+        ([{"role": "system", "content": "Monday"}, user("a")], [user("a"), answer("b"), user("c")]),
+        ([answer("how may I help?"), user("a")], [answer("how may I help?"), user("a"), answer("b"), user("c")]),
+        ([user("surroundings"), user("a")], [user("surroundings"), user("a"), answer("b"), user("c")]),
+        ("a", [user("a"), {"type": "reasoning", "summary": [], "id": "r"}, user("c")]),
+        ("a", [{"type": "message", **user("a")}, {"type": "function_call", "name": "f"}]),
+        ([{"parts": [{"text": "a"}]}], [{"parts": [{"text": "a"}]}, {"role": "model", "parts": [{"text": "b"}]}]),
+        ([user("a" * 99_999)], [user("a" * 99_999), answer("b"), user("c")]),
+        ([image("x", cache_control={})], [image("x"), answer("b"), image("c", cache_control={})]),
+        ([user(f"{i}") for i in range(20)], [*(user(f"{i}") for i in range(8)), answer("b")]),
+        ([user(f"{i}") for i in range(20)], [*(user(f"{i}") for i in range(20)), answer("b")]),
+    ],
+)
+def test_the_second_turn_is_known_by_the_first(first: Any, second: Any) -> None:
+    """Both have one opening, whatever stands before it and around it; only the second bears an answer."""
+    one, two = of(first), of(second)
+    assert one.opening == two.opening
+    assert one.answered is None
+    assert two.answered is not None
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ([user("a")], [user("b")]),
+        ([user("a"), user("b")], [user("ab")]),
+        ([user("a" * END_LETTERS + "x" + "a" * END_LETTERS)], [user("a" * END_LETTERS + "xx" + "a" * END_LETTERS)]),
+        ([user("x" + "a" * 99_999)], [user("y" + "a" * 99_999)]),
+        ([user("a" * 99_999 + "x")], [user("a" * 99_999 + "y")]),
+        ([image("x")], [image("y")]),
+        ([image("x" * 200_000)], [image("x" * 200_001)]),
+    ],
+)
+def test_others_are_others(one: Any, two: Any) -> None:
+    """Another first message is another conversation, wherever it differs in what is looked at."""
+    assert of(one).opening != of(two).opening
+
+
+def test_the_first_answer_tells_conversations_with_one_opening_apart() -> None:
+    """Half of all conversations begin with the same word."""
+    assert of([user("hi"), answer("a"), user("x")]).answered == of([user("hi"), answer("a"), user("y")]).answered
+    assert of([user("hi"), answer("a"), user("x")]).answered != of([user("hi"), answer("b"), user("x")]).answered
+    for content in (None, "let me see"):
+        x, y = ({"role": "assistant", "content": content, "tool_calls": [{"id": i}]} for i in "xy")
+        assert of([user("hi"), x]).answered != of([user("hi"), y]).answered
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"role":"user","content":"\\ud800"}]', "", "null", "{}", "[]", '""', "7", "[", '{"role":"user"}']
+)
+def test_no_messages_are_no_conversation(text: str) -> None:
+    """What is no list of messages, or cannot be read, is nobody's."""
+    assert conversation_of(msgspec.Raw(text.encode())) is None
+
+
+def test_a_digest_holds_no_word() -> None:
+    """Sixteen bytes a digest, and nobody else can make them from the same words."""
+    from sidestep.dialects import common
+
+    found = of([user("a secret"), answer("too")])
+    assert {len(found.opening), len(found.answered or b""), len(found.end)} == {16}
+    key, common._KEY = common._KEY, b"another process"
+    try:
+        assert of([user("a secret")]).opening != found.opening
+    finally:
+        common._KEY = key
+
+
+# --- the table
+
+
+def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conversation not answered for longest is forgotten first."""
+    monkeypatch.setattr(sticking, "MAX_CONVERSATIONS", 3)
+    table = Conversations()
+    for i in (0, 1, 2, 0, 3):
+        table.answered(SCOPE, of(turns(1, str(i))["messages"]), "a", 300, i)
+    assert len(table) == 3
+    kept = [i for i in range(4) if table.keeper(SCOPE, of(turns(2, str(i))["messages"]), 5)]
+    assert kept == [0, 2, 3]
+
+
+def test_it_empties_by_itself() -> None:
+    """Entries whose time is over are forgotten as soon as anybody looks."""
+    table = Conversations()
+    table.answered(SCOPE, of(turns(1, "a")["messages"]), "a", 10, 0)
+    table.answered(SCOPE, of(turns(1, "b")["messages"]), "a", 10, 5)
+    assert (table.any(9.9), len(table)) == (True, 2)
+    assert (table.any(10), len(table)) == (True, 1)
+    assert (table.any(15), len(table)) == (False, 0)
+
+
+def test_a_stay_behind_a_longer_one_ends_too() -> None:
+    """Providers may keep conversations for different times: each ends at its own."""
+    table = Conversations()
+    table.answered(SCOPE, of(turns(1, "long")["messages"]), "a", 100, 0)
+    table.answered(SCOPE, of(turns(1, "short")["messages"]), "b", 10, 0)
+    assert table.any(10)
+    assert table.keeper(SCOPE, of(turns(2, "short")["messages"]), 9.9) == "b"
+    assert table.keeper(SCOPE, of(turns(2, "short")["messages"]), 10) is None
+
+
+# --- calls
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_conversation_stays_where_it_was_rerouted(strategy: str) -> None:
+    """From the provider that took its place it does not go back while that one answers; others do at once."""
+    prices = {name: f"price = {{ input = {i}, output = {i} }}\nweight = {9 - i}" for i, name in enumerate("abc")}
+    world = World(toml(strategy, **prices))
+    world.engine.hold("a", State.FORCED_OPEN)
+    world.engine.hold("b", State.FORCED_OPEN)
+    assert world.call(turns(1)) == "c"
+    world.engine.hold("a", None)
+    world.engine.hold("b", None)
+    for count in range(2, 30):
+        assert world.call(turns(count), seconds=20) == "c"
+    if strategy != "fastest":
+        assert world.call(turns(1, "another"))[0] == "a"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_single_turn_is_never_moved(strategy: str) -> None:
+    """The same single prompt again and again goes by the strategy, however often somebody else answered it."""
+    world = World(toml(strategy, a="weight = 9\nprice = { input = 0, output = 0 }", b=""))
+    world.engine.hold("a", State.FORCED_OPEN)
+    for _ in range(5):
+        assert world.call(turns(1), seconds=9) == "b"
+    world.engine.hold("a", None)
+    assert world.call(turns(1)) == "a"
+
+
+def test_interleaved_conversations_stay_apart() -> None:
+    """By turns, each conversation begins where its turn is and goes on there."""
+    world = World(toml("weighted", a="", b=""))
+    begun = [world.call(turns(1, str(i))) for i in range(6)]
+    assert begun == ["a", "b"] * 3
+    for count in range(2, 5):
+        assert [world.call(turns(count, str(i))) for i in range(6)] == begun
+    assert world.call(turns(1, "new")) == "a", "they took nobody's turn"
+
+
+def test_it_goes_on_where_it_was_last_answered() -> None:
+    """A failure of its provider moves it on, for good."""
+    world = World(toml("priority", a="", b="", c=""))
+    assert world.call(turns(1), failing="a") == "ab"
+    assert world.call(turns(2), failing="b") == "ba"
+    assert world.call(turns(3), failing="a") == "ab"
+    assert world.call(turns(4), failing="ab") == "bac"
+    assert world.call(turns(5)) == "c"
+
+
+def test_it_does_not_wait_for_its_provider() -> None:
+    """An open circuit or a cooldown of its provider: the next one in order, and back there is no hurry."""
+    world = World(toml("priority", a="", b="", c=""))
+    world.call(turns(1), failing="ab")
+    assert world.order(turns(2)) == "cab"
+    world.engine.cooldown("c").start(world.now, 10, "rate_limit")
+    assert world.order(turns(2)) == "abc"
+    world.now += 10
+    assert world.order(turns(2)) == "cab"
+    world.engine.hold("c", State.FORCED_OPEN)
+    assert world.order(turns(2)) == "abc"
+
+
+def test_it_ends_after_the_last_answer() -> None:
+    """`stick_seconds` count from the last answer; each one begins them anew."""
+    world = World(toml("priority", "[routing]\nstick_seconds = 100", a="", b=""))
+    world.call(turns(1), failing="a")
+    for count in range(2, 5):
+        world.now += 99
+        assert world.call(turns(count)) == "b"
+    world.now += 100
+    assert world.call(turns(5)) == "a"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_zero_turns_it_off(strategy: str) -> None:
+    """With `stick_seconds = 0` every turn goes by the strategy, and nothing is remembered."""
+    off = "[routing]\nstick_seconds = 0"
+    prices = {name: f"price = {{ input = {i}, output = {i} }}\nweight = {99 - 98 * i}" for i, name in enumerate("ab")}
+    world = World(toml(strategy, off, **prices))
+    assert world.call(turns(1), seconds=1, failing="a" if strategy == "priority" else "")[-1] in "ab"
+    if strategy == "fastest":
+        assert world.call(turns(1), seconds=9) == "b"
+    assert [world.call(turns(count)) for count in range(2, 5)] == ["a"] * 3
+    assert len(world.engine.conversations) == 0
+
+
+def test_one_provider_may_keep_none() -> None:
+    """The table can be set on one provider: its answer ends an earlier stay and begins none."""
+    world = World(toml("priority", a="", b="", c="[providers.routing]\nstick_seconds = 0"))
+    world.call(turns(1), failing="a")
+    assert world.call(turns(2), failing="ba") == "bac"
+    assert world.call(turns(3)) == "b", "by its opening, which b answered"
+    assert world.call(turns(4), failing="ba") == "bac"
+    assert len(world.engine.conversations) == 1
+
+
+def test_examples_in_a_prompt_are_no_conversation() -> None:
+    """A prompt with the same examples each time never grows: its calls go by the strategy. The same call again,
+    or the next turn of it, stays."""
+    world = World(toml("weighted", a="", b=""))
+    examples = [user("2+2"), answer("4"), user("3+3"), answer("6")]
+    asked = [world.call({"messages": [*examples, user(str(i))]}) for i in range(6)]
+    assert asked == ["a", "b"] * 3
+    assert world.call({"messages": [*examples, user("5")]}) == "b"
+    assert world.call({"messages": [*examples, user("5"), answer("?"), user("go on")]}) == "b"
+
+
+def test_another_model_is_another_cache() -> None:
+    """What one model has cached helps no other."""
+    world = World(toml("priority", a="", b=""))
+    world.call(turns(1), failing="a")
+    assert world.order(turns(2)) == "ba"
+    assert world.order({**turns(2), "model": "n"}) == "ab"
+
+
+def test_a_stream_that_broke_off_keeps_nobody() -> None:
+    """A success that is taken back is no answer: the same turn again goes by the strategy."""
+    world = World(toml("priority", a="", b=""))
+    world.engine.hold("a", State.FORCED_OPEN)
+    exchange = world.exchange(turns(2))
+    attempt = exchange.next(world.now)
+    assert isinstance(attempt, Attempt)
+    world.settle(exchange)
+    world.engine.hold("a", None)
+    assert world.order(turns(3)) == "ba"
+    world.settle(exchange, judging.TRUNCATED)
+    assert world.order(turns(3)) == "ab"
+
+
+@pytest.mark.parametrize("strategy", ["priority", "weighted"])
+def test_signed_thinking_stays_as_well(strategy: str) -> None:
+    """Among the providers of one issuer a conversation that is pinned to it stays where its cache is; no strategy
+    moves it."""
+    text = toml(strategy, a='issuer = "x"', b='issuer = "x"\nweight = 9', c='issuer = "y"').replace(
+        "openai", "anthropic"
+    )
+    text = text.replace("http://app.test/v1", "http://app.test")
+    world = World(text)
+    thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "t", "signature": "s"}]}
+    from sidestep.dialects.common import digest
+
+    world.engine.issued((digest(b"s"),), world.engine.settings.providers[0])
+    body = {"messages": [user("hi"), thought, user("so?")]}
+
+    def order() -> str:
+        return "".join(c.provider.name for c in world.exchange(body, "/v1/messages").plan.candidates)
+
+    assert order() == "ab"
+    exchange = world.exchange({"messages": [user("hi")]}, "/v1/messages")
+    world.engine.hold("a", State.FORCED_OPEN)
+    exchange.next(world.now)
+    world.settle(exchange)
+    world.engine.hold("a", None)
+    assert order() == "ba"
+
+
+def test_a_reload_keeps_the_stays_with_unchanged_providers() -> None:
+    """Those with a provider that has changed are forgotten: it may be another one under the same name."""
+    world = World(toml("priority", a="", b=""))
+    world.call(turns(1), failing="a")
+    world.reload(toml("priority", a="drop_fields = ['x']", b=""))
+    assert world.order(turns(2)) == "ba"
+    world.reload(toml("priority", a="", b="drop_fields = ['x']"))
+    assert world.order(turns(2)) == "ab"
+
+
+def test_a_healthy_priority_route_remembers_nothing() -> None:
+    """Only what was rerouted is remembered, and forgotten once it went back."""
+    world = World(toml("priority", a="", b=""))
+    assert [world.call(turns(count)) for count in range(1, 4)] == ["a"] * 3
+    assert len(world.engine.conversations) == 0
+    world.call(turns(4), failing="a")
+    assert len(world.engine.conversations) == 1
+    assert world.call(turns(5), failing="b") == "ba"
+    assert world.call(turns(6)) == "a"

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from sidestep import no_proxy
 from sidestep.cli import main, script_path
 from sidestep.config import catalog
 from sidestep.run import environment, trust
@@ -487,7 +488,7 @@ def test_the_users_own_proxy(env: dict[str, str], url: str | None, auth: str | N
 
 
 @pytest.mark.parametrize(
-    ("no_proxy", "host", "port", "direct"),
+    ("users", "host", "port", "direct"),
     [
         ("", "api.openai.com", 443, False),
         ("", "localhost", 80, True),
@@ -509,10 +510,10 @@ def test_the_users_own_proxy(env: dict[str, str], url: str | None, auth: str | N
         (", ,", "a.test", 80, False),
     ],
 )
-def test_who_is_reached_without_the_users_proxy(no_proxy: str, host: str, port: int, direct: bool) -> None:
+def test_who_is_reached_without_the_users_proxy(users: str, host: str, port: int, direct: bool) -> None:
     """This machine always, and whom NO_PROXY names, as curl, Go and Python read it."""
-    assert environment.is_direct(no_proxy, host, port) is direct
+    assert no_proxy.is_direct(users, host, port) is direct
 
 
 def test_intercepted_loopback_hosts_are_not_passed_by() -> None:
-    assert environment.no_proxy({"no_proxy": "a.b"}, {"127.0.0.1"}) == ["a.b", "localhost", "::1"]
+    assert no_proxy.no_proxy({"no_proxy": "a.b"}, {"127.0.0.1"}) == ["a.b", "localhost", "::1"]

@@ -18,15 +18,15 @@ from sidestep import status
 from sidestep.breaker.circuit import State
 from sidestep.calls.hooks import Calls
 from sidestep.calls.shared import Core
-from sidestep.config.locating import UPSTREAM_AUTH, find_config, load_settings
+from sidestep.config.locating import find_config, load_settings
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
 from sidestep.config.settings import MODES, Settings
+from sidestep.handover import DIRECT_HOSTS, UPSTREAM_AUTH
 from sidestep.mitm.connections import Connections
 from sidestep.mitm.dispatch import Dispatch
 from sidestep.routing import prices
 from sidestep.routing.engine import Engine
-from sidestep.run.environment import DIRECT_HOSTS
 from sidestep.view import LLM
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from sidestep.config.locating import find_config, load_settings
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Provider, Settings
 from sidestep.routing import explaining
-from sidestep.run import environment, trust
+from sidestep.run import environment, proxy, trust
 
 USUAL_WIDTH = 80
 UNFOLDED = 1000
@@ -99,7 +99,7 @@ def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command:
     """
     from sidestep.run import running
 
-    wishes = running.Wishes(web=web, keep=keep, config=str(config_file or ""), confdir=confdir)
+    wishes = proxy.Wishes(web=web, keep=keep, config=str(config_file or ""), confdir=confdir)
     raise SystemExit(running.run(command, wishes, script_path(), os.environ))
 
 

@@ -18,9 +18,9 @@ from http import HTTPStatus
 
 import certifi
 
-from sidestep.calls.flows import credential_fields
 from sidestep.config import catalog
 from sidestep.config.settings import Provider
+from sidestep.credentials import credential_fields
 
 SECONDS = 10.0
 AT_ONCE = 16

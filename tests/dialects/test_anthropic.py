@@ -14,7 +14,8 @@ import pytest
 from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects.anthropic import Anthropic
 from sidestep.dialects.base import Call, Mark, PinKind, Usage
-from sidestep.dialects.common import conversation_of, digest
+from sidestep.dialects.common import digest
+from sidestep.dialects.conversations import conversation_of
 from support import corpus
 
 ANTHROPIC = Anthropic()

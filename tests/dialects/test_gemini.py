@@ -13,7 +13,8 @@ from google.genai import types
 
 from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects.base import Call, Mark, PinKind, Usage
-from sidestep.dialects.common import conversation_of, digest
+from sidestep.dialects.common import digest
+from sidestep.dialects.conversations import conversation_of
 from sidestep.dialects.gemini import Gemini
 from support import corpus
 

@@ -12,7 +12,7 @@ import pytest
 
 from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects.base import Call, Conversation, Mark, Pin, PinKind, Usage
-from sidestep.dialects.common import conversation_of
+from sidestep.dialects.conversations import conversation_of
 from sidestep.dialects.openai import OpenAI
 from support import corpus
 

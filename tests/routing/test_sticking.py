@@ -10,8 +10,9 @@ import pytest
 
 from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
+from sidestep.dialects import conversations
 from sidestep.dialects.base import Conversation
-from sidestep.dialects.common import END_LETTERS, conversation_of
+from sidestep.dialects.conversations import END_LETTERS, conversation_of
 from sidestep.routing import sticking
 from sidestep.routing.engine import Attempt
 from sidestep.routing.sticking import Conversations
@@ -102,15 +103,14 @@ def test_no_messages_are_no_conversation(text: str) -> None:
 
 def test_a_digest_holds_no_word() -> None:
     """Sixteen bytes a digest, and nobody else can make them from the same words."""
-    from sidestep.dialects import common
 
     found = of([user("a secret"), answer("too")])
     assert {len(found.opening), len(found.answered or b""), len(found.end)} == {16}
-    key, common._KEY = common._KEY, b"another process"
+    key, conversations._KEY = conversations._KEY, b"another process"
     try:
         assert of([user("a secret")]).opening != found.opening
     finally:
-        common._KEY = key
+        conversations._KEY = key
 
 
 # --- the table

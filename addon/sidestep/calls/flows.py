@@ -6,83 +6,36 @@ before.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import unquote_plus
 
 from mitmproxy import http
 from mitmproxy.net.http import url
 
 from sidestep.calls.decoding import IDENTITY, EncodingError, TooMuchError, decoder
 from sidestep.config.settings import Provider
+from sidestep.credentials import (
+    SECRET_LENGTH,
+    Field,
+    FieldKind,
+    as_bytes,
+    as_text,
+    bears_credential,
+    credential_fields,
+    kind_of,
+    public_part,
+    secret_subprotocols,
+    with_credentials,
+    with_secrets,
+    without_credentials,
+)
 from sidestep.dialects.base import Call
 from sidestep.routing.table import Candidate, Match
-
-CREDENTIAL_HEADERS = frozenset(
-    {
-        b"authorization",
-        b"proxy-authorization",
-        b"x-api-key",
-        b"api-key",
-        b"x-goog-api-key",
-        b"cookie",
-        b"openai-organization",
-        b"openai-project",
-        b"chatgpt-account-id",
-        b"x-goog-user-project",
-    }
-)
-"""Headers that bear a credential or name an account, in every dialect (clients-facts)."""
-CREDENTIAL_WORDS = (b"auth", b"api-key", b"api_key", b"apikey", b"token", b"secret", b"credential", b"cookie")
-"""A header whose name contains one of these is taken for a credential too."""
-ACCOUNT_SUBPROTOCOLS = (b"openai-organization.", b"openai-project.")
-CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "token"})
-"""Query parameters that bear a credential; Gemini's is `key`."""
-
-SECRET_LENGTH = 8
-"""Shorter values are no keys; looking for them would find them everywhere."""
-
-Field = tuple[bytes, bytes]
-
-
-class _Field(enum.Enum):
-    """What a header's name says of it."""
-
-    OTHER = 0
-    CREDENTIAL = 1
-    SUBPROTOCOL = 2
-    EXPECT = 3
-    CONTENT_TYPE = 4
-    CONTENT_ENCODING = 5
-
-
-_KINDS = {
-    b"sec-websocket-protocol": _Field.SUBPROTOCOL,
-    b"expect": _Field.EXPECT,
-    b"content-type": _Field.CONTENT_TYPE,
-    b"content-encoding": _Field.CONTENT_ENCODING,
-}
-
-
-@lru_cache(maxsize=1024)
-def _kind_of(name: bytes) -> _Field:
-    name = name.lower()
-    if name in CREDENTIAL_HEADERS or any(word in name for word in CREDENTIAL_WORDS):
-        return _Field.CREDENTIAL
-    return _KINDS.get(name, _Field.OTHER)
-
-
-def bears_credential(field: Field) -> bool:
-    """Whether a header field is, or holds, a credential of the app."""
-    kind = _kind_of(field[0])
-    return kind is _Field.CREDENTIAL or (kind is _Field.SUBPROTOCOL and any(_secret_subprotocols(field[1])))
 
 
 @lru_cache(maxsize=1024)
 def _host_in(authority: bytes) -> str:
-    return url.parse_authority(_text(authority), check=False)[0]
+    return url.parse_authority(as_text(authority), check=False)[0]
 
 
 def host_of(request: http.Request) -> str:
@@ -94,46 +47,6 @@ def host_of(request: http.Request) -> str:
         if len(name) == 4 and name.lower() == b"host":
             return _host_in(value)
     return data.host
-
-
-def _secret_subprotocols(value: bytes) -> list[bool]:
-    """Which of the subprotocols offered are a credential. Browsers cannot set headers on a WebSocket: OpenAI's Realtime
-    takes the key, the organisation and the project as subprotocols."""
-    lowered = value.lower()
-    if b"." not in lowered:
-        return []
-    return [
-        entry.strip().startswith(ACCOUNT_SUBPROTOCOLS) or any(word in entry for word in CREDENTIAL_WORDS)
-        for entry in lowered.split(b",")
-    ]
-
-
-def _public_part(field: Field) -> Field | None:
-    """What is left of a field that bears a credential: of subprotocols those that are none."""
-    if _kind_of(field[0]) is not _Field.SUBPROTOCOL:
-        return None
-    entries = zip(field[1].split(b","), _secret_subprotocols(field[1]), strict=False)
-    kept = [entry.strip() for entry, secret in entries if not secret]
-    return (field[0], b", ".join(kept)) if kept else None
-
-
-def _is_credential_parameter(part: str) -> bool:
-    return unquote_plus(part.partition("=")[0]).lower() in CREDENTIAL_PARAMETERS
-
-
-def without_credentials(path: str) -> str:
-    """A path without the query parameters that bear a credential; the rest byte for byte."""
-    bare, mark, query = path.partition("?")
-    if not mark:
-        return path
-    kept = [part for part in query.split("&") if not _is_credential_parameter(part)]
-    return f"{bare}?{'&'.join(kept)}" if kept else bare
-
-
-def _with_credentials(path: bytes, original: bytes) -> bytes:
-    """A path that was rewritten, with the query parameters that bear a credential in the original."""
-    secret = [part for part in original.partition(b"?")[2].split(b"&") if _is_credential_parameter(_text(part))]
-    return path + (b"&" if b"?" in path else b"?") + b"&".join(secret) if secret else path
 
 
 @dataclass(slots=True)
@@ -161,7 +74,7 @@ class Original:
         path = data.path
         original = cls(data.scheme, data.host, data.port, path, data.authority, (), (), path, "", "")
         if b"?" in path:
-            original.bare_path = _bytes(without_credentials(_text(path)))
+            original.bare_path = as_bytes(without_credentials(as_text(path)))
         original._read(data.headers.fields)
         return original
 
@@ -171,19 +84,19 @@ class Original:
         place = 0
         self.content_type = self.content_encoding = ""
         for field in fields:
-            kind = _kind_of(field[0])
-            if kind is not _Field.OTHER:
+            kind = kind_of(field[0])
+            if kind is not FieldKind.OTHER:
                 if bears_credential(field):
                     secrets.append((place, field))
                     place += 1
-                    if (part := _public_part(field)) is not None:
+                    if (part := public_part(field)) is not None:
                         kept.append(part)
                     continue
-                if kind is _Field.EXPECT:
+                if kind is FieldKind.EXPECT:
                     place -= 1  # mitmproxy itself answers it and takes it off: it holds no place
-                elif kind is _Field.CONTENT_TYPE:
+                elif kind is FieldKind.CONTENT_TYPE:
                     self.content_type = field[1].decode("latin-1")
-                elif kind is _Field.CONTENT_ENCODING:
+                elif kind is FieldKind.CONTENT_ENCODING:
                     self.content_encoding = field[1].decode("latin-1").strip().lower()
             kept.append(field)
             place += 1
@@ -228,32 +141,12 @@ class Original:
         """The secret strings themselves, to find copies of them."""
         found: list[bytes] = []
         for _, field in self.secrets:
-            if _kind_of(field[0]) is _Field.SUBPROTOCOL:
-                entries = zip(field[1].split(b","), _secret_subprotocols(field[1]), strict=False)
+            if kind_of(field[0]) is FieldKind.SUBPROTOCOL:
+                entries = zip(field[1].split(b","), secret_subprotocols(field[1]), strict=False)
                 found += [entry.strip().partition(b".")[2] for entry, secret in entries if secret]
             else:
                 found.append(field[1].rpartition(b" ")[2])
         return tuple(v for v in found if len(v) >= SECRET_LENGTH)
-
-
-def _text(path: bytes) -> str:
-    return path.decode("utf-8", "surrogateescape")
-
-
-def _bytes(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
-
-
-def with_secrets(fields: tuple[Field, ...], secrets: tuple[tuple[int, Field], ...]) -> tuple[Field, ...]:
-    """Header fields with the credentials put back at the places they stood at."""
-    whole = list(fields)
-    for place, field in secrets:
-        part = _public_part(field)
-        if part is not None and part in whole:
-            whole[whole.index(part)] = field
-        else:
-            whole.insert(place, field)
-    return tuple(whole)
 
 
 def readable_body(original: Original) -> bytes:
@@ -324,7 +217,7 @@ def _rewrite_body(
     *,
     own: bool,
 ) -> None:
-    _, mark, query = _text(request.data.path).partition("?")
+    _, mark, query = as_text(request.data.path).partition("?")
     tail = match.tail
     if model is not None or provider.drop_fields:
         readable = readable_body(original)
@@ -339,7 +232,7 @@ def _rewrite_body(
         query = match.dialect.rewrite_query(call, query, model)
     if not own:
         tail = match.dialect.tail_at(provider.base_url.host, tail)
-    request.data.path = _bytes(provider.base_url.join(tail) + mark + query)
+    request.data.path = as_bytes(provider.base_url.join(tail) + mark + query)
 
 
 def outgoing(
@@ -356,7 +249,7 @@ def outgoing(
         fields = with_secrets(fields, original.secrets)
         if original.path is not original.bare_path:
             as_sent = sent.data.path == original.bare_path
-            sent.data.path = original.path if as_sent else _with_credentials(sent.data.path, original.path)
+            sent.data.path = original.path if as_sent else with_credentials(sent.data.path, original.path)
     elif to_proxy:
         fields += tuple(f for _, f in original.secrets if f[0].lower() == b"proxy-authorization")
     if not candidate.own and not to_proxy and not request.is_http2:
@@ -376,37 +269,3 @@ def outgoing(
 
 
 _LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
-
-
-def credential_fields(provider: Provider) -> tuple[Field, ...]:
-    """The header fields that a provider's configuration adds: its credential and its own headers."""
-    key = provider.api_key
-    if not provider.headers:  # the usual case, without a list
-        if key is None or provider.auth == "none":
-            return ()
-        return (_credential(provider.auth, key.reveal()),)
-    fields = [(n.lower().encode("latin-1"), v.reveal().encode("latin-1")) for n, v in provider.headers]
-    if key is not None and provider.auth != "none":
-        fields.append(_credential(provider.auth, key.reveal()))
-    return tuple(fields)
-
-
-def _credential(auth: str, key: str) -> Field:
-    if auth == "bearer":
-        return b"authorization", b"Bearer " + key.encode("latin-1")
-    return auth.lower().encode("latin-1"), key.encode("latin-1")
-
-
-def secrets_of(providers: Iterable[Provider]) -> tuple[bytes, ...]:
-    """The strings that must appear nowhere: the providers' keys and the values of their own headers."""
-    found: set[str] = set()
-    for provider in providers:
-        found.update(v.reveal() for _, v in provider.headers)
-        if provider.api_key is not None:
-            found.add(provider.api_key.reveal())
-    return tuple(v.encode("utf-8", "replace") for v in found if len(v) >= SECRET_LENGTH)
-
-
-def bears_secret(text: bytes, secrets: tuple[bytes, ...]) -> bool:
-    """Whether a provider repeats a key in what it says."""
-    return any(secret in text for secret in secrets)

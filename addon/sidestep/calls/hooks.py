@@ -6,25 +6,25 @@ A bug in any of them is logged once, and the request goes where the app sent it.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Iterable
-from functools import lru_cache
 
-from mitmproxy import ctx, http
+from mitmproxy import http
 from mitmproxy.connection import Client
-from mitmproxy.proxy.mode_specs import LocalMode, ReverseMode
+from mitmproxy.proxy.mode_specs import ReverseMode
 from mitmproxy.websocket import WebSocketData
 from wsproto.frame_protocol import Opcode
 
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome
 from sidestep.calls import replies, story
-from sidestep.calls.flows import Field, Original, host_of, readable_body
+from sidestep.calls.clients import may_use_keys
+from sidestep.calls.flows import Original, host_of, readable_body
 from sidestep.calls.session import Session
 from sidestep.calls.shared import Core
 from sidestep.calls.watching import Shape
+from sidestep.credentials import Field
 from sidestep.routing import table
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.exchange import Exchange, Exhausted, Wait
@@ -129,7 +129,7 @@ class Calls:
             lacking = engine.lacking_models(now)
             return table.plan(candidates, call, issuer_of=engine.issuer_of, knows_model=lacking)
 
-        trusted = self._is_trusted(flow)
+        trusted = may_use_keys(flow.client_conn, engine.settings.proxy.allow_clients)
         chosen = plan(trusted)
         if chosen.passthrough:
             if session.acting and not trusted and not plan(True).passthrough:
@@ -365,22 +365,6 @@ class Calls:
 
     # --- helpers
 
-    def _is_trusted(self, flow: http.HTTPFlow) -> bool:
-        """Whether provider keys may be used for this client."""
-        assert self.core.engine is not None
-        peer = flow.client_conn.peername
-        address = _address(peer[0]) if peer else None
-        if address is not None and address.is_loopback:
-            return True
-        if getattr(ctx.options, "proxyauth", None):
-            return True
-        if isinstance(flow.client_conn.proxy_mode, LocalMode):
-            return True  # captured programs run on this machine, whatever address they seem to come from
-        if address is None:
-            return False
-        networks = (ipaddress.ip_network(n, strict=False) for n in self.core.engine.settings.proxy.allow_clients)
-        return any(address.version == n.version and address in n for n in networks)
-
     def _fail_open(self, flow: http.HTTPFlow, where: str, error: Exception) -> None:
         """A bug of ours: the request goes where the app sent it, with the app's credential."""
         self.core.log_bug(where, error)
@@ -389,18 +373,6 @@ class Calls:
             session.release()
             session.engine.live.discard(session)
             session.attempt = None
-
-
-@lru_cache(maxsize=256)
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """A client's address, None if it has none."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
 
 
 def _host_of(flow: http.HTTPFlow) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from mitmproxy import http
 
+from sidestep import credentials
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.calls import flows
@@ -17,11 +18,11 @@ from sidestep.calls.decoding import decoded_start
 from sidestep.calls.watching import Watch
 from sidestep.config.settings import Provider, TimeoutSettings
 from sidestep.dialects.base import Call
+from sidestep.no_proxy import is_direct
 from sidestep.routing import prices
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.exchange import Exchange
 from sidestep.routing.table import Match
-from sidestep.run.environment import is_direct
 
 Clock = Callable[[], float]
 
@@ -117,7 +118,7 @@ class Session:
 
     @property
     def _secrets(self) -> tuple[bytes, ...]:
-        return flows.secrets_of(self.engine.settings.providers)
+        return credentials.secrets_of(self.engine.settings.providers)
 
     @property
     def hold_bytes(self) -> int:
@@ -166,7 +167,7 @@ class Session:
         if error is None:
             how = "went silent" if outcome.reason == "timeout" else "ended before its end"
             return ErrorKind.SERVER, f"the stream from {provider.name} {how}"
-        if not error.message or flows.bears_secret(error.message.encode("utf-8", "replace"), self._secrets):
+        if not error.message or credentials.bears_secret(error.message.encode("utf-8", "replace"), self._secrets):
             return error.kind, f"{provider.name} ended the stream with an error"
         return error.kind, error.message
 
@@ -181,7 +182,7 @@ class Session:
         """An error body in place of one that repeats our key; None if it does not."""
         assert self.watch is not None or self.call is not None
         readable = decoded_start(response.headers.get("content-encoding", ""), body)
-        if not flows.bears_secret(readable, self._secrets) and not flows.bears_secret(body, self._secrets):
+        if not credentials.bears_secret(readable, self._secrets) and not credentials.bears_secret(body, self._secrets):
             return None
         text = f"{provider.name} answered {response.status_code}; its words are withheld: they repeat its key"
         replaced = self.match.dialect.phrase_error(response.status_code, ErrorKind.SERVER, text)
@@ -198,7 +199,7 @@ class Session:
             return
         secret = provider.api_key.reveal().encode("utf-8", "replace")
         data = response.data
-        if len(secret) < flows.SECRET_LENGTH:
+        if len(secret) < credentials.SECRET_LENGTH:
             return
         if secret in data.reason:
             data.reason = b""

@@ -10,9 +10,6 @@ import platformdirs
 from sidestep.config import reading
 from sidestep.config.settings import Settings
 
-UPSTREAM_AUTH = "SIDESTEP_UPSTREAM_AUTH"
-"""In a proxy's environment: `user:password` for the proxy behind it. A command line can be read by everybody."""
-
 
 def find_config(option: str, folder: Path | None = None) -> Path | None:
     """The configuration file to read; None: there is none, the catalog serves.

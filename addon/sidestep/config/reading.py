@@ -1,21 +1,18 @@
 """Text → frozen settings, with every problem and the place it is at.
 
-Pure but for `load`, which reads one file. The environment is an argument. What a setting does is elsewhere, and so is
-where the file lies.
+Pure but for `load`, which reads one file. The environment is an argument. Single values are read in `values`; what a
+setting does is elsewhere, and so is where the file lies.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_type_hints
-
-import msgspec
+from typing import Any
 
 from sidestep.config import catalog
 from sidestep.config.problems import ConfigError, Problem, did_you_mean, in_words, kind_in_words, one_of
@@ -35,12 +32,12 @@ from sidestep.config.settings import (
     Settings,
 )
 from sidestep.config.urls import BaseURL
+from sidestep.config.values import REFERENCE, Values
 
 OWN_CREDENTIAL = "the app's own credential goes only to the host that the app addressed"
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A header name (RFC 9110, 5.6.2)."""
-_REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key")
 _FRAMING_HEADERS = (
     *("host", "content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive"),
@@ -114,17 +111,14 @@ _ROUTE_KEYS = ("name", "intercept", "providers", "strategy")
 _TOP_KEYS = ("mode", "providers", "routes", "proxy", *TABLES)
 
 
-class _Reader:
-    """Walks a parsed file table by table. State: the problems met so far, and the providers that have some."""
+class _Reader(Values):
+    """Walks a parsed file table by table. State: the problems met so far (in the base), and the
+    providers that have some."""
 
     def __init__(self, source: str, env: Mapping[str, str]) -> None:
-        self.source = source
+        super().__init__(source)
         self.env = env
-        self.problems: list[Problem] = []
         self.broken: set[str] = set()
-
-    def problem(self, path: str, expected: str, found: str, hint: str = "") -> None:
-        self.problems.append(Problem(self.source, path, expected, found, hint))
 
     # --- the whole file
 
@@ -298,7 +292,7 @@ class _Reader:
             if auth == "none":
                 self.problem(where, 'no key, since auth = "none"', "one")
                 return None
-            if "$" in text and not _REFERENCE.search(text):
+            if "$" in text and not REFERENCE.search(text):
                 self.problem(where, "a key, or a reference written ${NAME}", "a $ without its braces")
                 return None
             return self.secret(self.expand(text, where), where)
@@ -327,10 +321,10 @@ class _Reader:
         return Secret(value)
 
     def expand(self, text: str, path: str) -> str | None:
-        missing = dict.fromkeys(name for name in _REFERENCE.findall(text) if name not in self.env)
+        missing = dict.fromkeys(name for name in REFERENCE.findall(text) if name not in self.env)
         for name in missing:
             self.problem(path, f"the environment variable {name!r}", "it unset")
-        return None if missing else _REFERENCE.sub(lambda m: self.env[m[1]], text)
+        return None if missing else REFERENCE.sub(lambda m: self.env[m[1]], text)
 
     def models(self, raw: dict[str, Any], path: str) -> tuple[tuple[str, str], ...] | None:
         if "models" not in raw:
@@ -453,93 +447,6 @@ class _Reader:
                 hint = did_you_mean(name, names) or "it needs a [[providers]] table"
                 self.problem(where, "a known provider", in_words(name), hint)
         return tuple(members)
-
-    # --- values
-
-    def known_keys(self, raw: dict[str, Any], path: str, known: Iterable[str]) -> None:
-        for key in raw:
-            if key not in known:
-                hint = did_you_mean(key, known) or f"known are {', '.join(sorted(known))}"
-                self.problem(_at(path, key), "a known key", in_words(key), hint)
-
-    def tables(self, data: dict[str, Any], key: str) -> list[dict[str, Any]] | None:
-        """An array of tables; None: it is something else."""
-        raw = data.get(key, [])
-        if not isinstance(raw, list):
-            self.problem(key, f"tables headed [[{key}]]", in_words(raw))
-            return None
-        for i, item in enumerate(raw):
-            if not isinstance(item, dict):
-                self.problem(f"{key}[{i}]", f"a table headed [[{key}]]", in_words(item))
-                return None
-        return raw
-
-    def table[T: msgspec.Struct](self, above: T, raw: dict[str, Any], key: str, path: str) -> T:
-        """A table of plain settings over those `above` it; what is wrong in it changes nothing."""
-        hints = get_type_hints(type(above), include_extras=True)
-        path = _at(path, key)
-        changes: dict[str, Any] = {}
-        for name, value in self.mapping(raw.get(key, {}), path):
-            if name not in hints:
-                self.known_keys({name: value}, path, hints)
-            elif (good := self.value(value, hints[name], f"{path}.{name}")) is not None:
-                changes[name] = good
-        return msgspec.structs.replace(above, **changes)
-
-    def mapping(self, raw: Any, path: str, words: str = "a table") -> Iterable[tuple[str, Any]]:
-        if isinstance(raw, dict):
-            return raw.items()
-        self.problem(path, words, in_words(raw))
-        return ()
-
-    def value(self, value: Any, kind: Any, path: str, words: str = "") -> Any:
-        """A value of this type; None: it is none."""
-        if self.has_reference(value, path):
-            return None
-        # For msgspec a list is a good tuple and 1.0 a good int; infinity would be no limit at all.
-        if not (isinstance(value, float) and not math.isfinite(value)):
-            try:
-                return msgspec.convert(value, kind)
-            except (msgspec.ValidationError, OverflowError):
-                pass
-        self.problem(path, words or kind_in_words(kind, value), in_words(value))
-        return None
-
-    def has_reference(self, value: Any, path: str) -> bool:
-        """`${…}` where it does not expand is a mistake, not a value."""
-        if isinstance(value, list):
-            found = [self.has_reference(v, f"{path}[{i}]") for i, v in enumerate(value)]
-            return any(found)
-        if isinstance(value, str) and _REFERENCE.search(value):
-            self.problem(path, "no ${…} here", in_words(value), "references expand in api_key and headers only")
-            return True
-        return False
-
-    def string(self, raw: dict[str, Any], key: str, path: str) -> str | None:
-        text: str | None = self.value(raw[key], str, _at(path, key)) if key in raw else None
-        return text
-
-    def strings(self, raw: dict[str, Any], key: str, path: str) -> tuple[str, ...] | None:
-        texts: tuple[str, ...] | None = self.value(raw[key], tuple[str, ...], _at(path, key)) if key in raw else None
-        return texts
-
-    def number(self, raw: dict[str, Any], key: str, path: str, kind: Any, default: float) -> float:
-        number: float | None = self.value(raw[key], kind, _at(path, key)) if key in raw else None
-        return default if number is None else number
-
-    def choice(self, raw: dict[str, Any], key: str, path: str, choices: tuple[str, ...]) -> str | None:
-        if key not in raw or self.has_reference(raw[key], _at(path, key)):
-            return None
-        value = raw[key]
-        if isinstance(value, str) and value in choices:
-            return value
-        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
-        self.problem(_at(path, key), one_of(choices), in_words(value), hint)
-        return None
-
-
-def _at(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
 
 
 def _free_name(dialect: str, taken: set[str]) -> str:

@@ -14,22 +14,9 @@ import msgspec
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common
 from sidestep.dialects.base import Answer, Call, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.common import (
-    CONTENT,
-    LIFECYCLE,
-    Reader,
-    Reading,
-    bounded,
-    decode_event,
-    dicts_in,
-    digest,
-    error_reading,
-    fields_of,
-    int_of,
-    text_of,
-    value_of,
-)
+from sidestep.dialects.common import bounded, dicts_in, digest, fields_of, int_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
+from sidestep.dialects.reader import CONTENT, LIFECYCLE, Reader, Reading, decode_event, error_reading
 
 OPERATIONS = {"/v1/messages": "messages", "/v1/messages/count_tokens": "count_tokens"}
 

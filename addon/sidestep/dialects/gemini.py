@@ -16,24 +16,9 @@ import msgspec
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common
 from sidestep.dialects.base import Answer, Call, Event, Mark, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.common import (
-    CONTENT,
-    LIFECYCLE,
-    TERMINAL,
-    Reader,
-    Reading,
-    bounded,
-    decode_event,
-    dicts_in,
-    digest,
-    error_reading,
-    fields_of,
-    int_of,
-    items_of,
-    text_of,
-    value_of,
-)
+from sidestep.dialects.common import bounded, dicts_in, digest, fields_of, int_of, items_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
+from sidestep.dialects.reader import CONTENT, LIFECYCLE, TERMINAL, Reader, Reading, decode_event, error_reading
 from sidestep.dialects.sse import ArrayScanner, Scanned
 
 OPERATIONS = frozenset(

@@ -6,7 +6,6 @@ speak its dialect.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -17,23 +16,11 @@ import msgspec
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common
 from sidestep.dialects.base import Answer, Call, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.common import (
-    CONTENT,
-    LIFECYCLE,
-    TERMINAL,
-    Reader,
-    Reading,
-    bounded,
-    decode_event,
-    dicts_in,
-    error_reading,
-    fields_of,
-    int_of,
-    items_of,
-    text_of,
-    value_of,
-)
+from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, texts, value_of
 from sidestep.dialects.errors import facts_in
+from sidestep.dialects.forms import Form
+from sidestep.dialects.openai_pins import pin_of
+from sidestep.dialects.reader import CONTENT, LIFECYCLE, TERMINAL, Reader, Reading, decode_event, error_reading
 
 OPERATIONS = frozenset(
     {
@@ -69,19 +56,6 @@ _CODES = {
     ErrorKind.OVERLOADED: "overloaded",
 }
 
-_STATE_WORDS = {
-    "responses": (
-        *(b'"previous_response_id"', b'"conversation"', b'"file_id"', b'"file_ids"', b'"item_reference"'),
-        *(b'"container"', b'"container_id"', b'"vector_store_ids"', b'"prompt"', b'"background"', b'"reasoning"'),
-        # An item that is nothing but an id is a reference as well.
-        *(b'"compaction"', b'"skill_id"', b'"tunnel_id"', b'"id"'),
-    ),
-    "chat/completions": (b'"file_id"', b'"audio"', b'"voice"'),
-    "audio/speech": (b'"voice"',),
-}
-"""What is in the bytes of a call that may refer to something; others are not looked into."""
-_NOT_REFERENCES = frozenset({"arguments", "annotations", "results", "parameters", "json_schema", "schema"})
-"""Fields whose insides are somebody's own JSON, or quote what an earlier answer was made from."""
 _SILENT = frozenset({"role", "name", "channel"})
 """Fields of a chat delta that say nothing to the app's user."""
 
@@ -152,7 +126,7 @@ class OpenAI:
             pin = Pin(PinKind.STATE, "call_id", ids) if ids else None
             return Call(self.name, operation, asked.get("model", [None])[0], stream=False, pin=pin)
         if _is_form(content_type):
-            form = _Form(content_type, body)
+            form = Form(content_type, body)
             model = form.text("model")
             # The models named whisper take the flag and answer in one piece.
             stream = (form.text("stream") or "").lower() in ("true", "1") and "whisper" not in (model or "")
@@ -170,7 +144,7 @@ class OpenAI:
             operation,
             text_of(fields.get("model")),
             stream=stream,
-            pin=_pin(operation, fields, body),
+            pin=pin_of(operation, fields, body),
             max_output_tokens=next(filter(None, limits), None),
             messages=fields.get("input" if operation == "responses" else "messages"),
         )
@@ -180,8 +154,8 @@ class OpenAI:
     ) -> tuple[str, bytes]:
         if _is_form(content_type):
             for name in drop:
-                body = _Form(content_type, body).without(name)
-            return tail, body if model is None else _Form(content_type, body).with_text("model", model)
+                body = Form(content_type, body).without(name)
+            return tail, body if model is None else Form(content_type, body).with_text("model", model)
         return tail, common.with_fields(body, model, drop)
 
     def tail_at(self, host: str, tail: str) -> str:
@@ -226,7 +200,7 @@ class OpenAI:
             return failure
         ids: list[str] = []
         if call.operation == "responses":
-            ids = _texts(value_of(fields.get("id")), *_item_ids(fields["output"]))
+            ids = texts(value_of(fields.get("id")), *_item_ids(fields["output"]))
         elif call.operation == "chat/completions" and b'"audio"' in body:
             ids = _audio_ids(value_of(fields["choices"]))
         usage = _usage(value_of(fields.get("usage")))
@@ -298,24 +272,20 @@ def _usage(usage: Any) -> Usage | None:
 # --- what a later call may refer to, and what this one refers to
 
 
-def _texts(*values: Any) -> list[str]:
-    return [v for v in values if isinstance(v, str) and v]
-
-
 def _item_ids(output: msgspec.Raw) -> list[str]:
     """The output items of a response, and the containers that they ran in."""
     ids: list[str] = []
     for raw in items_of(output)[: common.MAX_IDS]:
         item = _decoded(_item, raw)
         if item is not None:
-            ids += _texts(item.id, item.container_id)
+            ids += texts(item.id, item.container_id)
     return ids
 
 
 def _audio_ids(choices: Any) -> list[str]:
     """The spoken answers that a later call may refer to."""
     spoken = [d.get("audio") for d in dicts_in(choices, frozenset({"arguments"}))]
-    return [i for a in spoken if isinstance(a, dict) for i in _texts(a.get("id"))]
+    return [i for a in spoken if isinstance(a, dict) for i in texts(a.get("id"))]
 
 
 def _decoded[T](decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> T | None:
@@ -323,104 +293,6 @@ def _decoded[T](decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> T
         return decoder.decode(raw) if raw else None
     except common.UNREADABLE:
         return None
-
-
-def _pin(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin | None:
-    if not any(word in body for word in _STATE_WORDS.get(operation, ())):
-        return None
-    ids: list[str] = []
-    reasons: list[str] = []
-
-    def needs(reason: str, *found: Any) -> None:
-        if any(found):
-            reasons.append(reason)
-            ids.extend(_texts(*found))
-
-    if operation == "responses":
-        needs("previous_response_id", value_of(fields.get("previous_response_id")))
-        conversation = value_of(fields.get("conversation"))
-        needs("conversation", conversation.get("id") if isinstance(conversation, dict) else conversation)
-        prompt = value_of(fields.get("prompt"))
-        needs("prompt", isinstance(prompt, dict) and prompt.get("id"))
-        if value_of(fields.get("background")) is True:
-            # The answer is fetched later, by its id, from where the app sent this.
-            reasons.append("background")
-        items = value_of(fields.get("input"))
-        _references_need(needs, items)
-        _items_need(needs, items)
-        _tools_need(needs, value_of(fields.get("tools")))
-    elif operation == "chat/completions":
-        _items_need(needs, value_of(fields.get("messages")))
-        audio = value_of(fields.get("audio"))
-        voice = audio.get("voice") if isinstance(audio, dict) else None
-        needs("voice", isinstance(voice, dict) and voice.get("id"))
-    elif operation == "audio/speech":
-        voice = value_of(fields.get("voice"))
-        needs("voice", isinstance(voice, dict) and voice.get("id"))
-    return Pin(PinKind.STATE, reasons[0], bounded(ids)) if reasons else None
-
-
-def _references_need(needs: Callable[..., None], items: Any) -> None:
-    """A reference to a stored item may lack its type: then it is told by its id and nothing else."""
-    for item in items if isinstance(items, list) else ():
-        if isinstance(item, dict) and item.get("type") is None and item.keys() <= {"id", "type"}:
-            needs("item_reference", item.get("id"))
-
-
-def _items_need(needs: Callable[..., None], conversation: Any) -> None:
-    """What the items of a conversation, or the parts of its messages, refer to."""
-    for item in dicts_in(conversation, _NOT_REFERENCES):
-        file_id = item.get("file_id")
-        needs("file_id", isinstance(file_id, str) and file_id)
-        match item.get("type"):
-            case "item_reference":
-                needs("item_reference", item.get("id"))
-            case "reasoning" if item.get("encrypted_content"):
-                needs("encrypted_content", item.get("id") or True)
-            case "reasoning" if not item.get("content"):
-                # Without its content it is looked up by its id.
-                needs("reasoning", item.get("id"))
-            case "image_generation_call" if not item.get("result"):
-                # So an image is named that is to be worked on further.
-                needs("image_generation_call", item.get("id"))
-            case "program":
-                needs("fingerprint", item.get("fingerprint") and (item.get("id") or True))
-            case "compaction":
-                needs("encrypted_content", item.get("encrypted_content") and (item.get("id") or True))
-            case "container_reference":
-                needs("container", item.get("container_id"))
-        audio = item.get("audio")
-        if item.get("role") == "assistant" and isinstance(audio, dict):
-            needs("audio", audio.get("id"))
-
-
-def _tools_need(needs: Callable[..., None], tools: Any) -> None:
-    for tool in tools if isinstance(tools, list) else ():
-        if not isinstance(tool, dict):
-            continue
-        container = tool.get("container")
-        if isinstance(container, dict):
-            _container_needs(needs, container)
-        else:
-            needs("container", container)
-        needs("tunnel_id", tool.get("type") == "mcp" and tool.get("tunnel_id"))
-        stores = tool.get("vector_store_ids")
-        needs("vector_store_ids", *(stores if isinstance(stores, list) else ()))
-        environment = tool.get("environment")
-        if isinstance(environment, dict):
-            needs("container", environment.get("container_id"))
-            _container_needs(needs, environment)
-        mask = tool.get("input_image_mask")
-        if isinstance(mask, dict):
-            needs("file_id", mask.get("file_id"))
-
-
-def _container_needs(needs: Callable[..., None], container: Mapping[str, Any]) -> None:
-    """What is to be put into a container that is made for the call: uploaded files, and skills that are not inline."""
-    files, skills = container.get("file_ids"), container.get("skills")
-    needs("file_id", *(files if isinstance(files, list) else ()))
-    for skill in skills if isinstance(skills, list) else ():
-        needs("skill", isinstance(skill, dict) and skill.get("skill_id"))
 
 
 # --- streams
@@ -533,51 +405,3 @@ class _EventReader(Reader):
 
 def _is_form(content_type: str) -> bool:
     return common.media_type(content_type) == "multipart/form-data"
-
-
-_BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^";\s]+))', re.IGNORECASE)
-
-
-class _Form:
-    """Reads, replaces and removes small text parts of a form; all else stays byte for byte."""
-
-    def __init__(self, content_type: str, body: bytes) -> None:
-        self._body = body
-        found = _BOUNDARY.search(content_type)
-        self._mark = b"--" + (found[1] or found[2]).encode("latin-1", "replace") if found else b""
-
-    def _find(self, name: str) -> tuple[int, int, int] | None:
-        """Where a part begins with its boundary, where its value begins, and where that ends."""
-        if not self._mark:
-            return None
-        header = re.compile(
-            rb'content-disposition:[^\r\n]*[;\s]name="?' + re.escape(name.encode()) + rb'"?(?:[;\r\n]|$)', re.IGNORECASE
-        )
-        body = self._body
-        at = 0 if body.startswith(self._mark) else body.find(b"\r\n" + self._mark) + 2
-        while at >= 0 and body.startswith(self._mark, at):
-            begin = at + len(self._mark)
-            end = body.find(b"\r\n" + self._mark, begin)
-            if end < 0:
-                return None
-            head_end = body.find(b"\r\n\r\n", begin, end + 2)
-            if head_end >= 0 and header.search(body[begin:head_end]):
-                return at, min(head_end + 4, end), end
-            at = end + 2
-        return None
-
-    def text(self, name: str) -> str | None:
-        place = self._find(name)
-        if place is None:
-            return None
-        return self._body[place[1] : place[2]].decode("utf-8", "replace").strip() or None
-
-    def with_text(self, name: str, value: str) -> bytes:
-        place = self._find(name)
-        if place is None or self._body[place[1] : place[2]] == value.encode():
-            return self._body
-        return self._body[: place[1]] + value.encode() + self._body[place[2] :]
-
-    def without(self, name: str) -> bytes:
-        place = self._find(name)
-        return self._body if place is None else self._body[: place[0]] + self._body[place[2] + 2 :]

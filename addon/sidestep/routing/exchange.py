@@ -15,7 +15,7 @@ from functools import cached_property
 from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.breaker.ratelimits import exhausted
 from sidestep.dialects.base import Call, Conversation
-from sidestep.dialects.common import conversation_of
+from sidestep.dialects.conversations import conversation_of
 from sidestep.routing.engine import Attempt, Engine, Refused
 from sidestep.routing.prices import context_window
 from sidestep.routing.strategies import pace_key

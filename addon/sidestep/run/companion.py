@@ -19,7 +19,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 
 from sidestep import status
-from sidestep.run.environment import CONTROL_FD, FORCED_OPTIONS
+from sidestep.handover import CONTROL_FD, FORCED_OPTIONS
 
 QUIET_SECONDS = 2.0
 """How long to wait at the end for connections to close: programs that the command left behind may hold some."""

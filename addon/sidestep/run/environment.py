@@ -5,27 +5,17 @@ Pure: an environment comes in, the variables to set come out, in the order in wh
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import shlex
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 
+from sidestep.no_proxy import no_proxy
 from sidestep.run.trust import BUNDLE_VARIABLES, JAVA_PASSWORD, Trust
 
-CONTROL_FD = "SIDESTEP_CONTROL_FD"
-"""In a proxy's environment: the number of the socket by which `running` and `companion` talk."""
-
-FORCED_OPTIONS = "SIDESTEP_FORCED_OPTIONS"
-"""In a proxy's environment: options of mitmproxy, as JSON, that nothing else may set otherwise."""
-DIRECT_HOSTS = "SIDESTEP_DIRECT_HOSTS"
-"""In a proxy's environment: the user's NO_PROXY, where there is a proxy behind it that others are reached through."""
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OURS_IN_JAVA = re.compile(
     r"-D(?:https?\.(?:proxyHost|proxyPort|nonProxyHosts)|javax\.net\.ssl\.trustStore(?:Password|Type)?)="
 )
@@ -46,59 +36,6 @@ def variables(env: Mapping[str, str], port: int, trust: Trust, *, intercepted: C
     if trust.java is not None:  # without trust the proxy would only be in its way
         found["JAVA_TOOL_OPTIONS"] = java_options(env.get("JAVA_TOOL_OPTIONS", ""), port, trust.java, passed_by)
     return found
-
-
-def no_proxy(env: Mapping[str, str], intercepted: Collection[str] = ()) -> list[str]:
-    """The user's hosts that need no proxy, and the loopback's, save those whose calls are to be routed."""
-    hosts = [h.strip() for h in users_no_proxy(env).split(",") if h.strip()]
-    return [*hosts, *(h for h in LOOPBACK if h not in hosts and h not in intercepted)]
-
-
-def users_no_proxy(env: Mapping[str, str]) -> str:
-    return env.get("no_proxy") or env.get("NO_PROXY") or ""
-
-
-def passed_by(env: Mapping[str, str], intercepted: Collection[tuple[str, int]]) -> list[str]:
-    """The intercepted hosts whose calls never come to a proxy, for the user's NO_PROXY names them."""
-    users = users_no_proxy(env)
-    return sorted({host for host, port in intercepted if _names(users, host, port)})
-
-
-def is_direct(no_proxy: str, host: str, port: int) -> bool:
-    """Whether a host is reached without the user's proxy: one of this machine, or one that NO_PROXY names."""
-    address = _address(host)
-    return host == "localhost" or (address is not None and address.is_loopback) or _names(no_proxy, host, port)
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _names(no_proxy: str, host: str, port: int) -> bool:
-    """Whether NO_PROXY names this host, as curl, Go and Python read it."""
-    host = host.lower().removesuffix(".")
-    address = _address(host)
-    for entry in no_proxy.lower().split(","):
-        name = entry.strip()
-        if name == "*":
-            return True
-        if address is not None and "/" in name:
-            with suppress(ValueError):
-                if address in ipaddress.ip_network(name, strict=False):
-                    return True
-            continue
-        # An address of IPv6 has colons of its own, and brackets where a port follows.
-        if name.count(":") == 1 or "]:" in name:
-            name, _, wanted = name.rpartition(":")
-            if wanted != str(port):
-                continue
-        name = name.strip("[]").removeprefix("*").removeprefix(".")
-        if name and (host == name or (address is None and host.endswith(f".{name}"))):
-            return True
-    return False
 
 
 def java_options(users: str, port: int, store: PurePath, passed_by: Collection[str]) -> str:

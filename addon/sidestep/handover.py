@@ -1,0 +1,12 @@
+"""What `sidestep run` and the proxy that it starts hand to each other."""
+
+from __future__ import annotations
+
+CONTROL_FD = "SIDESTEP_CONTROL_FD"
+"""In a proxy's environment: the number of the socket by which `running` and `companion` talk."""
+FORCED_OPTIONS = "SIDESTEP_FORCED_OPTIONS"
+"""In a proxy's environment: options of mitmproxy, as JSON, that nothing else may set otherwise."""
+DIRECT_HOSTS = "SIDESTEP_DIRECT_HOSTS"
+"""In a proxy's environment: the user's NO_PROXY, where there is a proxy behind it that others are reached through."""
+UPSTREAM_AUTH = "SIDESTEP_UPSTREAM_AUTH"
+"""In a proxy's environment: `user:password` for the proxy behind it. A command line can be read by everybody."""

@@ -46,8 +46,7 @@ def asked(w: World, exchange: Exchange) -> str:
 
 
 def fail(w: World, exchange: Exchange, outcome: Outcome) -> None:
-    assert exchange.current is not None
-    exchange.failed(exchange.current, outcome, w.now)
+    w.fail(exchange, outcome)
 
 
 def both_silent(w: World, times: int) -> Exchange:

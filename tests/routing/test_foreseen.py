@@ -145,7 +145,7 @@ def test_it_is_asked_when_the_others_have_failed(outcome: Outcome, then: str) ->
     attempt = exchange.next(world.now)
     assert isinstance(attempt, Attempt)
     assert attempt.candidate.provider.name == "b"
-    exchange.failed(attempt, outcome, world.now)
+    world.fail(exchange, outcome)
     attempt = exchange.next(world.now)
     assert isinstance(attempt, Attempt)
     assert attempt.candidate.provider.name == then

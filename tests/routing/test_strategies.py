@@ -205,7 +205,7 @@ def test_a_quick_failure_is_no_pace() -> None:
     attempt = exchange.next(world.now)
     assert isinstance(attempt, Attempt)
     world.now += 20
-    exchange.failed(attempt, judging.TIMEOUT, world.now)
+    world.fail(exchange, judging.TIMEOUT)
     assert world.order() == "ab"
 
 

@@ -74,6 +74,14 @@ class World:
         self.engine.settle(attempt, outcome, self.now)
         exchange.settled(attempt, headers or {}, self.now, WALL)
 
+    def fail(self, exchange: Exchange, outcome: Outcome) -> None:
+        """What the session does once an attempt has failed before the app saw a byte."""
+        attempt = exchange.current
+        assert attempt is not None
+        self.settle(exchange, outcome)
+        self.engine.ended(attempt, self.now)
+        exchange.failed(attempt, outcome, self.now)
+
     def call(
         self,
         body: Mapping[str, Any] | None = None,
@@ -89,7 +97,7 @@ class World:
             name = attempt.candidate.provider.name
             asked += name
             if name in failing:
-                exchange.failed(attempt, judging.TIMEOUT, self.now)
+                self.fail(exchange, judging.TIMEOUT)
                 continue
             self.now += seconds
             self.settle(exchange, headers=headers)

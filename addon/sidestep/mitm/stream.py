@@ -407,6 +407,7 @@ class FailoverStream(HttpStream):
         self._keep_answer(exchange.rank(outcome))
         yield from self._abandon()
         self.held = None
+        session.end(outcome)
         exchange.failed(attempt, outcome, session.clock())
         session.attempt = None
         if exchange.may_move_on(outcome):

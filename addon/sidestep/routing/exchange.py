@@ -300,9 +300,7 @@ class Exchange:
             stays.broke(self._scope, conversation, attempt.candidate.provider.name)
 
     def failed(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
-        """The attempt ended without the app having seen a byte: settle it and remember what may follow."""
-        self.engine.settle(attempt, outcome, now)
-        self.engine.ended(attempt, now)
+        """The attempt ended, with this outcome, without the app having seen a byte: remember what may follow."""
         candidate = attempt.candidate
         name = candidate.provider.name
         if outcome.kind is Kind.FAILURE and self.match.route.strategy == "fastest":

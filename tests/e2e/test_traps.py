@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from support.calls import Client
 from support.provider import Behaviour, Provider, text_of
@@ -33,7 +34,7 @@ def test_a_refused_connection_is_tried_afresh(provider: Make, proxy: Start) -> N
     """mitmproxy keeps the error of a failed connect for the client connection's life; a later probe is a real one."""
     a = provider("a")
     a.refuse()
-    extra = {
+    extra: dict[str, Any] = {
         "circuit": {"failure_threshold": 1, "open_seconds": 0.2},
         "attempts": {"per_provider": 1, "wait_seconds": 0},
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events
@@ -19,6 +18,8 @@ from mitmproxy.proxy.layers.http import (
     RegisterHttpConnection,
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Client
+from mitmproxy.proxy.tunnel import TunnelLayer
 
 from sidestep.mitm.protocols import PatientHttp1Client, QuickHttp1Server
 from sidestep.mitm.stream import (
@@ -114,8 +115,8 @@ class FailoverLayer(HttpLayer):
 
     def _outermost(self, connection: Connection) -> Connection:
         """The connection to the upstream proxy that this one is tunnelled through, or itself."""
-        tunnel: Connection = getattr(self.connections[connection], "tunnel_connection", connection)
-        return tunnel
+        outermost = self.connections[connection]
+        return outermost.tunnel_connection if isinstance(outermost, TunnelLayer) else connection
 
     def _forget(self, connection: Connection) -> None:
         if (
@@ -134,9 +135,10 @@ class FailoverLayer(HttpLayer):
 
     def is_queued(self, connection: Connection, up_id: int | None) -> bool:
         """Whether a request still waits inside mitmproxy for a free HTTP/2 stream."""
-        handler = self.connections.get(connection)
-        queue: Any = getattr(handler.context.layers[-1], "stream_queue", ()) if handler is not None else ()
-        return up_id in queue
+        if (handler := self.connections.get(connection)) is None:
+            return False
+        client = handler.context.layers[-1]
+        return isinstance(client, Http2Client) and up_id in client.stream_queue
 
     # --- one timer
 

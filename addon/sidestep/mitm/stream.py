@@ -553,7 +553,8 @@ class FailoverStream(HttpStream):
             else:
                 yield from self._judged(watch.judge_end(), held)
         else:
-            held.headers.response.trailers = getattr(event, "trailers", None)
+            assert isinstance(event, ResponseTrailers)
+            held.headers.response.trailers = event.trailers
 
     def _hold_whole(self, watch: Watch, held: Held, piece: Piece) -> Commands:
         """`commit = "complete"`: nothing is let go before the stream's end."""

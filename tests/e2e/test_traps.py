@@ -88,8 +88,8 @@ def test_a_bug_of_ours_ends_one_call_and_no_other(provider: Make, proxy: Start, 
     a, b = provider("a"), provider("b")
     script = tmp_path / "saboteur.py"
     script.write_text(
-        "from sidestep.calls import Calls\n"
-        "from sidestep.watching import Watch\n"
+        "from sidestep.calls.hooks import Calls\n"
+        "from sidestep.calls.watching import Watch\n"
         "plan, feed = Calls._plan, Watch.feed\n"
         "def bad_plan(self, session):\n"
         "    if 'plan' in session.flow.request.headers: raise RuntimeError('SECRET TEXT')\n"

@@ -154,12 +154,15 @@ class FailoverStream(HttpStream):
     busy: bool = False
     via: ServerSpec | None = None
     parent: Parent
+    flights: dict[int, Flight]
+    asking: dict[int, GetHttpConnection]
+    inbox: collections.deque[events.Event]
 
     def __init__(self, context: Context, stream_id: int) -> None:
         super().__init__(context, stream_id)
-        self.flights: dict[int, Flight] = {}
-        self.asking: dict[int, GetHttpConnection] = {}
-        self.inbox: collections.deque[events.Event] = collections.deque()
+        self.flights = {}
+        self.asking = {}
+        self.inbox = collections.deque()
 
     # --- the way in and out: ids, the inbox, and the guard
 

@@ -13,6 +13,7 @@ from support.calls import APP_KEY, Client
 from support.provider import Behaviour, Provider, text_of
 from support.proxy import ADDON, Mitmdump
 from support.settings import key_of, route
+from support.waiting import until
 
 PROGRAM = """
 import asyncio, logging, sys
@@ -48,6 +49,7 @@ def test_added_after_mitmproxys_own_addons(
     m = Mitmdump(tmp_path / "proxy", text, env={"PYTHONPATH": str(ADDON.parent)})
     m._command = [sys.executable, "-c", PROGRAM, str(m.confdir), str(m.config), option]
     stack.enter_context(m)
+    until(m.ca.exists, "mitmproxy's CA is there: it listens a moment before")
     with Client(m, {"openai": own.url()}) as app:
         for stream in (False, True):
             plain = app.call("chat", stream=stream)

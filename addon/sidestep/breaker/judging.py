@@ -20,6 +20,8 @@ HANDED_TO_THE_APP = frozenset({501, 505})
 TRY_ELSEWHERE = frozenset({408, 409, 425})
 
 SUCCESS = Outcome(Kind.SUCCESS, "ok", Then.HAND_OVER, 200)
+BAD_HEAD = Outcome(Kind.FAILURE, "bad_response", Then.NEXT)
+"""An answer whose head cannot be passed on."""
 CONNECT = Outcome(Kind.FAILURE, "connect", Then.RETRY)
 TIMEOUT = Outcome(Kind.FAILURE, "timeout", Then.NEXT)
 TRUNCATED = Outcome(Kind.FAILURE, "truncated", Then.HAND_OVER)

@@ -42,6 +42,9 @@ class Flight:
         self.holding: Holding | None = None
         self.up_id = 0
         self.is_sent = False
+        self.is_reused = False
+        """It went out on a connection that had served before, for the first time."""
+        self._renewed = False
         self.connection: Connection | None = None
         self.deadline: float | None = None
         self.response: http.Response | None = None
@@ -75,11 +78,18 @@ class Flight:
         request, direct_hosts = self.session.flow.request, self.session.direct_hosts
         return direct_hosts is not None and is_direct(direct_hosts, request.host, request.port)
 
-    def sent(self) -> None:
-        """The request has gone out: from now on its provider is waited for."""
+    def sent(self, *, reused: bool) -> None:
+        """The request has gone out, on a connection that has served before or not: its provider is waited for."""
         self.is_sent = True
+        self.is_reused = reused and not self._renewed
         call, timeouts = self.exchange.call, self.timeouts
         self.bound(self.session.clock() + (timeouts.first_byte if call.stream else timeouts.headers))
+
+    def renew(self) -> None:
+        """An idle connection broke when it was used again: it is sent once more, on another."""
+        self._renewed = True
+        self.is_sent = False
+        self.note("an idle connection had ended: sent on a fresh one")
 
     def bound(self, deadline: float | None) -> None:
         """Wait until then at most. While the app sees nothing of the answer, its request's budget ends all waiting."""
@@ -117,6 +127,10 @@ class Flight:
         self.bodiless = bodiless
         assert self.holding is not None
         return self._taken(self.holding.begin())
+
+    def refused(self) -> Step:
+        """What came in place of a head cannot be passed on."""
+        return Step(Do.FAIL, outcome=judging.BAD_HEAD)
 
     def feed(self, data: bytes) -> Step:
         """Some bytes of its body have come."""

@@ -219,11 +219,14 @@ def _rewrite_body(
 ) -> None:
     _, mark, query = as_text(request.data.path).partition("?")
     tail = match.tail
-    if model is not None or provider.drop_fields:
-        readable = readable_body(original)
-        tail, body = match.dialect.rewrite(call, tail, original.content_type, readable, model, provider.drop_fields)
-        if body != readable:
-            if original.content_encoding not in IDENTITY:
+    encoded = original.content_encoding not in IDENTITY
+    if model is not None or provider.drop_fields or (encoded and not own):
+        readable = body = readable_body(original)
+        if model is not None or provider.drop_fields:
+            tail, body = match.dialect.rewrite(call, tail, original.content_type, readable, model, provider.drop_fields)
+        # The app knows that its own provider reads this encoding; of another nobody knows.
+        if body != readable or (encoded and not own and readable):
+            if encoded:
                 del request.headers["content-encoding"]
             request.data.content = body
             if "content-length" in request.headers:

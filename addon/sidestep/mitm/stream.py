@@ -21,6 +21,7 @@ from typing import Protocol
 
 from mitmproxy import flow, http
 from mitmproxy.connection import Connection, Server
+from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.net.server_spec import ServerSpec
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
@@ -55,7 +56,7 @@ from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape
 from sidestep.mitm.handlers import client_is_slow
-from sidestep.mitm.protocols import HonestWebsocketLayer
+from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Parent(Protocol):
     conductor: Conductor
     streams: dict[int, HttpStream]
     connections: dict[Connection, layer.Layer]
+    used: set[Connection]
     next_timer: float
 
     def arm(self, at: float) -> Commands: ...
@@ -118,6 +120,11 @@ class SidestepNextHook(commands.StartHook):
 
     name = "sidestep_next"
     flow: http.HTTPFlow
+
+
+class FreshConnection(GetHttpConnection):
+    """A connection that shares no other's fate: neither one that exists nor one that is being made. No dataclass of its
+    own: that would take the hash by identity away."""
 
 
 @dataclass
@@ -219,6 +226,8 @@ class FailoverStream(HttpStream):
             yield from super().handle_event(event)
             return
         match event:
+            case ResponseHeaders() if self._is_refused(event.response):
+                step = flight.refused()
             case ResponseHeaders():
                 step = flight.answers(event.response, bodiless=event.end_stream)
             case ResponseData():
@@ -228,12 +237,43 @@ class FailoverStream(HttpStream):
             case ResponseTrailers():
                 flight.take_trailers(event.trailers)
                 return
+            case MalformedHeadError() if flight.response is None:
+                flight.connection = None
+                step = flight.refused()
+            case _ if self._broke_idle(flight):
+                yield from self._renew(flight)
+                return
             case _:
                 step = flight.broke()
         if step.do is Do.HOLD:
             yield from self._arm(flight)
         else:
             yield from super().handle_event(News(self.stream_id, flight, step))
+
+    def _is_refused(self, response: http.Response) -> bool:
+        """Whether this head would not be passed on: the app would get a page of mitmproxy's in its place. A 101 to what
+        was no handshake would make the app's next request a message to that server."""
+        if response.status_code == 101:
+            return self.session is None or not self.session.is_websocket
+        if not self.context.options.validate_inbound_headers:
+            return False
+        try:
+            validate_headers(response)
+        except ValueError:
+            return True
+        return False
+
+    def _broke_idle(self, flight: Flight) -> bool:
+        """Whether a connection that had served before has ended, just when it was used again, before any byte came."""
+        connection = flight.connection
+        return flight.is_reused and flight.response is None and connection is not None and not connection.connected
+
+    def _renew(self, flight: Flight) -> Commands:
+        """That was no provider's failure: the same attempt goes on, on a connection that is made for it."""
+        flight.connection = None
+        yield from self._cancel(flight)
+        flight.renew()
+        yield from self._start(flight, FreshConnection)
 
     def _sent(self, given: Commands) -> Commands:
         """The same commands, each for a server with the id of its attempt."""
@@ -385,14 +425,14 @@ class FailoverStream(HttpStream):
 
     # --- attempts
 
-    def _start(self, flight: Flight) -> Commands:
+    def _start(self, flight: Flight, kind: type[GetHttpConnection] = GetHttpConnection) -> Commands:
         """Ask for a connection. The answer comes to `_connected`, perhaps before this is over."""
         request = self.flow.request
         flight.up_id = next(_upstream_ids)
         self.flights[flight.up_id] = flight
         self.parent.streams[flight.up_id] = self
         self.server_state = self.state_wait_for_response_headers
-        asking = GetHttpConnection(
+        asking = kind(
             (request.host, request.port),
             request.scheme == "https",
             self._via(flight),
@@ -423,7 +463,8 @@ class FailoverStream(HttpStream):
             self.mode is HTTPMode.upstream and self._via(flight) is not None and self.flow.request.scheme == "http"
         )
         head = flight.outgoing(to_http1=connection.alpn != b"h2", to_proxy=to_proxy)
-        flight.sent()
+        flight.sent(reused=connection in self.parent.used)
+        self.parent.used.add(connection)
         yield from self._arm(flight)
         yield from self._send(head, flight.up_id, connection)
 

@@ -111,7 +111,7 @@ class Calls:
             return None
 
     def _plan(self, session: Session) -> bool:
-        """Read the call and choose who may answer. False: it goes where the app sent it."""
+        """Read the call and choose the providers that may answer. False: it goes where the app sent it."""
         flow, match, engine = session.flow, session.match, session.engine
         if flow.is_replay == "request" and (before := self.replayable.get(flow.id)) is not None:
             if flow.request.raw_content == before.sent_body:

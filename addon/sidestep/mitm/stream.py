@@ -4,7 +4,7 @@ It knows no circuit and no route, and what an answer is worth is `holding`'s to 
 attempt is, the hook `sidestep_next` asks for it. Each attempt is a `Flight` with an upstream stream id of its own, so
 that whatever an abandoned one still sends finds nothing. A stream whose flow is not routed behaves as mitmproxy's own.
 
-An attempt must not wait while mitmproxy pauses this stream (for a hook, or while somebody looks at it): connections are
+An attempt must not wait while mitmproxy pauses this stream (for a hook, or while a user looks at it): connections are
 asked for without a pause, what comes for an attempt is fed to it at once, and what has to be done about it queues.
 """
 
@@ -454,7 +454,7 @@ class FailoverStream(HttpStream):
             yield from super().handle_event(News(self.stream_id, flight, flight.broke()))
             return
         flight.connection = connection
-        if self.flow.error is not None:  # somebody has killed the flow
+        if self.flow.error is not None:  # it was killed meanwhile
             yield from super().handle_event(Expired(self.stream_id))
             return
         assert isinstance(connection, Server)
@@ -710,7 +710,7 @@ class FailoverStream(HttpStream):
         return tuple(self.flights.values()) if self.winner is None else (self.winner,)
 
     def postpone(self, until: float) -> None:
-        """The stream is paused, for a hook or because somebody looks at it: that is no provider's silence."""
+        """The stream is paused, for a hook or because a user looks at it: that is no provider's silence."""
         for flight in self._awaited():
             if flight.deadline is not None and flight.deadline < until:
                 flight.deadline = until

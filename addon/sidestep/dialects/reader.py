@@ -5,7 +5,6 @@ Pure: no mitmproxy, no clock, no I/O.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,9 @@ import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects.base import Event, Mark, Usage
-from sidestep.dialects.common import MAX_IDS, UNREADABLE
+from sidestep.dialects.common import BREAKDOWN, MAX_IDS, UNREADABLE
 from sidestep.dialects.errors import facts_in
+from sidestep.dialects.lenient import UnreadableError, strict
 from sidestep.dialects.sse import ArrayScanner, EventScanner, Scanned
 
 
@@ -25,19 +25,32 @@ class Malformed(Exception):  # noqa: N818  # an answer, not an error of ours
 def decode_event[T](decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
     """The data of an event as a struct, None if it is JSON of another shape.
 
-    Malformed is raised only for what the SDKs cannot read either: Python's `json` takes lone surrogates, for one.
+    Malformed is raised only for what no SDK can read either.
     """
     try:
         return decoder.decode(data)
     except UNREADABLE:  # a ValidationError too: it says nothing of what follows
         pass
     try:
-        return decoder.decode(json.dumps(json.loads(data), ensure_ascii=False).encode("utf-8", "replace"))
-    except msgspec.ValidationError:
-        return None
-    except (ValueError, RecursionError):
+        return decoder.decode(strict(data))
+    except UnreadableError:
         raise Malformed from None
+    except UNREADABLE:
+        return None
 
+
+_CALLS = (
+    b'"tool_calls"',
+    b'"function',
+    b'"partial_json"',
+    b'"tool_use"',
+    b'"arguments"',
+    b"function_call",
+    b"json_delta",
+)
+"""Words of an event that bears a piece of a tool call."""
+HALF_A_CALL = ErrorFacts(ErrorKind.SERVER, "a piece of a tool call cannot be read")
+"""Left out, half an argument would look whole and be run."""
 
 Reading = tuple[Mark, ErrorFacts | None]
 
@@ -49,6 +62,10 @@ CONTENT: Reading = (Mark.CONTENT, None)
 
 
 TERMINAL: Reading = (Mark.TERMINAL, None)
+
+
+BROKE_DOWN: Reading = (Mark.ERROR, BREAKDOWN)
+"""A finish reason that says so."""
 
 
 def error_reading(data: bytes) -> Reading:
@@ -72,6 +89,8 @@ class Reader:
         self._open_end = b""
         self.finished = False
         self.content = False
+        self.dropped = False
+        """An event was MALFORMED: something is missing."""
         self.usage: Usage | None = None
         self.model: str | None = None
         self._ids: dict[str, None] = {}
@@ -79,6 +98,15 @@ class Reader:
     def read(self, name: bytes, data: bytes) -> Reading:
         """The meaning of one event that has data. May raise Malformed."""
         raise NotImplementedError
+
+    def raises(self, name: bytes, data: bytes) -> bool:
+        """Whether the official SDK raises its own API error from an event that has the meaning of one."""
+        raise NotImplementedError
+
+    @property
+    def calling(self) -> bool:
+        """A tool call has begun and is not complete."""
+        return False
 
     @property
     def answered(self) -> bool:
@@ -98,24 +126,26 @@ class Reader:
     def skim(self, data: bytes) -> bool:
         if not self._scanner.at_rest or not data.endswith(b"\n\n") or b"\r" in data:
             return False
-        content = self.content
+        before = self.content
         for event in data[:-2].split(b"\n\n"):
             name = b""
             if event.startswith(b"event: "):
                 head, _, event = event.partition(b"\n")
                 name = head[7:]
             if not event.startswith(b"data: ") or b"\n" in event:
-                return False
+                break
             try:
                 mark = self.read(name, event[6:])[0]
             except Malformed:
-                return False
+                break
             if mark is Mark.CONTENT or mark is Mark.TERMINAL:
-                content = True
+                self.content = True
             elif mark is not Mark.LIFECYCLE:
-                return False
-        self.content = content
-        return True
+                break
+        else:
+            return True
+        self.content = before
+        return False
 
     def close(self) -> list[Event]:
         rest = self._scanner.close()
@@ -125,6 +155,9 @@ class Reader:
         if event.mark is not Mark.MALFORMED:
             self._open_end = event.raw[-1:]
         return [event]
+
+    def release(self) -> bytes:
+        return self._scanner.release()
 
     def error_event(self, kind: ErrorKind, message: str) -> bytes:
         phrased = self._phrase(kind, message)
@@ -153,8 +186,11 @@ class Reader:
             mark, error = self.read(name, data)
         except Malformed:
             if name != b"error" or not whole:
+                if whole and (self.calling or any(word in data for word in _CALLS)):
+                    return Event(raw, Mark.ERROR, HALF_A_CALL)
+                self.dropped = True
                 return Event(raw, Mark.MALFORMED)
             mark, error = error_reading(data)
         if mark is Mark.CONTENT or mark is Mark.TERMINAL:
             self.content = True
-        return Event(raw, mark, error)
+        return Event(raw, mark, error, mark is Mark.ERROR and self.raises(name, data))

@@ -257,7 +257,7 @@ class Watch:
         dropped = 0
         for at, event in enumerate(events):
             mark = event.mark
-            if mark is Mark.ERROR and not reader.finished:
+            if mark is Mark.ERROR:
                 self.note_usage()
                 self._told = event.error or NO_ERROR
                 told = b"".join(e.raw for e in events[at:]) + reader.release() if plain else b""
@@ -305,7 +305,7 @@ class Watch:
         error = next((e for e in events if e.mark is Mark.ERROR), None)
         kept = [e.raw for e in events if e.mark not in (Mark.MALFORMED, Mark.ERROR)]
         forward = b"".join(kept) if self.plain else b""
-        if error is None or self.finished:
+        if error is None:
             return Piece(forward)
         self._told = error.error or NO_ERROR
         return Piece(forward, error=self._told, told=error.raw if self.plain else b"", raises=error.raises)

@@ -177,10 +177,10 @@ def not_read(content_type: str, body: bytes) -> Answer:
     start = body[:200].lstrip(_LEADING)
     if not start or is_page(body):
         return Answer(good=False)
-    declared = "json" in media_type(content_type) and charset_of(content_type) in _READ_CHARSETS
-    if declared or start.startswith((b"{", b"[")):
-        return Answer(good=False)
-    return Answer(good=False, unread="html" not in media_type(content_type))
+    kind = media_type(content_type)
+    known = kind == "text/event-stream" or "html" in kind
+    known = known or ("json" in kind and charset_of(content_type) in _READ_CHARSETS)
+    return Answer(good=False, unread=not known and not start.startswith((b"{", b"[")))
 
 
 def no_answer(body: bytes) -> Answer:

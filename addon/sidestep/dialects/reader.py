@@ -76,7 +76,8 @@ def error_reading(data: bytes) -> Reading:
 class Reader:
     """What all readers share; `read` gives each event its meaning.
 
-    State: the scanner, what was seen so far, whether the last event lacked its end. Memory is bounded by the
+    State: the scanner, what was seen so far, whether the last event lacked its end, whether an error has come: what
+    follows one is not read, and after the terminal event there is none. Memory is bounded by the
     largest single event.
     """
 
@@ -87,6 +88,7 @@ class Reader:
         self._scanner = EventScanner() if scanner is None else scanner
         self._phrase = phrase
         self._open_end = b""
+        self._over = False
         self.finished = False
         self.content = False
         self.dropped = False
@@ -124,7 +126,7 @@ class Reader:
         return [self._event(scanned) for scanned in self._scanner.feed(data)]
 
     def skim(self, data: bytes) -> bool:
-        if not self._scanner.at_rest or not data.endswith(b"\n\n") or b"\r" in data:
+        if self._over or not self._scanner.at_rest or not data.endswith(b"\n\n") or b"\r" in data:
             return False
         before = self.content
         for event in data[:-2].split(b"\n\n"):
@@ -179,6 +181,8 @@ class Reader:
 
     def _event(self, scanned: Scanned) -> Event:
         raw, name, data, whole = scanned
+        if self._over:
+            return Event(raw, Mark.LIFECYCLE)
         if not data and name != b"error":
             # Of an event that was cut off before its data, the SDKs would make one without any.
             return Event(raw, Mark.LIFECYCLE if whole or not raw.strip() else Mark.MALFORMED)
@@ -187,10 +191,18 @@ class Reader:
         except Malformed:
             if name != b"error" or not whole:
                 if whole and (self.calling or any(word in data for word in _CALLS)):
-                    return Event(raw, Mark.ERROR, HALF_A_CALL)
+                    return self._error(raw, HALF_A_CALL)
                 self.dropped = True
                 return Event(raw, Mark.MALFORMED)
             mark, error = error_reading(data)
         if mark is Mark.CONTENT or mark is Mark.TERMINAL:
             self.content = True
-        return Event(raw, mark, error, mark is Mark.ERROR and self.raises(name, data))
+        if mark is not Mark.ERROR:
+            return Event(raw, mark)
+        if self.finished:
+            return Event(raw, Mark.LIFECYCLE)
+        return self._error(raw, error, raises=self.raises(name, data))
+
+    def _error(self, raw: bytes, error: ErrorFacts | None, *, raises: bool = False) -> Event:
+        self._over = True
+        return Event(raw, Mark.ERROR, error, raises)

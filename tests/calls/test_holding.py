@@ -8,7 +8,7 @@ import pytest
 
 from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome
 from sidestep.calls.holding import ERROR_BODY_SECONDS, Do, Holding, Step
-from sidestep.calls.watching import ERROR_BODY_BYTES, Watch
+from sidestep.calls.watching import Watch
 from sidestep.config.settings import TimeoutSettings
 from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call, Mark
@@ -218,8 +218,43 @@ def test_an_event_that_is_no_json_is_left_out_and_told(name: str) -> None:
     for part in (good, b"data: {broken\n\n"):
         step = run.holding.feed(part, 1.0)
         run.take(step)
-    assert step.note == "1 event(s) that were no valid JSON dropped"
+    assert step.note == "1 event(s) that no SDK could read dropped"
     assert finish(run, [data[len(good) :]], "end").app == data
+
+
+REFUSALS = [
+    (
+        "anthropic.messages.stream.sse",
+        b'event: error\ndata: {"type":"error","error":{"type":"invalid_request_error","message":"messages: bad"}}\n\n',
+    ),
+    (
+        "openai.chat_completions.stream.sse",
+        b'data: {"error":{"message":"Invalid value","type":"invalid_request_error","code":"invalid_value"}}\n\n',
+    ),
+    (
+        "gemini.streamGenerateContent.stream.sse",
+        b'data: {"error":{"code":400,"message":"bad","status":"INVALID_ARGUMENT"}}\n\n',
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "refusal"), REFUSALS)
+def test_what_is_wrong_with_the_request_is_the_apps_to_read(name: str, refusal: bytes) -> None:
+    """Told inside a 200, in place of content: handed over as it came, with all that follows; no provider is blamed."""
+    data = before_content(name) + refusal + b"data: [DONE]\n\n"
+    for parts in corpus.cuts(data):
+        run = finish(begin(name), parts, "end")
+        assert (run.app, run.last) == (data, Do.FORWARD)
+        assert run.given[0].rstrip(".") == "client_error"
+
+
+def test_the_providers_own_error_ends_a_stream_where_the_sdk_raises_from_it() -> None:
+    name = "anthropic.messages.stream.sse"
+    own = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}\n\n'
+    run = begin(name)
+    run.take(run.holding.feed(with_content(name), 1.0))
+    step = run.holding.feed(own, 2.0)
+    assert (step.do, step.told, step.error and step.error.message) == (Do.BREAK, own, "Overloaded")
 
 
 WHOLE = "openai.chat_completions"
@@ -252,8 +287,8 @@ def test_a_whole_answer_is_held_to_its_end(status: int, body: bytes, ending: str
 
 
 def test_an_error_body_without_end_is_judged_by_its_status() -> None:
-    run = begin(WHOLE, stream=False, status=400, kind="text/plain")
-    piece = b"x" * (ERROR_BODY_BYTES // 2)
+    run = begin(WHOLE, stream=False, status=400, kind="text/plain", hold=1000)
+    piece = b"x" * 500
     run = finish(run, [piece, piece, b"!", piece], "end")
     assert run.app == piece + piece + b"!" + piece
     assert run.given == ["client_error", "client_error."]

@@ -139,7 +139,7 @@ FAULTS = [
         seen=20,
     ),
     Fault("stalled in half", (_good(headers_then_silent=True),), "a:timeout, b:200", ("chat, whole",), failures=1),
-    Fault("malformed tenth event", (_good(malformed_before=9),), "a:200", STREAMED, note="no valid JSON"),
+    Fault("malformed tenth event", (_good(malformed_before=9),), "a:200", STREAMED, note="no SDK could read"),
     Fault("malformed answer", (Behaviour(body=b'{"cho'),), "a:bad_response, b:200", ("chat, whole",), failures=1),
     Fault("missing [DONE]", (_good(no_done=True),), "a:200", ("chat",)),
     Fault(
@@ -357,7 +357,7 @@ def test_a_malformed_event_that_bore_a_word(shape: Shape, world: World) -> None:
     result = world.call(row, shape)
     assert result.error is None
     assert result.text == text_of("a", GOOD).replace(" w9 ", " ")
-    assert "no valid JSON" in " ".join(world.story(result)["attempts"][-1]["notes"])
+    assert "no SDK could read" in " ".join(world.story(result)["attempts"][-1]["notes"])
     assert world.settled()[f"a{row}"]["failures"] == failures
 
 

@@ -18,7 +18,7 @@ from sidestep.calls import flows
 from sidestep.calls.decoding import decoded_start
 from sidestep.calls.holding import Do, Holding, Step
 from sidestep.calls.session import Session
-from sidestep.calls.watching import Watch
+from sidestep.calls.watching import Shape, Watch
 from sidestep.config.settings import Provider, TimeoutSettings
 from sidestep.no_proxy import is_direct
 from sidestep.routing import prices
@@ -234,6 +234,24 @@ class Flight:
 
     # --- what the app is told
 
+    def frame(self) -> None:
+        """Make the head say what is sent: what of a body is decoded, or ends early, has another length."""
+        watch, response = self.watch, self.response
+        if watch is None or response is None:
+            return
+        headers = response.headers
+        if watch.shape is Shape.STREAM and watch.plain and "content-encoding" in headers:
+            del headers["content-encoding"]
+            if headers.pop("content-length", None) is not None and response.http_version == "HTTP/1.1":
+                headers["transfer-encoding"] = "chunked"
+        if self.ended and "content-length" in headers and self.session.flow.request.method != "HEAD":
+            headers["content-length"] = str(sum(map(len, self.data)))
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether what is held is all that the provider has said: an answer that the app may get."""
+        return self.ended or (self.watch is not None and self.watch.gave_up)
+
     def phrase_broken(self, outcome: Outcome, error: ErrorFacts | None) -> tuple[ErrorKind, str]:
         """What the app is told of a stream that broke after content."""
         name = self.provider.name
@@ -245,6 +263,10 @@ class Flight:
         ):
             return error.kind, f"{name} ended the stream with an error"
         return error.kind, error.message
+
+    def quotable(self, told: bytes) -> bytes:
+        """A provider's own words, unless they repeat a key."""
+        return b"" if credentials.bears_secret(told, self.session.secrets) else told
 
     def withhold_key(self) -> bool:
         """Put an error of ours in place of an error body that repeats a key. Whether that was needed."""

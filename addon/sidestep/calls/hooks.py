@@ -252,7 +252,7 @@ class Calls:
                 try:
                     piece = watch.feed(data)
                     if piece.content:
-                        flight.settle(judging.SUCCESS)
+                        flight.settle(watch.opening)
                     if piece.error is not None:
                         flight.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
                 except Exception as e:

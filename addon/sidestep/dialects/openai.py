@@ -15,12 +15,22 @@ import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common
-from sidestep.dialects.base import WEBSOCKET, Answer, Call, Pin, PinKind, StreamReader, Usage
+from sidestep.dialects.base import WEBSOCKET, Answer, Call, Mark, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, texts, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.forms import Form
 from sidestep.dialects.openai_pins import pin_of
-from sidestep.dialects.reader import CONTENT, LIFECYCLE, TERMINAL, Reader, Reading, decode_event, error_reading
+from sidestep.dialects.reader import (
+    BROKE_DOWN,
+    CONTENT,
+    HALF_A_CALL,
+    LIFECYCLE,
+    TERMINAL,
+    Reader,
+    Reading,
+    decode_event,
+    error_reading,
+)
 
 OPERATIONS = frozenset(
     {
@@ -37,8 +47,16 @@ OPERATIONS = frozenset(
 )
 WEBSOCKETS = frozenset({"realtime", "responses"})
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-_WANTED = {"chat/completions": "choices", "completions": "choices", "responses": "output", "embeddings": "data"}
-"""The field without which an answer is none."""
+_WANTED = {
+    "chat/completions": "choices",
+    "completions": "choices",
+    "responses": "output",
+    "embeddings": "data",
+    "images/generations": "data",
+    "moderations": "results",
+}
+"""The list without which an answer is none."""
+_COUNTS = ("completion_tokens", "output_tokens")
 
 _ERROR_TYPES = {
     ErrorKind.CREDENTIAL: "authentication_error",
@@ -56,12 +74,14 @@ _CODES = {
     ErrorKind.OVERLOADED: "overloaded",
 }
 
+_CALL_DELTAS = frozenset({"response.function_call_arguments.delta", "response.custom_tool_call_input.delta"})
 _SILENT = frozenset({"role", "name", "channel"})
 """Fields of a chat delta that say nothing to the app's user."""
 
 
 class _Choice(msgspec.Struct):
     delta: Any = None
+    message: Any = None
     text: Any = None
     finish_reason: Any = None
     index: Any = 0
@@ -75,6 +95,7 @@ class _Chunk(msgspec.Struct):
     model: Any = None
     object: Any = None
     x_groq: Any = None
+    base_resp: Any = None
 
 
 class _ResponseEvent(msgspec.Struct):
@@ -90,11 +111,13 @@ class _Response(msgspec.Struct):
     id: Any = None
     model: Any = None
     usage: Any = None
+    status: Any = None
     output: msgspec.Raw = msgspec.Raw()
 
 
 class _Item(msgspec.Struct):
     id: Any = None
+    type: Any = None
     container_id: Any = None
 
 
@@ -135,7 +158,7 @@ class OpenAI:
         fields = fields_of(body)
         if fields is None:
             return Call(self.name, operation, None, stream=False)
-        stream = value_of(fields.get("stream")) is True
+        stream = common.asks_for_stream(fields.get("stream"))
         if operation == "audio/speech":
             stream = text_of(fields.get("stream_format")) == "sse"
         limits = [int_of(value_of(fields[name])) for name in _LIMITS if name in fields]
@@ -173,30 +196,31 @@ class OpenAI:
             return _ChatReader(phrase)
         return _EventReader(phrase, call.operation)
 
-    def is_stream(self, call: Call, content_type: str) -> bool:
-        kind = common.media_type(content_type)
-        if kind == "text/event-stream":
-            return True
-        # The SDKs do not look at the type: what was asked for as a stream and bears a vague one is read as one.
-        vague = kind in ("", "text/plain", "application/octet-stream")
-        return vague and call.stream and not call.operation.startswith("audio/")
+    def is_stream(self, call: Call, content_type: str, start: bytes) -> bool:
+        # The SDKs do not look at the type. What begins as a document is none, whatever it calls itself.
+        return common.media_type(content_type) == "text/event-stream" and not start.lstrip().startswith(
+            (b"{", b"[", b"<")
+        )
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
         wanted = _WANTED.get(call.operation)
-        if wanted == "choices" and (answer := _usual_answer(body)) is not None:
+        if wanted == "choices" and (answer := _usual_answer(call.operation, body)) is not None:
             return answer
-        if not body.strip() or common.is_html(content_type, body):
-            return Answer(good=False)
-        fields = fields_of(body)
+        fields = common.answer_fields(content_type, body)
         if fields is None:
             # Sound, and transcripts as plain text, SRT or VTT.
-            return Answer(good=call.operation.startswith("audio/") and "json" not in common.media_type(content_type))
+            if call.operation.startswith("audio/") and "json" not in common.media_type(content_type):
+                return Answer(good=bool(body.strip()) and not common.is_page(body))
+            return common.not_read(content_type, body)
         failed = call.operation == "responses" and text_of(fields.get("status")) == "failed"
-        if failed or value_of(fields.get("error")) or text_of(fields.get("object")) == "error":
+        if failed or value_of(fields.get("error")) or text_of(fields.get("object")) == "error" or not fields:
             return common.no_answer(body)
-        if wanted is not None and wanted not in fields:
-            return common.no_answer(body)
-        if wanted == "choices" and (failure := _failed_choices(fields["choices"])) is not None:
+        if wanted is not None and not items_of(fields.get(wanted)):
+            empty = call.operation == "responses" and bytes(fields.get("output", b"")).strip() == b"[]"
+            response = _decoded(_response, common.encode(fields)) if empty else None
+            if response is None or _says_nothing(response):
+                return common.no_answer(body)
+        if wanted == "choices" and (failure := _failed_choices(call.operation, fields)) is not None:
             return failure
         ids: list[str] = []
         if call.operation == "responses":
@@ -233,29 +257,56 @@ def _error(kind: ErrorKind, message: str) -> dict[str, Any]:
     }
 
 
-def _usual_answer(body: bytes) -> Answer | None:
+def _usual_answer(operation: str, body: bytes) -> Answer | None:
     """Choices without an error among them, read in one go; None for all that takes a closer look."""
     answer = _decoded(_chunk, body)
     if answer is None or not answer.choices or answer.error or answer.object == "error":
         return None
-    if any(c.error for c in answer.choices) or b'"audio"' in body:
+    if any(c.error or common.broke_down(c.finish_reason) for c in answer.choices) or b'"audio"' in body:
+        return None
+    if not any(_is_said(operation, c, answer.usage) for c in answer.choices):
         return None
     model = answer.model if isinstance(answer.model, str) and answer.model else None
     return Answer(True, None, _usage(answer.usage), model)
 
 
-def _failed_choices(raw: msgspec.Raw) -> Answer | None:
-    """What choices are no answer: none at all, or an aggregator's error in each."""
+def _is_said(operation: str, choice: _Choice, usage: Any) -> bool:
+    """Whether a choice is an answer: it says something, or says why it does not, and the tokens do not deny it."""
+    said = choice.text if operation == "completions" else choice.message
+    if not isinstance(said, str if operation == "completions" else dict):
+        return False
+    if said if isinstance(said, str) else any(v for k, v in said.items() if k not in _SILENT):
+        return True
+    return bool(choice.finish_reason) and not (choice.finish_reason == "stop" and _counts_none(usage))
+
+
+def _counts_none(usage: Any) -> bool:
+    """A report that says that not one token was made."""
+    counts = [usage[name] for name in _COUNTS if name in usage] if isinstance(usage, dict) else []
+    return bool(counts) and not any(counts)
+
+
+def _says_nothing(response: _Response) -> bool:
+    """Whether a response is an empty frame: without output, though it claims to be complete, and without tokens."""
+    if items_of(response.output) or response.status in ("queued", "in_progress", "incomplete", "cancelled"):
+        return False
+    usage = response.usage
+    return not isinstance(usage, dict) or not any(usage.get(name) for name in _COUNTS)
+
+
+def _failed_choices(operation: str, fields: Mapping[str, msgspec.Raw]) -> Answer | None:
+    """What choices are no answer: hollow ones, broken ones, or an aggregator's error in each."""
     try:
-        choices = _choices.decode(raw)
-    except msgspec.ValidationError:
-        return None if items_of(raw) else Answer(good=False)
+        choices = _choices.decode(fields["choices"])
     except common.UNREADABLE:
-        return Answer(good=False)
-    if not choices:
         return Answer(good=False)
     if all(c.error for c in choices):
         return common.no_answer(common.encode({"error": choices[0].error}))
+    if any(common.broke_down(c.finish_reason) for c in choices):
+        return Answer(good=False, error=common.BREAKDOWN)
+    usage = value_of(fields.get("usage"))
+    if not any(_is_said(operation, c, usage) for c in choices):
+        return Answer(good=False)
     return None
 
 
@@ -299,13 +350,21 @@ def _decoded[T](decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> T
 
 
 class _ChatReader(Reader):
-    """Chat and legacy completions. State beside the base's: the choices begun and not finished, whether any
-    has finished."""
+    """Chat and legacy completions. State beside the base's: the choices begun and not finished, those of them that
+    call a tool, whether any has finished."""
 
     def __init__(self, phrase: Callable[[ErrorKind, str], bytes]) -> None:
         super().__init__(phrase)
         self._open: set[Any] = set()
+        self._calls: set[Any] = set()
         self._stopped = False
+
+    def raises(self, name: bytes, data: bytes) -> bool:
+        return raises_openai(data)
+
+    @property
+    def calling(self) -> bool:
+        return bool(self._calls)
 
     @property
     def answered(self) -> bool:
@@ -320,7 +379,7 @@ class _ChatReader(Reader):
         if chunk is None:
             return LIFECYCLE
         choices = chunk.choices
-        if chunk.error or (not choices and chunk.object == "error"):
+        if chunk.error or (not choices and (chunk.object == "error" or _base_resp_failed(chunk.base_resp))):
             return error_reading(data)
         if self.model is None and isinstance(chunk.model, str):
             self.model = chunk.model
@@ -330,28 +389,53 @@ class _ChatReader(Reader):
             self.usage = _usage(chunk.x_groq.get("usage")) or self.usage
         reading = LIFECYCLE
         for choice in choices or ():
-            if choice.error or choice.finish_reason == "error":
-                return error_reading(common.encode({"error": choice.error}) if choice.error else b"")
+            if choice.error or common.broke_down(choice.finish_reason):
+                return error_reading(common.encode({"error": choice.error})) if choice.error else BROKE_DOWN
             delta = choice.delta
+            index = choice.index if isinstance(choice.index, int) else 0
             if isinstance(delta, dict):
                 speaks = delta.get("content") or any(value for key, value in delta.items() if key not in _SILENT)
                 if speaks and isinstance(audio := delta.get("audio"), dict):
                     self.note_ids(audio.get("id"))
+                if speaks and (delta.get("tool_calls") or delta.get("function_call")):
+                    if self.dropped and index not in self._calls and not _begins_call(delta):
+                        return Mark.ERROR, HALF_A_CALL
+                    self._calls.add(index)
             else:
                 speaks = bool(choice.text)
-            index = choice.index if isinstance(choice.index, int) else 0
             if choice.finish_reason:
                 self._stopped = True
                 self._open.discard(index)
-                reading = CONTENT
+                self._calls.discard(index)
+                if self.content or speaks or choice.finish_reason != "stop" or not _counts_none(chunk.usage):
+                    reading = CONTENT
             elif speaks:
                 self._open.add(index)
                 reading = CONTENT
         return reading
 
 
+def raises_openai(data: bytes) -> bool:
+    """The SDKs raise for any event whose data has an `error` that is not empty, in every API."""
+    fields = common.answer_fields("", data)
+    return fields is not None and bool(value_of(fields.get("error")))
+
+
+def _base_resp_failed(told: Any) -> bool:
+    """MiniMax' way to tell an error inside a 200."""
+    return isinstance(told, dict) and bool(told.get("status_code"))
+
+
+def _begins_call(delta: dict[str, Any]) -> bool:
+    """Whether a piece of a tool call says which tool is called."""
+    calls = delta.get("tool_calls") or [{"function": delta.get("function_call")}]
+    functions = [c.get("function") for c in calls if isinstance(c, dict)] if isinstance(calls, list) else []
+    return any(isinstance(f, dict) and f.get("name") for f in functions)
+
+
 class _EventReader(Reader):
-    """Responses, and the streams of images and audio, which are built like it: events with a `type`."""
+    """Responses, and the streams of images and audio, which are built like it: events with a `type`. State beside
+    the base's: whether a tool call has begun and not ended."""
 
     _COMPLETED = frozenset({"response.completed", "response.incomplete", "response.cancelled", "response.done"})
     _LAST = frozenset({"speech.audio.done", "transcript.text.done", "image_generation.completed"})
@@ -359,6 +443,14 @@ class _EventReader(Reader):
     def __init__(self, phrase: Callable[[ErrorKind, str], bytes], operation: str) -> None:
         super().__init__(phrase)
         self._operation = operation
+        self._calls = False
+
+    def raises(self, name: bytes, data: bytes) -> bool:
+        return raises_openai(data)
+
+    @property
+    def calling(self) -> bool:
+        return self._calls
 
     def read(self, name: bytes, data: bytes) -> Reading:
         if data.startswith(b"[DONE]"):
@@ -371,6 +463,7 @@ class _EventReader(Reader):
             return LIFECYCLE
         kind = event.type if isinstance(event.type, str) else ""
         if kind.endswith(".delta"):
+            self._calls = self._calls or kind in _CALL_DELTAS
             # Sound comes as `audio`.
             return CONTENT if event.delta or (not event.delta and b'"audio":' in data) else LIFECYCLE
         if kind == "error" or event.error:
@@ -383,6 +476,8 @@ class _EventReader(Reader):
             if isinstance(response.model, str):
                 self.model = response.model
         if kind in self._COMPLETED:
+            if not self.content and response is not None and _says_nothing(response):
+                return LIFECYCLE
             self.finished = True
             if response is not None:
                 self.usage = _usage(response.usage) or self.usage
@@ -394,6 +489,8 @@ class _EventReader(Reader):
             return TERMINAL
         if event.item and (item := _decoded(_item, event.item)) is not None:
             self.note_ids(item.id, item.container_id)
+            if isinstance(item.type, str) and item.type.endswith("_call"):
+                self._calls = kind == "response.output_item.added"
         # A compaction, or a call of a tool of the provider's own, may come without any delta.
         if kind.endswith((".done", ".partial_image", ".segment")):
             return CONTENT

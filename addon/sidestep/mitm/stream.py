@@ -50,7 +50,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
 
 from sidestep.breaker import judging
-from sidestep.breaker.outcomes import ErrorFacts, Kind, Outcome
+from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.calls.flight import Flight
 from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
@@ -496,9 +496,8 @@ class FailoverStream(HttpStream):
         outcome = step.outcome
         if self.flow.error is not None and (yield from self.check_killed(True)):
             return
-        undeliverable = self.made_up and outcome is not None and outcome.kind is not Kind.SUCCESS
-        if step.do is Do.RELEASE and not undeliverable:
-            yield from self._commit(session, flight, step.error)
+        if step.do is Do.RELEASE and not (self.made_up and outcome is not None and _needs_head(flight, outcome)):
+            yield from self._commit(session, flight, step)
         else:
             yield from self._move_on(session, flight, judging.OURS if outcome is None else outcome)
 
@@ -522,8 +521,9 @@ class FailoverStream(HttpStream):
         yield from self._conclude(session)
 
     def _keep_answer(self, flight: Flight, rank: int) -> None:
-        if not flight.ended or flight.response is None or flight.response.status_code < 400:
+        if not flight.is_answer or flight.response is None:
             return
+        flight.ended = True
         flight.rank = rank
         if self.best is None or (rank >= self.best.rank and self.best.rank < 2):
             self.best = flight
@@ -539,13 +539,14 @@ class FailoverStream(HttpStream):
         elif best is not None:
             session.answered_by = best.provider
             best.withhold_key()
+            best.frame()
             yield from self._release(best)
         else:
             self.flow.response = self.parent.conductor.phrase_exhausted(session)
             yield from self._answer()
 
-    def _commit(self, session: Session, flight: Flight, error: ErrorFacts | None) -> Commands:
-        """From here on the app sees this answer. `error`: an error event came together with its first content."""
+    def _commit(self, session: Session, flight: Flight, step: Step) -> Commands:
+        """From here on the app sees this answer."""
         watch, response = flight.watch, flight.response
         assert watch is not None
         assert response is not None
@@ -557,14 +558,13 @@ class FailoverStream(HttpStream):
             yield from self._cancel(flight)
             flight.ended = True
             flight.drop(flight.attempt.outcome or judging.OURS)
-        if watch.plain and watch.shape is Shape.STREAM:
-            response.headers.pop("content-encoding", None)
+        flight.frame()
         if watch.shape is not Shape.WHOLE and not flight.ended and response.status_code >= 200:
             response.stream = True  # else mitmproxy would collect it, however long it becomes
         yield from self._arm(flight)
         yield from self._release(flight)
-        if error is not None and not self._is_over():
-            yield from self._end_in_band(session, flight, judging.STREAM_ERROR, error)
+        if step.error is not None and not self._is_over():
+            yield from self._end_in_band(session, flight, judging.STREAM_ERROR, step)
 
     def _release(self, flight: Flight) -> Commands:
         """Let the base class have a held answer, as if it came now."""
@@ -617,21 +617,21 @@ class FailoverStream(HttpStream):
         if self._is_over():
             return
         if step.do is Do.BREAK:
-            yield from self._end_in_band(session, winner, step.outcome or judging.TRUNCATED, step.error)
+            yield from self._end_in_band(session, winner, step.outcome or judging.TRUNCATED, step)
         elif winner.ended:
             yield from self.server_state(ResponseEndOfMessage(self.stream_id))
 
-    def _end_in_band(self, session: Session, winner: Flight, outcome: Outcome, error: ErrorFacts | None) -> Commands:
+    def _end_in_band(self, session: Session, winner: Flight, outcome: Outcome, step: Step) -> Commands:
         """The app has seen a part of the answer: an error event ends it, or else the wire is cut."""
         watch, response = winner.watch, self.flow.response
         assert watch is not None
-        kind, message = winner.phrase_broken(outcome, error)
+        kind, message = winner.phrase_broken(outcome, step.error)
         winner.finish(outcome)
         winner.note(message)
         yield from self._cancel(winner)
         extensible = watch.plain and watch.shape is Shape.STREAM
         extensible = extensible and response is not None and "content-length" not in response.headers
-        last = session.error_event(kind, message)
+        last = winner.quotable(step.told) or session.error_event(kind, message)
         if last and (self.made_up or extensible):
             yield from self._close_in_band(message, last)
             return
@@ -757,3 +757,9 @@ class FailoverStream(HttpStream):
             return
         yield from self._carry_out(session, winner, winner.expired())
         yield from self._cancel(winner)  # where the answer is whole but its connection stays open
+
+
+def _needs_head(flight: Flight, outcome: Outcome) -> bool:
+    """Whether an answer cannot be told once the app has a head: an error's status, a document in place of a stream."""
+    stream = flight.watch is not None and flight.watch.shape is Shape.STREAM
+    return outcome.kind is not Kind.SUCCESS and not stream

@@ -105,8 +105,10 @@ class Outcome:
     def label(self) -> str:
         """What `x-sidestep-attempts` and the flow's comment show: the status, else the reason.
 
-        A 2xx that turned out to be no good is named by its reason: `openai:200` would read as a success.
+        A 2xx that turned out to be no good is named by its reason: `openai:200` would read as a success. One that was
+        not read may be good for all we know.
         """
-        if self.status is None or (self.status < 300 and self.kind is not Kind.SUCCESS):
+        known_bad = self.kind is not Kind.SUCCESS and self.reason != "unread"
+        if self.status is None or (self.status < 300 and known_bad):
             return self.reason
         return str(self.status)

@@ -131,6 +131,8 @@ ANSWERS: list[tuple[Any, ...]] = [
     (400, OTHER, POLICY, None, NEUTRAL, "client_error", HAND, None, False),
     (403, OTHER, said("Your chosen model requires moderation and your input was flagged", code=403), None,
      NEUTRAL, "client_error", HAND, None, False),
+    (400, OTHER, said("no", "server_error"), None, NEUTRAL, "client_error", HAND, None, False),
+    (404, OTHER, said("no", status="INTERNAL"), None, NEUTRAL, "lacks", NEXT, None, False),
     (418, OWN, b"", None, NEUTRAL, "client_error", HAND, None, False),
     # The length.
     (400, OWN, CONTEXT, None, NEUTRAL, "context_too_long", LARGER, None, False),

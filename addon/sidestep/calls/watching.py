@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.breaker.ratelimits import delay_in_text, retry_after
-from sidestep.calls.decoding import IDENTITY, EncodingError, TooMuchError, decoder
+from sidestep.calls.decoding import IDENTITY, EncodingError, TooMuchError, decoded_start, decoder
 from sidestep.dialects import common
 from sidestep.dialects.base import Call, Dialect, Event, Mark, StreamReader, Usage
 from sidestep.dialects.sse import Start, look_at
@@ -397,8 +397,11 @@ class Watch:
             return b""
 
     def _judge_error(self) -> Outcome:
-        headers, body = self.headers, self._decoded() or b""
+        # Of a long one its beginning says what it is.
+        headers, body = self.headers, decoded_start(self._encoding, bytes(self._body))[:ERROR_BODY_BYTES]
         error = self.dialect.read_error(self.status, headers, body)
+        if error.kind is ErrorKind.NONE and len(self._body) > ERROR_BODY_BYTES:
+            error = ErrorFacts(ErrorKind.INVALID)  # more than is read or kept: its status alone decides
         return judging.judge_status(
             self.status,
             error,

@@ -66,10 +66,11 @@ _INVALID_CODES = _words(
     r"missing_required | invalid_parameter | invalidparameter | failed_precondition | validation | \binvalid_",
     r"image_(?:too|parse|file) | failed_to_download_image | empty_image | unprocessable | data_residency",
 )
-_SERVER_CODES = _words(
-    r"overloaded_error | internal_?server_?error | \bserver_error | \binternal_error | \binternal\b",
-    r"service_?unavailable | bad_gateway | gateway_timeout | upstream_ | bad_response",
+_RELAYED_CODES = _words(
+    r"overloaded_error | service_?unavailable | bad_gateway | gateway_timeout | upstream_ | bad_response",
 )
+"""Codes of a failure that contradict a 4xx. `server_error` and the like do not: some put it into every error."""
+_SERVER_CODES = _words(_RELAYED_CODES.pattern, r"internal_?server_?error | \bserver_error | \binternal_?(?:error)?\b")
 
 # Messages.
 _QUOTA = _words(
@@ -249,7 +250,7 @@ def _refusal(status: int, said: _Said, words: str, text: str) -> ErrorKind:
     """A 4xx that names neither a limit, nor a model, nor a credential in its codes."""
     if _POLICY_CODES.search(words) or _POLICY.search(text):
         return ErrorKind.INVALID
-    if said.relayed or _SERVER_CODES.search(words) or _SERVER.search(text):
+    if said.relayed or _RELAYED_CODES.search(words) or _SERVER.search(text):
         return ErrorKind.RELAYED
     if _RATE.search(text):
         return ErrorKind.RATE_LIMIT

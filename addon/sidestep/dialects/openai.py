@@ -6,7 +6,7 @@ speak its dialect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -15,21 +15,22 @@ import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common
-from sidestep.dialects.base import WEBSOCKET, Answer, Call, Mark, Pin, PinKind, StreamReader, Usage
+from sidestep.dialects.base import WEBSOCKET, Answer, Call, Pin, PinKind, StreamReader
 from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, texts, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.forms import Form
 from sidestep.dialects.openai_pins import pin_of
-from sidestep.dialects.reader import (
-    BROKE_DOWN,
-    CONTENT,
-    HALF_A_CALL,
-    LIFECYCLE,
-    TERMINAL,
-    Reader,
-    Reading,
-    decode_event,
-    error_reading,
+from sidestep.dialects.openai_streams import (
+    CHOICES,
+    CHUNK,
+    RESPONSE,
+    ChatReader,
+    EventReader,
+    decoded,
+    is_said,
+    item_ids,
+    says_nothing,
+    usage_in,
 )
 
 OPERATIONS = frozenset(
@@ -56,7 +57,7 @@ _WANTED = {
     "moderations": "results",
 }
 """The list without which an answer is none."""
-_COUNTS = ("completion_tokens", "output_tokens")
+
 
 _ERROR_TYPES = {
     ErrorKind.CREDENTIAL: "authentication_error",
@@ -73,59 +74,6 @@ _CODES = {
     ErrorKind.RATE_LIMIT: "rate_limit_exceeded",
     ErrorKind.OVERLOADED: "overloaded",
 }
-
-_CALL_DELTAS = frozenset({"response.function_call_arguments.delta", "response.custom_tool_call_input.delta"})
-_SILENT = frozenset({"role", "name", "channel"})
-"""Fields of a chat delta that say nothing to the app's user."""
-
-
-class _Choice(msgspec.Struct):
-    delta: Any = None
-    message: Any = None
-    text: Any = None
-    finish_reason: Any = None
-    index: Any = 0
-    error: Any = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    error: Any = None
-    usage: Any = None
-    model: Any = None
-    object: Any = None
-    x_groq: Any = None
-    base_resp: Any = None
-
-
-class _ResponseEvent(msgspec.Struct):
-    type: Any = None
-    delta: Any = None
-    response: msgspec.Raw = msgspec.Raw()
-    item: msgspec.Raw = msgspec.Raw()
-    error: Any = None
-    usage: Any = None
-
-
-class _Response(msgspec.Struct):
-    id: Any = None
-    model: Any = None
-    usage: Any = None
-    status: Any = None
-    output: msgspec.Raw = msgspec.Raw()
-
-
-class _Item(msgspec.Struct):
-    id: Any = None
-    type: Any = None
-    container_id: Any = None
-
-
-_chunk = msgspec.json.Decoder(_Chunk)
-_choices = msgspec.json.Decoder(list[_Choice])
-_response_event = msgspec.json.Decoder(_ResponseEvent)
-_response = msgspec.json.Decoder(_Response)
-_item = msgspec.json.Decoder(_Item)
 
 
 class OpenAI:
@@ -193,8 +141,8 @@ class OpenAI:
     def reader(self, call: Call, content_type: str) -> StreamReader:
         phrase = partial(self.phrase_error_event, call)
         if call.operation in ("chat/completions", "completions"):
-            return _ChatReader(phrase)
-        return _EventReader(phrase, call.operation)
+            return ChatReader(phrase)
+        return EventReader(phrase, call.operation)
 
     def is_stream(self, call: Call, content_type: str, start: bytes) -> bool:
         # The SDKs do not look at the type. What begins as a document is none, whatever it calls itself.
@@ -217,17 +165,17 @@ class OpenAI:
             return common.no_answer(body)
         if wanted is not None and not items_of(fields.get(wanted)):
             empty = call.operation == "responses" and bytes(fields.get("output", b"")).strip() == b"[]"
-            response = _decoded(_response, common.encode(fields)) if empty else None
-            if response is None or _says_nothing(response):
+            response = decoded(RESPONSE, common.encode(fields)) if empty else None
+            if response is None or says_nothing(response):
                 return common.no_answer(body)
         if wanted == "choices" and (failure := _failed_choices(call.operation, fields)) is not None:
             return failure
         ids: list[str] = []
         if call.operation == "responses":
-            ids = texts(value_of(fields.get("id")), *_item_ids(fields["output"]))
+            ids = texts(value_of(fields.get("id")), *item_ids(fields["output"]))
         elif call.operation == "chat/completions" and b'"audio"' in body:
             ids = _audio_ids(value_of(fields["choices"]))
-        usage = _usage(value_of(fields.get("usage")))
+        usage = usage_in(value_of(fields.get("usage")))
         return Answer(True, None, usage, text_of(fields.get("model")), bounded(ids))
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorFacts:
@@ -259,45 +207,21 @@ def _error(kind: ErrorKind, message: str) -> dict[str, Any]:
 
 def _usual_answer(operation: str, body: bytes) -> Answer | None:
     """Choices without an error among them, read in one go; None for all that takes a closer look."""
-    answer = _decoded(_chunk, body)
+    answer = decoded(CHUNK, body)
     if answer is None or not answer.choices or answer.error or answer.object == "error":
         return None
     if any(c.error or common.broke_down(c.finish_reason) for c in answer.choices) or b'"audio"' in body:
         return None
-    if not any(_is_said(operation, c, answer.usage) for c in answer.choices):
+    if not any(is_said(operation, c, answer.usage) for c in answer.choices):
         return None
     model = answer.model if isinstance(answer.model, str) and answer.model else None
-    return Answer(True, None, _usage(answer.usage), model)
-
-
-def _is_said(operation: str, choice: _Choice, usage: Any) -> bool:
-    """Whether a choice is an answer: it says something, or says why it does not, and the tokens do not deny it."""
-    said = choice.text if operation == "completions" else choice.message
-    if not isinstance(said, str if operation == "completions" else dict):
-        return False
-    if said if isinstance(said, str) else any(v for k, v in said.items() if k not in _SILENT):
-        return True
-    return bool(choice.finish_reason) and not (choice.finish_reason == "stop" and _counts_none(usage))
-
-
-def _counts_none(usage: Any) -> bool:
-    """A report that says that not one token was made."""
-    counts = [usage[name] for name in _COUNTS if name in usage] if isinstance(usage, dict) else []
-    return bool(counts) and not any(counts)
-
-
-def _says_nothing(response: _Response) -> bool:
-    """Whether a response is an empty frame: without output, though it claims to be complete, and without tokens."""
-    if items_of(response.output) or response.status in ("queued", "in_progress", "incomplete", "cancelled"):
-        return False
-    usage = response.usage
-    return not isinstance(usage, dict) or not any(usage.get(name) for name in _COUNTS)
+    return Answer(True, None, usage_in(answer.usage), model)
 
 
 def _failed_choices(operation: str, fields: Mapping[str, msgspec.Raw]) -> Answer | None:
     """What choices are no answer: hollow ones, broken ones, or an aggregator's error in each."""
     try:
-        choices = _choices.decode(fields["choices"])
+        choices = CHOICES.decode(fields["choices"])
     except common.UNREADABLE:
         return Answer(good=False)
     if all(c.error for c in choices):
@@ -305,196 +229,18 @@ def _failed_choices(operation: str, fields: Mapping[str, msgspec.Raw]) -> Answer
     if any(common.broke_down(c.finish_reason) for c in choices):
         return Answer(good=False, error=common.BREAKDOWN)
     usage = value_of(fields.get("usage"))
-    if not any(_is_said(operation, c, usage) for c in choices):
+    if not any(is_said(operation, c, usage) for c in choices):
         return Answer(good=False)
     return None
 
 
-def _usage(usage: Any) -> Usage | None:
-    if not isinstance(usage, dict):
-        return None
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
-    cached = int_of(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    given = int_of(usage.get("prompt_tokens", usage.get("input_tokens")))
-    made = int_of(usage.get("completion_tokens", usage.get("output_tokens")))
-    return Usage(given, made, cached or int_of(usage.get("prompt_cache_hit_tokens")))
-
-
 # --- what a later call may refer to, and what this one refers to
-
-
-def _item_ids(output: msgspec.Raw) -> list[str]:
-    """The output items of a response, and the containers that they ran in."""
-    ids: list[str] = []
-    for raw in items_of(output)[: common.MAX_IDS]:
-        item = _decoded(_item, raw)
-        if item is not None:
-            ids += texts(item.id, item.container_id)
-    return ids
 
 
 def _audio_ids(choices: Any) -> list[str]:
     """The spoken answers that a later call may refer to."""
     spoken = [d.get("audio") for d in dicts_in(choices, frozenset({"arguments"}))]
     return [i for a in spoken if isinstance(a, dict) for i in texts(a.get("id"))]
-
-
-def _decoded[T](decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> T | None:
-    try:
-        return decoder.decode(raw) if raw else None
-    except common.UNREADABLE:
-        return None
-
-
-# --- streams
-
-
-class _ChatReader(Reader):
-    """Chat and legacy completions. State beside the base's: the choices begun and not finished, those of them that
-    call a tool, whether any has finished."""
-
-    def __init__(self, phrase: Callable[[ErrorKind, str], bytes]) -> None:
-        super().__init__(phrase)
-        self._open: set[Any] = set()
-        self._calls: set[Any] = set()
-        self._stopped = False
-
-    def raises(self, name: bytes, data: bytes) -> bool:
-        return raises_openai(data)
-
-    @property
-    def calling(self) -> bool:
-        return bool(self._calls)
-
-    @property
-    def answered(self) -> bool:
-        return self.finished or (self._stopped and not self._open)
-
-    def read(self, name: bytes, data: bytes) -> Reading:
-        if data.startswith(b"[DONE]"):
-            return self.end()
-        chunk = decode_event(_chunk, data)
-        if name == b"error":
-            return error_reading(data)
-        if chunk is None:
-            return LIFECYCLE
-        choices = chunk.choices
-        if chunk.error or (not choices and (chunk.object == "error" or _base_resp_failed(chunk.base_resp))):
-            return error_reading(data)
-        if self.model is None and isinstance(chunk.model, str):
-            self.model = chunk.model
-        if chunk.usage is not None:
-            self.usage = _usage(chunk.usage) or self.usage
-        elif isinstance(chunk.x_groq, dict):
-            self.usage = _usage(chunk.x_groq.get("usage")) or self.usage
-        reading = LIFECYCLE
-        for choice in choices or ():
-            if choice.error or common.broke_down(choice.finish_reason):
-                return error_reading(common.encode({"error": choice.error})) if choice.error else BROKE_DOWN
-            delta = choice.delta
-            index = choice.index if isinstance(choice.index, int) else 0
-            if isinstance(delta, dict):
-                speaks = delta.get("content") or any(value for key, value in delta.items() if key not in _SILENT)
-                if speaks and isinstance(audio := delta.get("audio"), dict):
-                    self.note_ids(audio.get("id"))
-                if speaks and (delta.get("tool_calls") or delta.get("function_call")):
-                    if self.dropped and index not in self._calls and not _begins_call(delta):
-                        return Mark.ERROR, HALF_A_CALL
-                    self._calls.add(index)
-            else:
-                speaks = bool(choice.text)
-            if choice.finish_reason:
-                self._stopped = True
-                self._open.discard(index)
-                self._calls.discard(index)
-                if self.content or speaks or choice.finish_reason != "stop" or not _counts_none(chunk.usage):
-                    reading = CONTENT
-            elif speaks:
-                self._open.add(index)
-                reading = CONTENT
-        return reading
-
-
-def raises_openai(data: bytes) -> bool:
-    """The SDKs raise for any event whose data has an `error` that is not empty, in every API."""
-    fields = common.answer_fields("", data)
-    return fields is not None and bool(value_of(fields.get("error")))
-
-
-def _base_resp_failed(told: Any) -> bool:
-    """MiniMax' way to tell an error inside a 200."""
-    return isinstance(told, dict) and bool(told.get("status_code"))
-
-
-def _begins_call(delta: dict[str, Any]) -> bool:
-    """Whether a piece of a tool call says which tool is called."""
-    calls = delta.get("tool_calls") or [{"function": delta.get("function_call")}]
-    functions = [c.get("function") for c in calls if isinstance(c, dict)] if isinstance(calls, list) else []
-    return any(isinstance(f, dict) and f.get("name") for f in functions)
-
-
-class _EventReader(Reader):
-    """Responses, and the streams of images and audio, which are built like it: events with a `type`. State beside
-    the base's: whether a tool call has begun and not ended."""
-
-    _COMPLETED = frozenset({"response.completed", "response.incomplete", "response.cancelled", "response.done"})
-    _LAST = frozenset({"speech.audio.done", "transcript.text.done", "image_generation.completed"})
-
-    def __init__(self, phrase: Callable[[ErrorKind, str], bytes], operation: str) -> None:
-        super().__init__(phrase)
-        self._operation = operation
-        self._calls = False
-
-    def raises(self, name: bytes, data: bytes) -> bool:
-        return raises_openai(data)
-
-    @property
-    def calling(self) -> bool:
-        return self._calls
-
-    def read(self, name: bytes, data: bytes) -> Reading:
-        if data.startswith(b"[DONE]"):
-            # Some close a Responses stream with it; the end that the SDKs wait for is `response.completed`.
-            return LIFECYCLE if self._operation == "responses" else self.end()
-        event = decode_event(_response_event, data)
-        if name == b"error":
-            return error_reading(data)
-        if event is None:
-            return LIFECYCLE
-        kind = event.type if isinstance(event.type, str) else ""
-        if kind.endswith(".delta"):
-            self._calls = self._calls or kind in _CALL_DELTAS
-            # Sound comes as `audio`.
-            return CONTENT if event.delta or (not event.delta and b'"audio":' in data) else LIFECYCLE
-        if kind == "error" or event.error:
-            return error_reading(data)
-        if kind == "response.failed":
-            return error_reading(bytes(event.response) or data)
-        response = _decoded(_response, event.response)
-        if response is not None:
-            self.note_ids(response.id)
-            if isinstance(response.model, str):
-                self.model = response.model
-        if kind in self._COMPLETED:
-            if not self.content and response is not None and _says_nothing(response):
-                return LIFECYCLE
-            self.finished = True
-            if response is not None:
-                self.usage = _usage(response.usage) or self.usage
-                self.note_ids(*_item_ids(response.output))
-            return TERMINAL
-        if kind in self._LAST:
-            self.finished = True
-            self.usage = _usage(event.usage) or self.usage
-            return TERMINAL
-        if event.item and (item := _decoded(_item, event.item)) is not None:
-            self.note_ids(item.id, item.container_id)
-            if isinstance(item.type, str) and item.type.endswith("_call"):
-                self._calls = kind == "response.output_item.added"
-        # A compaction, or a call of a tool of the provider's own, may come without any delta.
-        if kind.endswith((".done", ".partial_image", ".segment")):
-            return CONTENT
-        return LIFECYCLE
 
 
 # --- multipart bodies

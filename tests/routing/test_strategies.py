@@ -262,7 +262,7 @@ def test_paces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     paces = Paces()
     for name in "abcad":
         paces.measured((name, None, "", False), 1, 0)
-    assert {key[0] for key in paces._paces} == {"a", "c", "d"}
+    assert {key[0] for key, _ in paces._paces.items()} == {"a", "c", "d"}
 
 
 # --- all of them

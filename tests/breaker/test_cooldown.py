@@ -11,19 +11,29 @@ from hypothesis import strategies as st
 from sidestep.breaker.cooldown import ANNOUNCED_MAX_SECONDS, Cooldown
 
 
+def remaining(cooldown: Cooldown, now: float) -> float:
+    cooling = cooldown.cooling(now)
+    return 0 if cooling is None else cooling.seconds
+
+
+def reason_of(cooldown: Cooldown, now: float) -> str:
+    cooling = cooldown.cooling(now)
+    return "" if cooling is None else cooling.reason
+
+
 def test_a_new_one_passes_nobody_over() -> None:
     """Before the first cooldown nothing remains and there is no reason."""
     cooldown = Cooldown()
-    assert (cooldown.remaining(0), cooldown.reason(0)) == (0, "")
+    assert (remaining(cooldown, 0), reason_of(cooldown, 0)) == (0, "")
 
 
 def test_lasts_until_its_deadline() -> None:
     """It remains, with its reason, until the deadline and not a moment longer."""
     cooldown = Cooldown()
     cooldown.start(100, 30, "quota")
-    assert (cooldown.remaining(110), cooldown.reason(110)) == (20, "quota")
-    assert (cooldown.remaining(130), cooldown.reason(130)) == (0, "")
-    assert (cooldown.remaining(500), cooldown.reason(500)) == (0, "")
+    assert (remaining(cooldown, 110), reason_of(cooldown, 110)) == (20, "quota")
+    assert (remaining(cooldown, 130), reason_of(cooldown, 130)) == (0, "")
+    assert (remaining(cooldown, 500), reason_of(cooldown, 500)) == (0, "")
 
 
 @pytest.mark.parametrize("first_is_later", [True, False])
@@ -33,7 +43,7 @@ def test_the_later_deadline_keeps_its_reason(first_is_later: bool) -> None:
     both = [(600.0, "quota"), (3.0, "rate_limit")]
     for seconds, reason in both if first_is_later else reversed(both):
         cooldown.start(0, seconds, reason)
-    assert (cooldown.remaining(0), cooldown.reason(0)) == (600, "quota")
+    assert (remaining(cooldown, 0), reason_of(cooldown, 0)) == (600, "quota")
 
 
 def test_unannounced_ones_double_to_a_minute() -> None:
@@ -41,8 +51,8 @@ def test_unannounced_ones_double_to_a_minute() -> None:
     cooldown, now, found = Cooldown(), 0.0, []
     for _ in range(6):
         cooldown.start(now, None, "rate_limit")
-        found.append(cooldown.remaining(now))
-        now += cooldown.remaining(now)
+        found.append(remaining(cooldown, now))
+        now += remaining(cooldown, now)
     assert found == [5, 10, 20, 40, 60, 60]
 
 
@@ -51,9 +61,9 @@ def test_a_burst_doubles_once() -> None:
     cooldown = Cooldown()
     for i in range(100):
         cooldown.start(i / 25, None, "rate_limit")
-    assert cooldown.remaining(0) == 5
+    assert remaining(cooldown, 0) == 5
     cooldown.start(5, None, "rate_limit")
-    assert cooldown.remaining(5) == 10
+    assert remaining(cooldown, 5) == 10
 
 
 def test_a_success_ends_the_doubling() -> None:
@@ -62,9 +72,9 @@ def test_a_success_ends_the_doubling() -> None:
     cooldown.start(0, None, "rate_limit")
     cooldown.start(5, None, "rate_limit")
     cooldown.succeeded()
-    assert cooldown.remaining(5) == 10
+    assert remaining(cooldown, 5) == 10
     cooldown.start(15, None, "rate_limit")
-    assert cooldown.remaining(15) == 5
+    assert remaining(cooldown, 15) == 5
 
 
 def test_announced_ones_do_not_double() -> None:
@@ -72,16 +82,16 @@ def test_announced_ones_do_not_double() -> None:
     cooldown = Cooldown()
     cooldown.start(0, 2, "rate_limit")
     cooldown.start(2, 2, "rate_limit")
-    assert cooldown.remaining(2) == 2
+    assert remaining(cooldown, 2) == 2
     cooldown.start(4, None, "rate_limit")
-    assert cooldown.remaining(4) == 5
+    assert remaining(cooldown, 4) == 5
 
 
 def test_believed_up_to_a_day() -> None:
     """A broken header cannot ban a provider for more than a day."""
     cooldown = Cooldown()
     cooldown.start(0, 1e12, "rate_limit")
-    assert cooldown.remaining(0) == ANNOUNCED_MAX_SECONDS == 86_400
+    assert remaining(cooldown, 0) == ANNOUNCED_MAX_SECONDS == 86_400
 
 
 @pytest.mark.parametrize("seconds", [math.inf, -math.inf, math.nan])
@@ -89,7 +99,7 @@ def test_no_number_is_no_announcement(seconds: float) -> None:
     """A length that is no finite number counts as none: the own backoff applies."""
     cooldown = Cooldown()
     cooldown.start(0, seconds, "rate_limit")
-    assert cooldown.remaining(0) == 5
+    assert remaining(cooldown, 0) == 5
 
 
 @pytest.mark.parametrize("seconds", [-1.0, -1e300, 0.0])
@@ -97,10 +107,10 @@ def test_a_time_gone_by_passes_nobody_over(seconds: float) -> None:
     """An end in the past starts nothing and shortens nothing."""
     cooldown = Cooldown()
     cooldown.start(10, seconds, "rate_limit")
-    assert cooldown.remaining(10) == 0
+    assert remaining(cooldown, 10) == 0
     cooldown.start(10, 30, "quota")
     cooldown.start(20, seconds, "rate_limit")
-    assert (cooldown.remaining(20), cooldown.reason(20)) == (20, "quota")
+    assert (remaining(cooldown, 20), reason_of(cooldown, 20)) == (20, "quota")
 
 
 ANY_SECONDS = st.one_of(st.none(), st.floats(), st.floats(-10, 1000))
@@ -115,12 +125,12 @@ def test_a_deadline_is_never_moved_forward_and_always_ends(
     cooldown, now = Cooldown(), 1000.0
     for number, (pause, seconds, success) in enumerate(steps):
         now += pause
-        before, reason = cooldown.remaining(now), cooldown.reason(now)
+        before, reason = remaining(cooldown, now), reason_of(cooldown, now)
         if success:
             cooldown.succeeded()
-            assert cooldown.remaining(now) == before
+            assert remaining(cooldown, now) == before
         cooldown.start(now, seconds, str(number))
-        after = cooldown.remaining(now)
+        after = remaining(cooldown, now)
         assert before <= after <= max(before, ANNOUNCED_MAX_SECONDS)
         if seconds is None or not math.isfinite(seconds):
             assert after > 0
@@ -128,5 +138,5 @@ def test_a_deadline_is_never_moved_forward_and_always_ends(
         else:
             announced = min(max(seconds, 0), ANNOUNCED_MAX_SECONDS)
             assert after == pytest.approx(max(before, announced))
-        assert cooldown.reason(now) == (str(number) if after > before else reason)
-    assert cooldown.remaining(now + ANNOUNCED_MAX_SECONDS + 1) == 0
+        assert reason_of(cooldown, now) == (str(number) if after > before else reason)
+    assert remaining(cooldown, now + ANNOUNCED_MAX_SECONDS + 1) == 0

@@ -68,7 +68,9 @@ class Outcome:
 
     `reason` is a word of the outcome table (`connect`, `timeout`, `http_5xx`, …). `status` is the HTTP
     status of the answer, None if there was none. `cooldown_seconds` is set by a cooldown whose end the
-    provider announced; None leaves the length to the cooldown's own backoff.
+    provider announced; None leaves the length to the cooldown's own backoff. `account`: the limit is the whole
+    account's, not that of one model or operation. `size_limited`: this request is too large for a limit, which says
+    nothing of smaller ones.
     """
 
     kind: Kind
@@ -76,6 +78,8 @@ class Outcome:
     then: Then = Then.HAND_OVER
     status: int | None = None
     cooldown_seconds: float | None = None
+    account: bool = False
+    size_limited: bool = False
 
     @property
     def slow(self) -> bool:

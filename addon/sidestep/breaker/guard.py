@@ -15,9 +15,8 @@ from sidestep.breaker.outcomes import Kind, Outcome
 NOT_REACHED = frozenset({"connect", "timeout"})
 """Reasons of a failure that, before any headers came, says that the provider was not reached."""
 
-_REACHED = Outcome(Kind.SUCCESS, "reached")
-_NOTHING = Outcome(Kind.NEUTRAL, "nothing")
-"""No evidence: a probe's place is given back."""
+_NOTHING = Outcome(Kind.NEUTRAL, "not_reached")
+"""No evidence about a model."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,21 +31,21 @@ class Pass:
         permits = (self.reaching,) if self.answering is None else (self.reaching, self.answering)
         return tuple(permit.circuit for permit in permits)
 
-    def settle(self, outcome: Outcome, now: float, *, reached: bool) -> None:
+    def settle(self, outcome: Outcome, now: float, *, status: int | None) -> None:
         """Give it back. A failure counts in the circuit that it belongs to, a success in both.
 
-        `reached`: the provider has sent at least headers. That alone closes the provider's circuit: whatever was wrong
-        with the answer is the model's circuit's.
+        `status`: of the head that came, None: none came. To the provider's circuit an answer that failed is neutral:
+        it shows that the provider is reached, and below 500 that it is alive.
         """
-        if self.answering is None:
-            self.reaching.circuit.settle(self.reaching, outcome, now)
-            return
-        if outcome.kind is Kind.FAILURE and not reached and outcome.reason in NOT_REACHED:
-            first, second = outcome, _NOTHING
-        else:
-            first, second = (_REACHED if reached or outcome.kind is Kind.SUCCESS else _NOTHING), outcome
+        first = second = outcome
+        if self.answering is not None and outcome.kind is not Kind.SUCCESS:
+            if outcome.kind is Kind.FAILURE and outcome.reason in NOT_REACHED and status is None:
+                second = _NOTHING
+            else:
+                first = Outcome(Kind.NEUTRAL, outcome.reason, status=status)
         self.reaching.circuit.settle(self.reaching, first, now)
-        self.answering.circuit.settle(self.answering, second, now)
+        if self.answering is not None:
+            self.answering.circuit.settle(self.answering, second, now)
 
     def amend(self, outcome: Outcome, now: float) -> None:
         """Its answer broke off after its success was counted."""

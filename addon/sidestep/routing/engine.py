@@ -223,8 +223,8 @@ class Engine:
             circuits = permit.circuits
             before = [circuit.state(now) for circuit in circuits]
             if earlier is None:
-                reached = attempt.headers_at is not None or outcome.status is not None
-                permit.settle(outcome, now, reached=reached)
+                status = outcome.status if attempt.status is None else attempt.status
+                permit.settle(outcome, now, status=status)
             elif earlier.kind is Kind.SUCCESS and outcome.kind is Kind.FAILURE:
                 permit.amend(outcome, now)
             else:

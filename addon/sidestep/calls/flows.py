@@ -21,6 +21,7 @@ from sidestep.credentials import (
     as_text,
     bears_credential,
     credential_fields,
+    fingerprint,
     kind_of,
     public_part,
     secret_subprotocols,
@@ -115,6 +116,10 @@ class Original:
             request.data.headers.fields = self.fields
         else:
             self.secrets = before
+
+    def fingerprint(self) -> str:
+        """Stands for the app's own credential where nothing but its sameness counts."""
+        return fingerprint((field for _, field in self.secrets), self.path)
 
     def strip(self, request: http.Request) -> None:
         """Take the app's credentials off the flow; `outgoing` puts them back on what is sent."""

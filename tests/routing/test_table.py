@@ -269,3 +269,17 @@ def test_whom_the_app_addressed() -> None:
 def test_what_must_not_be_tunnelled_unopened(host: str, port: int, lies: bool) -> None:
     """Whatever has the host and the port of an intercept, and nothing else."""
     assert NESTED.lies_under(host, port) is lies
+
+
+def test_a_pinned_call_goes_to_one_provider_alone() -> None:
+    """Two may be the app's own, with two keys of ours: what one of them holds, the other need not."""
+    table_of = '[[providers]]\nname = "{0}"\ndialect = "openai"\nbase_url = "https://a.test/v1"\napi_key = "k{0}"\n'
+    route = '[[routes]]\nintercept = ["https://a.test/v1"]\nproviders = ["1", "2"]\n'
+    routes = RouteTable(reading.parse(table_of.format(1) + table_of.format(2) + route, {}).routes)
+    match = routes.match("POST", "https", "a.test", 443, "/v1/responses")
+    assert match is not None
+    one, two = routes.candidates(match, "m", trusted_client=True)
+    assert (one.own, two.own) == (True, True)
+    call = Call("openai", "responses", "m", stream=False, pin=STATE)
+    found = table.plan((one, two), call, issuer_of={}.get, knows_model=None)
+    assert found == Plan((one,), pinned=True, passthrough=False)

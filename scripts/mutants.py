@@ -89,6 +89,7 @@ class Mutant:
 
     file: str
     line: int
+    original: str
     tree: ast.Module
     old: ast.AST
     new: ast.AST
@@ -219,7 +220,8 @@ def shown(old: ast.AST, new: ast.AST) -> str:
 
 def mutants_of(path: Path, file: str) -> Iterator[Mutant]:
     """All mutants of one file, in the order of its lines."""
-    tree = ast.parse(path.read_text())
+    original = path.read_text()
+    tree = ast.parse(original)
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -228,7 +230,7 @@ def mutants_of(path: Path, file: str) -> Iterator[Mutant]:
         waiting.extend(reversed(list(parts(node))))
         for new in mistakes(node):
             assert isinstance(node, (ast.expr, ast.stmt))
-            yield Mutant(file, node.lineno, tree, node, ast.copy_location(new, node))
+            yield Mutant(file, node.lineno, original, tree, node, ast.copy_location(new, node))
 
 
 def all_mutants(places: list[str]) -> list[Mutant]:
@@ -331,7 +333,7 @@ class Worker:
         if passed and self.left:
             self.run = Run(self.folder, *self.left.pop(0))
             return None
-        shutil.copy2(ROOT / SOURCES / self.mutant.file, self.folder / SOURCES / self.mutant.file)
+        (self.folder / SOURCES / self.mutant.file).write_text(self.mutant.original)
         self.run = None
         return passed
 

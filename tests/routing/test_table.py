@@ -281,5 +281,5 @@ def test_a_pinned_call_goes_to_one_provider_alone() -> None:
     one, two = routes.candidates(match, "m", trusted_client=True)
     assert (one.own, two.own) == (True, True)
     call = Call("openai", "responses", "m", stream=False, pin=STATE)
-    found = table.plan((one, two), call, issuer_of={}.get, knows_model=None)
+    found = table.plan((one, two), call, issuer_of=lambda _: None, knows_model=None)
     assert found == Plan((one,), pinned=True, passthrough=False)

@@ -23,8 +23,7 @@ def session_of(world: World, exchange: Exchange | None, flow: http.HTTPFlow, *, 
     """A session whose request has been read, and planned if there is an exchange."""
     planned = exchange or world.exchange()
     session = Session(flow, planned.match, world.engine, lambda: world.now, acting=acting)
-    if exchange is not None:
-        session.call, session.exchange = exchange.call, exchange
+    session.exchange = exchange
     return session
 
 

@@ -109,7 +109,7 @@ def fail_model(w: World, model: str, times: int = 2) -> None:
     for _ in range(times):
         exchange = w.exchange({"model": model})
         ask(w, exchange)
-        w.fail(exchange, judging.TIMEOUT)
+        w.fail(exchange, Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503))
 
 
 def test_with_a_circuit_per_model_a_provider_is_as_well_as_its_best_model() -> None:

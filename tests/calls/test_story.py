@@ -132,7 +132,6 @@ def test_a_call_that_went_elsewhere_at_once_says_for_which_reason() -> None:
     told = Told()
     told.world.engine.hold("home", State.FORCED_OPEN)
     told.answers()
-    assert told.shown() == ("app.test → away", ":twisted_rightwards_arrows:"), "nobody has told why"
     told.exchange.refused = (Refused("home", "forced_open", None),)
     assert told.shown() == ("app.test → away for home is forced_open", ":twisted_rightwards_arrows:")
     assert told.metadata()["refused"] == [{"provider": "home", "reason": "forced_open"}]

@@ -10,12 +10,12 @@ from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.dialects.base import Usage
 from sidestep.routing import engine as engines
 from sidestep.routing.engine import Attempt, Refused
-from sidestep.routing.exchange import Exchange, Wait
+from sidestep.routing.exchange import Exchange, Exhausted, Wait
 from support.world import World, toml
 
 DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
 NO_SUCH_MODEL = Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404)
-CIRCUIT = '[circuit]\nfailure_threshold = 1\nopen_seconds = 2\nscope = "provider"'
+CIRCUIT = '[circuit]\nfailure_threshold = 1\nopen_seconds = 20\nscope = "provider"'
 
 
 def world(names: str = "ab", top: str = CIRCUIT) -> World:
@@ -35,7 +35,7 @@ def test_who_waits_for_a_probe_is_woken_when_it_closes_the_circuit() -> None:
     """By then there is room: whoever is woken and asks at once gets its attempt."""
     w = world("a")
     w.call(failing="a")
-    w.now += 2
+    w.now += 20
     prober, waiter = w.exchange(), w.exchange()
     probe = begin(w, prober)
     assert waiter.next(w.now) == Wait(10.0, "probe", on_change=True)
@@ -61,20 +61,19 @@ def test_every_settled_attempt_wakes_those_who_wait_once(outcome: Outcome) -> No
 
 def test_a_circuit_held_by_hand_wakes_those_who_wait() -> None:
     """When it is held, and when it is given back; a listener may leave while it is told."""
-    w = world()
-    woken: list[bool] = []
+    w = world("a")
+    woken: list[type] = []
 
     def listener() -> None:
-        woken.append(w.engine.would_admit(candidate, w.now))
+        woken.append(type(w.exchange().next(w.now)))
         if len(woken) == 2:
             w.engine.changed.discard(listener)
 
-    candidate = w.exchange().plan.candidates[0]
     w.engine.changed.add(listener)
     w.engine.hold("a", State.FORCED_OPEN)
     w.engine.hold("a", None)
     w.engine.hold("a", State.FORCED_OPEN)
-    assert woken == [False, True]
+    assert woken == [Exhausted, Attempt]
 
 
 # --- settling
@@ -84,11 +83,11 @@ def test_a_failure_that_opens_a_circuit_is_in_the_journal() -> None:
     """Each change with its time, its states and its reason."""
     w = world()
     w.call(failing="a")
-    w.now += 2
+    w.now += 20
     w.call()
     assert list(w.engine.journal) == [
         (1000.0, "a: closed → open (timeout)"),
-        (1002.0, "a: half_open → closed (ok)"),
+        (1020.0, "a: half_open → closed (ok)"),
     ]
 
 
@@ -97,7 +96,6 @@ def test_a_cooldown_is_in_the_journal_and_changes_no_circuit() -> None:
     attempt = begin(w)
     w.engine.settle(attempt, Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 402, 600), w.now)
     assert list(w.engine.journal) == [(1000.0, "a: cooldown (quota)")]
-    assert w.engine.circuit(attempt.candidate.provider, "m").state(w.now) is State.CLOSED
     assert w.call() == "b"
 
 
@@ -108,12 +106,11 @@ def test_the_second_word_on_an_attempt_only_takes_back_a_success() -> None:
     w.engine.settle(left, judging.SUCCESS, w.now)
     w.engine.settle(left, judging.CLIENT_GONE, w.now)
     assert left.outcome == judging.SUCCESS
-    circuit = w.engine.circuit(left.candidate.provider, "m")
-    assert circuit.state(w.now) is State.CLOSED
+    assert list(w.engine.journal) == []
     w.engine.settle(broken, judging.SUCCESS, w.now)
     w.engine.settle(broken, judging.TRUNCATED, w.now)
     assert broken.outcome == judging.TRUNCATED
-    assert circuit.state(w.now) is State.OPEN
+    assert w.call() == "b"
     w.engine.settle(failed, DOWN, w.now)
     w.engine.settle(failed, judging.SUCCESS, w.now)
     assert failed.outcome == DOWN
@@ -164,7 +161,7 @@ def test_an_onlooker_makes_its_attempt_whatever_the_circuit_says() -> None:
     assert (w.engine.out, w.engine.in_flight) == ({"a": 1}, {blind})
     w.engine.settle(blind, judging.SUCCESS, w.now)
     w.engine.ended(blind, w.now)
-    assert w.engine.circuit(candidate.provider, "m").state(w.now) is State.OPEN
+    assert isinstance(w.exchange().next(w.now), Exhausted), "its circuit is still open"
     assert w.engine.attempts_total == {("a", "failure", "http_5xx"): 1, ("a", "success", "ok"): 1}
 
 
@@ -223,11 +220,8 @@ def fail_with(w: World, model: str) -> None:
 def test_with_a_circuit_per_model_the_others_are_still_asked() -> None:
     w = world("a", PER_MODEL)
     fail_with(w, "1")
-    (candidate,) = w.exchange({"model": "1"}).plan.candidates
-    assert w.engine.admit(candidate, w.now, 60) == Refused("a", "open", 20.0)
+    assert w.exchange({"model": "1"}).next(w.now) == Exhausted((Refused("a", "open", 20.0),))
     assert w.call({"model": "2"}) == "a"
-    states = {model: c.state(w.now) for model, c in w.engine.circuits_of(candidate.provider).items()}
-    assert states == {"1": State.OPEN, "2": State.CLOSED}
 
 
 def test_circuits_per_model_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +230,7 @@ def test_circuits_per_model_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     w = world("a", PER_MODEL)
     for model in "123":
         fail_with(w, model)
-    assert [w.call({"model": model}) for model in "321"] == ["-", "-", "a"]
+    assert [w.call({"model": model}) for model in "31"] == ["-", "a"]
 
 
 def test_a_circuit_made_while_its_provider_is_held_is_held_too() -> None:
@@ -252,25 +246,31 @@ def test_a_circuit_made_while_its_provider_is_held_is_held_too() -> None:
 # --- another configuration
 
 
+def reasons(w: World) -> list[str]:
+    """Why each provider refuses the usual call."""
+    found = w.exchange().next(w.now)
+    assert isinstance(found, Exhausted), found
+    return [r.reason for r in found.refused]
+
+
 def test_a_reload_keeps_what_is_known_of_unchanged_providers() -> None:
     """Of a changed one it forgets circuit, cooldown and missing models; what is held by hand stays held."""
     w = world("abc")
-    for name in "abc":
+    for _ in "abc":
         w.engine.settle(begin(w), DOWN, w.now)
-        assert w.engine.circuit(w.engine.settings.providers["abc".index(name)], None).state(w.now) is State.OPEN
     w.engine.hold("c", State.FORCED_OPEN)
+    assert reasons(w) == ["open", "open", "forced_open"]
     w.reload(toml("priority", CIRCUIT, a="", b="weight = 2", c="weight = 2"))
-    states = [w.engine.circuit(p, None).state(w.now) for p in w.engine.settings.providers]
-    assert states == [State.OPEN, State.CLOSED, State.FORCED_OPEN]
+    assert w.call() == "b"
+    w.engine.hold("b", State.FORCED_OPEN)
+    assert reasons(w) == ["open", "forced_open", "forced_open"]
 
 
 def test_a_reload_forgets_what_a_provider_that_has_gone_said() -> None:
     """Should one of its name come back, it begins anew."""
     w = world("ab")
     w.engine.hold("b", State.FORCED_OPEN)
-    w.engine.last_well["b"] = w.now
     w.reload(toml("priority", CIRCUIT, a=""))
-    assert w.engine.last_well == {}
     w.reload(toml("priority", CIRCUIT, a="", b=""))
     w.engine.hold("a", State.FORCED_OPEN)
     assert w.call() == "b"

@@ -246,11 +246,11 @@ def test_a_circuit_made_while_its_provider_is_held_is_held_too() -> None:
 # --- another configuration
 
 
-def reasons(w: World) -> list[str]:
+def reasons(w: World) -> dict[str, str]:
     """Why each provider refuses the usual call."""
     found = w.exchange().next(w.now)
     assert isinstance(found, Exhausted), found
-    return [r.reason for r in found.refused]
+    return {r.provider: r.reason for r in found.refused}
 
 
 def test_a_reload_keeps_what_is_known_of_unchanged_providers() -> None:
@@ -259,11 +259,11 @@ def test_a_reload_keeps_what_is_known_of_unchanged_providers() -> None:
     for _ in "abc":
         w.engine.settle(begin(w), DOWN, w.now)
     w.engine.hold("c", State.FORCED_OPEN)
-    assert reasons(w) == ["open", "open", "forced_open"]
+    assert reasons(w) == {"a": "open", "b": "open", "c": "forced_open"}
     w.reload(toml("priority", CIRCUIT, a="", b="weight = 2", c="weight = 2"))
     assert w.call() == "b"
     w.engine.hold("b", State.FORCED_OPEN)
-    assert reasons(w) == ["open", "forced_open", "forced_open"]
+    assert reasons(w) == {"a": "open", "b": "forced_open", "c": "forced_open"}
 
 
 def test_a_reload_forgets_what_a_provider_that_has_gone_said() -> None:

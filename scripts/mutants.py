@@ -7,8 +7,9 @@ addon/sidestep; by default, all pure rooms. The sample is drawn with the seed: t
 give the same mutants, and a sample of 0 means all of them. The exit code is 1 if fewer than 90 % were killed.
 
 Each worker has a copy of the tree in a temporary folder and changes one file there; the working tree is only read. The
-tests of the mutant's own folder are run first, those of its own room before the others, and the rest of the quick suite
-only if it survived these. A test that fails, or a run that takes too long, has killed it.
+quick suite is run once without a mutant, to learn by coverage which tests run through which line; a mutant is then
+tried by those tests alone, the ones of its own folder first. What is run at import only, a table or a default, is tried
+by the whole quick suite. A test that fails, or a run that takes too long, has killed the mutant.
 
 Not made are mutants that nobody could tell from the original: of docstrings, annotations, decorators, `assert`,
 `__repr__`, log lines and `strict=`. Strings are left as they are.
@@ -23,6 +24,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import json
 import os
 import random
 import shutil
@@ -49,11 +51,14 @@ PURE = (
     "status.py",
 )
 TARGET = 0.9
+QUICK = ["tests", "--ignore=tests/e2e"]
 COPIED = ("addon", "tests", "scripts", "pyproject.toml", "README.md")
-OWN_TIMES_AS_LONG = 1.5
-OTHERS_TIMES_AS_LONG = 4.0
-"""A mutant's own tests, and all others, are given so many times what the whole quick suite took without a mutant: what
-takes longer hangs."""
+SOME_TIMES_AS_LONG = 1.5
+ALL_TIMES_AS_LONG = 4.0
+"""The tests that run through a line, and all, are given so many times what the quick suite took without a mutant, in
+parallel: what takes longer hangs."""
+MOST_NAMED = 200
+"""Tests that are named one by one; of more than these, their files are."""
 SHOWN = 110
 """Letters of a change that are printed."""
 
@@ -89,6 +94,8 @@ class Mutant:
 
     file: str
     line: int
+    statement: range
+    """The lines of its statement up to the mistake: by these is known who runs it."""
     original: str
     tree: ast.Module
     old: ast.AST
@@ -222,15 +229,18 @@ def mutants_of(path: Path, file: str) -> Iterator[Mutant]:
     """All mutants of one file, in the order of its lines."""
     original = path.read_text()
     tree = ast.parse(original)
-    waiting: list[ast.AST] = [tree]
+    waiting: list[tuple[ast.AST, int]] = [(tree, 1)]
     while waiting:
-        node = waiting.pop()
+        node, first = waiting.pop()
         if is_silent(node):
             continue
-        waiting.extend(reversed(list(parts(node))))
+        if isinstance(node, ast.stmt):
+            first = node.lineno
+        waiting.extend((part, first) for part in reversed(list(parts(node))))
         for new in mistakes(node):
             assert isinstance(node, (ast.expr, ast.stmt))
-            yield Mutant(file, node.lineno, original, tree, node, ast.copy_location(new, node))
+            statement = range(first, node.lineno + 1)
+            yield Mutant(file, node.lineno, statement, original, tree, node, ast.copy_location(new, node))
 
 
 def all_mutants(places: list[str]) -> list[Mutant]:
@@ -253,29 +263,58 @@ def all_mutants(places: list[str]) -> list[Mutant]:
 # --- killing them
 
 
-def own_tests(file: str) -> list[str]:
-    """The tests that mirror a file: its room's first, then those of its folder."""
-    path = Path(file)
-    folder = Path("tests", path.parent)
-    room = folder / f"test_{path.stem}.py"
-    mirrored = [room] if (ROOT / room).is_file() else []
-    if path.parent != Path() and (ROOT / folder).is_dir():
-        mirrored.append(folder)
-    return [p.as_posix() for p in mirrored]
+Tests = dict[str, dict[int, set[str]]]
+"""Of each file, the tests that run through each line; an empty set for a line that is run at import only."""
 
 
-def other_tests(file: str) -> list[str]:
-    """The rest of the quick suite."""
-    return ["tests", "--ignore=tests/e2e", *(f"--ignore={path}" for path in own_tests(file))]
+def tests_by_line(folder: Path, jobs: int) -> Tests:
+    """What the quick suite runs through. SystemExit: it fails without a mutant."""
+    run = Run(
+        folder,
+        [*QUICK, "-n", str(jobs), "--cov", "--cov-context=test", "--cov-report="],
+        3600.0,
+        # The monitoring of newer Pythons is quicker, but cannot tell one test from another.
+        {"COVERAGE_CORE": "ctrace", "COVERAGE_FILE": "measured"},
+    )
+    while (passed := run.passed()) is None:
+        time.sleep(0.05)
+    if not passed:
+        raise SystemExit("the quick suite fails without a mutant")
+    report = ["json", "-q", "--show-contexts", "--data-file=measured", "-o", "measured.json"]
+    subprocess.run([sys.executable, "-m", "coverage", *report], cwd=folder, check=True)
+    found: Tests = {}
+    for path, measured in json.loads((folder / "measured.json").read_text())["files"].items():
+        # A context is a test's name, and after a bar whether it was its body or what made it ready.
+        found[Path(path).relative_to(SOURCES).as_posix()] = {
+            int(line): {context.partition("[")[0].partition("|")[0] for context in contexts if context}
+            for line, contexts in measured["contexts"].items()
+        }
+    return found
+
+
+def tests_for(mutant: Mutant, tests: Tests) -> list[str] | None:
+    """The tests that can notice a mutant, those of its folder first; None if all of them may."""
+    by_line = tests[mutant.file]
+    if not any(line in by_line for line in mutant.statement):
+        return []
+    names = {name for line in mutant.statement for name in by_line.get(line, ())}
+    if not names:
+        return None
+    if len(names) > MOST_NAMED:
+        names = {name.partition("::")[0] for name in names}
+    folder = Path("tests", mutant.file).parent.as_posix()
+    room = f"{folder}/test_{Path(mutant.file).stem}.py"
+    return sorted(names, key=lambda n: (not n.startswith(room), not n.startswith(folder + "/"), n))
 
 
 class Run:
     """Some tests, under way in a process group of their own. State: the process, and when it must have ended."""
 
-    def __init__(self, folder: Path, tests: list[str], seconds: float) -> None:
+    def __init__(self, folder: Path, tests: list[str], seconds: float, more: dict[str, str] | None = None) -> None:
+        """`more`: variables of the environment."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
         # A mutant has the time stamp of its second: what was compiled of one must not be taken for the next.
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
         self.process = subprocess.Popen(
             [*command, *tests],
             cwd=folder,
@@ -302,7 +341,7 @@ class Run:
 
 
 class Worker:
-    """A copy of the tree and what is tried in it. State: the mutant, the tests still to run, the run under way."""
+    """A copy of the tree and what is tried in it. State: the mutant and the run under way."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -311,42 +350,26 @@ class Worker:
             copied = shutil.copytree if source.is_dir() else shutil.copy2
             copied(source, folder / name)
         self.mutant: Mutant | None = None
-        self.left: list[tuple[list[str], float]] = []
         self.run: Run | None = None
 
-    def begin(self, mutant: Mutant, whole: float) -> None:
-        """Make a mistake here and begin to run the tests. `whole`: seconds that the quick suite takes without it."""
+    def begin(self, mutant: Mutant, tests: list[str] | None, whole: float) -> None:
+        """Make a mistake here and begin to run these tests, or all. `whole`: seconds that all took without it."""
         self.mutant = mutant
         (self.folder / SOURCES / mutant.file).write_text(mutant.source)
-        self.left = [(other_tests(mutant.file), OTHERS_TIMES_AS_LONG * whole)]
-        if own := own_tests(mutant.file):
-            self.left.insert(0, (own, OWN_TIMES_AS_LONG * whole))
-        self.run = Run(self.folder, *self.left.pop(0))
+        if tests is None:
+            self.run = Run(self.folder, QUICK, ALL_TIMES_AS_LONG * whole)
+        else:
+            self.run = Run(self.folder, tests, SOME_TIMES_AS_LONG * whole)
 
     def survived(self) -> bool | None:
         """Whether the mutant did; None while that is open."""
         assert self.run is not None
         assert self.mutant is not None
         passed = self.run.passed()
-        if passed is None:
-            return None
-        if passed and self.left:
-            self.run = Run(self.folder, *self.left.pop(0))
-            return None
-        (self.folder / SOURCES / self.mutant.file).write_text(self.mutant.original)
-        self.run = None
+        if passed is not None:
+            (self.folder / SOURCES / self.mutant.file).write_text(self.mutant.original)
+            self.run = None
         return passed
-
-
-def seconds_without(folder: Path) -> float:
-    """How long the quick suite takes without a mutant. SystemExit: it fails."""
-    began = time.monotonic()
-    run = Run(folder, ["tests", "--ignore=tests/e2e"], 600.0)
-    while (passed := run.passed()) is None:
-        time.sleep(0.05)
-    if not passed:
-        raise SystemExit("the quick suite fails without a mutant")
-    return time.monotonic() - began
 
 
 def survivors_of(sample: list[Mutant], jobs: int) -> list[Mutant]:
@@ -354,22 +377,34 @@ def survivors_of(sample: list[Mutant], jobs: int) -> list[Mutant]:
     survivors: list[Mutant] = []
     waiting = sample[::-1]
     done = 0
+
+    def judged(mutant: Mutant, survived: bool, why: str = "") -> None:
+        nonlocal done
+        done += 1
+        print(f"{done:4}/{len(sample)} {'SURVIVED' if survived else 'killed  '} {mutant}{why}", flush=True)
+        if survived:
+            survivors.append(mutant)
+
     with tempfile.TemporaryDirectory(prefix="mutants-") as place:
         workers = [Worker(Path(place, str(i))) for i in range(jobs)]
-        whole = seconds_without(workers[0].folder)
+        began = time.monotonic()
+        tests = tests_by_line(workers[0].folder, jobs)
+        whole = time.monotonic() - began
+        print(f"the quick suite passes without a mutant, in {whole:.0f} s", flush=True)
         try:
             while done < len(sample):
                 for worker in workers:
-                    if worker.run is None:
-                        if waiting:
-                            worker.begin(waiting.pop(), whole)
-                    elif (survived := worker.survived()) is not None:
-                        done += 1
-                        assert worker.mutant is not None
-                        word = "SURVIVED" if survived else "killed  "
-                        print(f"{done:4}/{len(sample)} {word} {worker.mutant}", flush=True)
-                        if survived:
-                            survivors.append(worker.mutant)
+                    if worker.run is not None:
+                        survived = worker.survived()
+                        if survived is not None and worker.mutant is not None:
+                            judged(worker.mutant, survived)
+                    elif waiting:
+                        mutant = waiting.pop()
+                        chosen = tests_for(mutant, tests)
+                        if chosen == []:
+                            judged(mutant, survived=True, why="  (no test runs it)")
+                        else:
+                            worker.begin(mutant, chosen, whole)
                 time.sleep(0.02)
         finally:
             for worker in workers:

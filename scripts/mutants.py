@@ -53,10 +53,9 @@ PURE = (
 TARGET = 0.9
 QUICK = ["tests", "--ignore=tests/e2e"]
 COPIED = ("addon", "tests", "scripts", "pyproject.toml", "README.md")
-SOME_TIMES_AS_LONG = 1.5
-ALL_TIMES_AS_LONG = 4.0
-"""The tests that run through a line, and all, are given so many times what the quick suite took without a mutant, in
-parallel: what takes longer hangs."""
+TIMES_AS_LONG = 3.0
+"""A mutant's tests are given so many times what the whole quick suite took without it, in parallel: what takes longer
+hangs."""
 MOST_NAMED = 200
 """Tests that are named one by one; of more than these, their files are."""
 SHOWN = 110
@@ -292,15 +291,16 @@ def tests_by_line(folder: Path, jobs: int) -> Tests:
     return found
 
 
-def tests_for(mutant: Mutant, tests: Tests) -> list[str] | None:
-    """The tests that can notice a mutant, those of its folder first; None if all of them may."""
+def tests_for(mutant: Mutant, tests: Tests) -> list[str]:
+    """The tests that can notice a mutant, those of its room and folder first."""
     by_line = tests[mutant.file]
     if not any(line in by_line for line in mutant.statement):
         return []
     names = {name for line in mutant.statement for name in by_line.get(line, ())}
     if not names:
-        return None
-    if len(names) > MOST_NAMED:
+        files = (path.relative_to(ROOT) for path in ROOT.glob("tests/**/test_*.py"))
+        names = {path.as_posix() for path in files if path.parts[1] != "e2e"}
+    elif len(names) > MOST_NAMED:
         names = {name.partition("::")[0] for name in names}
     folder = Path("tests", mutant.file).parent.as_posix()
     room = f"{folder}/test_{Path(mutant.file).stem}.py"
@@ -352,14 +352,11 @@ class Worker:
         self.mutant: Mutant | None = None
         self.run: Run | None = None
 
-    def begin(self, mutant: Mutant, tests: list[str] | None, whole: float) -> None:
-        """Make a mistake here and begin to run these tests, or all. `whole`: seconds that all took without it."""
+    def begin(self, mutant: Mutant, tests: list[str], seconds: float) -> None:
+        """Make a mistake here and begin to run these tests, which are given so long."""
         self.mutant = mutant
         (self.folder / SOURCES / mutant.file).write_text(mutant.source)
-        if tests is None:
-            self.run = Run(self.folder, QUICK, ALL_TIMES_AS_LONG * whole)
-        else:
-            self.run = Run(self.folder, tests, SOME_TIMES_AS_LONG * whole)
+        self.run = Run(self.folder, tests, seconds)
 
     def survived(self) -> bool | None:
         """Whether the mutant did; None while that is open."""
@@ -401,10 +398,10 @@ def survivors_of(sample: list[Mutant], jobs: int) -> list[Mutant]:
                     elif waiting:
                         mutant = waiting.pop()
                         chosen = tests_for(mutant, tests)
-                        if chosen == []:
-                            judged(mutant, survived=True, why="  (no test runs it)")
+                        if chosen:
+                            worker.begin(mutant, chosen, TIMES_AS_LONG * whole)
                         else:
-                            worker.begin(mutant, chosen, whole)
+                            judged(mutant, survived=True, why="  (no test runs it)")
                 time.sleep(0.02)
         finally:
             for worker in workers:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 from mitmproxy import http
-from mitmproxy.test import tflow
 
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import Outcome
 from sidestep.calls.flight import Flight
 from sidestep.calls.session import Session
 from sidestep.routing.engine import Attempt
+from support.flows import flow_of
 from support.world import World, answer, toml, user
 
 CUT = (
@@ -27,7 +27,7 @@ def test_a_stream_that_broke_after_content_keeps_no_conversation_and_its_tokens_
     world = World(toml("weighted", "", a=PRICE, b=""), random=lambda: 0.0)
     exchange = world.exchange(TURN)
     match = exchange.match
-    flow = tflow.tflow()
+    flow = flow_of()
     session = Session(flow, match, world.engine, lambda: world.now, acting=True)
     session.exchange = exchange
     attempt = exchange.next(world.now)

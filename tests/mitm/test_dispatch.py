@@ -11,11 +11,11 @@ import pytest
 from mitmproxy import exceptions, hooks, http, options
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook
-from mitmproxy.test import tflow
 from mitmproxy.tools.dump import DumpMaster
 from mitmproxy.tools.web.master import WebMaster
 
 from sidestep.mitm.dispatch import Dispatch, listening
+from support.flows import flow_of
 
 
 def with_master(test: Callable[[AddonManager], Awaitable[None]], kind: type[Any] = DumpMaster) -> None:
@@ -41,7 +41,7 @@ class Late:
 
 
 async def call(manager: AddonManager) -> http.HTTPFlow:
-    flow = tflow.tflow()
+    flow = flow_of()
     await manager.handle_lifecycle(HttpRequestHook(flow))
     return flow
 

@@ -540,6 +540,11 @@ def sdk(answer: Callable[[httpx2.Request], httpx2.Response]) -> openai.OpenAI:
     return openai.OpenAI(api_key="k", base_url="http://x/v1", max_retries=0, http_client=client)
 
 
+def streamed(body: bytes) -> Callable[[httpx2.Request], httpx2.Response]:
+    """A server whose every answer is this event stream."""
+    return lambda _: httpx2.Response(200, headers={"content-type": SSE}, content=body)
+
+
 def ask(client: openai.OpenAI, operation: str) -> list[Any]:
     seen: list[Any] = []
     stream: Any
@@ -572,7 +577,7 @@ def test_the_sdk_raises_our_error_events(operation: str, name: str) -> None:
         if reader.finished:
             continue
         body = b"".join(sent) + reader.error_event(ErrorKind.SERVER, "azure: the stream was cut")
-        client = sdk(lambda _, body=body: httpx2.Response(200, headers={"content-type": SSE}, content=body))
+        client = sdk(streamed(body))
         seen = ask(client, operation)
         assert isinstance(seen[-1], openai.APIError)
         assert seen[-1].message == "sidestep: azure: the stream was cut"
@@ -595,8 +600,5 @@ def test_the_sdk_ignores_keep_alives(operation: str) -> None:
     """A held-back stream with keep-alives before it gives the same events."""
     data = next(corpus.stream(s[1]) for s in STREAMS if s[0] == operation)
     beat = OPENAI.keep_alive(call(operation))
-    plain, beaten = (
-        ask(sdk(lambda _, body=body: httpx2.Response(200, headers={"content-type": SSE}, content=body)), operation)
-        for body in (data, beat * 3 + data)
-    )
+    plain, beaten = (ask(sdk(streamed(body)), operation) for body in (data, beat * 3 + data))
     assert plain == beaten

@@ -249,7 +249,7 @@ class World:
 
         def over() -> bool:
             last.update(self.m.health())
-            return last["in_flight"] == 0
+            return bool(last["in_flight"] == 0)
 
         until(over, "no attempt is in flight")
         found: dict[str, Any] = last["providers"]

@@ -31,7 +31,7 @@ def exhausted(exchange: Exchange) -> http.Response:
     dialect = exchange.match.dialect
     refused = exchange.refused
     why = "; ".join(_reason(r) for r in refused)
-    if exchange.call.operation.endswith(".websocket"):
+    if exchange.call.is_websocket:
         return error(dialect, 426, ErrorKind.SERVER, f"no provider takes this WebSocket now: {why or 'see HTTP'}")
     if not exchange.attempts:
         times = [r.retry_after for r in refused if r.retry_after is not None]

@@ -34,6 +34,10 @@ class Pin:
     ids: tuple[str, ...] = ()
 
 
+WEBSOCKET = ".websocket"
+"""How the operation of a WebSocket's handshake ends."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What one routed request asks for."""
@@ -47,6 +51,11 @@ class Call:
     max_output_tokens: int | None = None
     messages: msgspec.Raw | None = field(default=None, repr=False, compare=False)
     """The conversation that an answer is asked for, a view of the body: read only where somebody asks which it is."""
+
+    @property
+    def is_websocket(self) -> bool:
+        """It is the handshake of a WebSocket."""
+        return self.operation.endswith(WEBSOCKET)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common
-from sidestep.dialects.base import Answer, Call, Pin, PinKind, StreamReader, Usage
+from sidestep.dialects.base import WEBSOCKET, Answer, Call, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, texts, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.forms import Form
@@ -115,11 +115,11 @@ class OpenAI:
         if method == "POST":
             return path if path in OPERATIONS else None
         if method == "GET" and path in WEBSOCKETS:
-            return f"{path}.websocket"
+            return path + WEBSOCKET
         return None
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
-        if operation.endswith(".websocket"):
+        if operation.endswith(WEBSOCKET):
             asked = parse_qs(query)
             ids = tuple(asked.get("call_id", ()))
             # A second connection to a conversation that is held elsewhere, over WebRTC or by telephone.
@@ -162,7 +162,7 @@ class OpenAI:
         return tail
 
     def rewrite_query(self, call: Call, query: str, model: str) -> str:
-        if not call.operation.endswith(".websocket"):
+        if not call.is_websocket:
             return query
         parts = query.split("&")
         return "&".join(f"model={quote(model, safe='')}" if p.partition("=")[0] == "model" else p for p in parts)

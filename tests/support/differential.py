@@ -12,9 +12,8 @@ import itertools
 import re
 import threading
 import time
-import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from support.h2provider import H2Provider, server_context
 from support.provider import Behaviour, Provider, Seen
 from support.proxy import ADDON, Mitmdump
 from support.rawreading import Reading, read
-from support.recipes import WIRES, Act, Recipe, Step, make
+from support.recipes import WIRES, Act, Recipe, Step
 from support.verdicts import Verdict, judge, judge_sdk
 
 STREAMING = """def responseheaders(flow):
@@ -125,12 +124,15 @@ class Case:
     def by(self) -> str:
         return "raw client" if isinstance(self.bare, Reading) else "SDK"
 
+    @property
+    def difference(self) -> str:
+        return f"{self.by}: {self.verdict.kind}"
+
 
 @dataclass
 class Report:
     """What came of a run."""
 
-    seed: int
     cases: list[Case] = field(default_factory=list)
     seconds: float = 0
     complaints: set[str] = field(default_factory=set)
@@ -144,12 +146,19 @@ class Report:
         return Counter(c.verdict.name for c in self.cases if c.verdict.name and not c.verdict.worse)
 
     def kinds(self) -> dict[str, list[Case]]:
-        """The worse cases by what differs, the plainest recipe first."""
+        """The worse cases by what differs and by the oddity that it comes of, the plainest recipe first. Of several
+        oddities it is the one that is known to do so alone, else the one that such cases have most often."""
+        worse = sorted(self.worse, key=lambda c: (len(c.recipe.oddities), c.number))
+        often = Counter((c.difference, oddity) for c in worse for oddity in c.recipe.suspects)
         found: dict[str, list[Case]] = defaultdict(list)
-        for case in self.worse:
-            found[f"{case.by}: {case.verdict.kind}"].append(case)
-        for cases in found.values():
-            cases.sort(key=lambda c: (len(c.recipe.oddities), len(c.recipe.parts), c.number))
+        alone: set[tuple[str, str]] = set()
+        for case in worse:
+            pairs = [(case.difference, oddity) for oddity in case.recipe.suspects or ["nothing odd"]]
+            known = [pair for pair in pairs if pair in alone]
+            pair = known[0] if known else max(pairs, key=lambda p: often[p])
+            if len(pairs) == 1:
+                alone.add(pair)
+            found[": ".join(pair)].append(case)
         return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
@@ -282,34 +291,26 @@ def compare(pair: Pair, number: int, recipe: Recipe, *, sdk: bool) -> Iterator[C
 
 def run(
     folder: Path,
-    numbers: range | list[int],
-    seed: int,
+    recipes: Mapping[int, Recipe],
     *,
-    only: str | None = None,
-    slow: bool = True,
     jobs: int = 6,
     script: Path = ADDON,
     sdk_every: int = SDK_EVERY,
     tell: Callable[[Case], None] = lambda case: None,
 ) -> Report:
-    """All cases of these numbers. `script`: in place of the addon. `tell` is called with each case as it ends."""
-    report = Report(seed)
+    """The verdicts on all these recipes. `script`: in place of the addon. `tell` is called with each case as it
+    ends."""
+    report = Report()
     began = time.monotonic()
     lock = threading.Lock()
-    recipes = {n: make(seed, n, only=only, slow=slow) for n in numbers}
     for batch in itertools.batched(recipes, BATCH):
         with Pair(folder / f"from-{batch[0]}", [recipes[n] for n in batch], script) as pair:
 
             def one(number: int, pair: Pair = pair) -> None:
-                try:
-                    for case in compare(pair, number, recipes[number], sdk=number % sdk_every == 0):
-                        with lock:
-                            report.cases.append(case)
-                            tell(case)
-                except Exception:
-                    print(f"case {number}: {recipes[number]}")
-                    traceback.print_exc()
-                    raise
+                for case in compare(pair, number, recipes[number], sdk=number % sdk_every == 0):
+                    with lock:
+                        report.cases.append(case)
+                        tell(case)
 
             with ThreadPoolExecutor(jobs) as pool:
                 list(pool.map(one, batch))

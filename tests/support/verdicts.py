@@ -193,7 +193,7 @@ NAMED = (
         "cut_answer_became_api_error",
         "Of an answer that was cut before an app could use any of it an error of the dialect says so, and the SDKs"
         " ask again.",
-        _all(_faulty("unfinished"), _own_error, lambda r, b, s: b.end in ("cut", "no answer")),
+        _all(_faulty("unfinished", "first attempt fails"), _own_error, lambda r, b, s: b.end in ("cut", "no answer")),
     ),
     Named(
         "proxys_page_became_api_error",

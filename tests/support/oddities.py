@@ -298,6 +298,7 @@ def _until_token(r: Recipe, count: int) -> list[Part]:
 def _broken_off(r: Recipe, rng: random.Random) -> str:
     """The connection is cut, stalls or ends at some place."""
     r.end = rng.choice([Act.CLOSE, Act.RESET, Act.STALL, None])
+    whole = sum(len(p.data) for p in r.encoded())
     where = rng.choice(["before the head", "in the head", "after the head", "before content", "after content"])
     where = rng.choice([where, "amid an event", "before the end", "after the end"]) if r.stream else where
     r.faults.add("stalled" if r.end is Act.STALL else "unfinished")
@@ -323,12 +324,11 @@ def _broken_off(r: Recipe, rng: random.Random) -> str:
     else:
         r.faults.discard("unfinished")
         r.faults.add("whole all the same")
-    if r.framing == "length":
-        # A length is promised that the body does not reach.
-        r.framing = "length" if r.end is not None or r.faults & {"whole all the same"} else "chunked"
+    if r.end is not None and r.framing == "length" and where != "after the end":
+        r.promised = whole
+    elif r.end is None and r.framing == "length":
+        r.framing = "chunked"
     how = "ended" if r.end is None else {Act.CLOSE: "closed", Act.RESET: "reset", Act.STALL: "stalled"}[r.end]
-    if r.end is None and "unfinished" in r.faults:
-        r.faults.add("ends well-framed")
     return f"{how} {where}"
 
 

@@ -188,7 +188,7 @@ class H2Reader(H2Client):
             self._note(events)
             return events
 
-        self.connection.receive_data = tap  # type: ignore[method-assign]
+        self.connection.receive_data = tap  # type: ignore[assignment, method-assign]
 
     def close(self) -> None:
         self.sock.close()
@@ -199,7 +199,7 @@ class H2Reader(H2Client):
         for event in events:
             match event:
                 case h2.events.InformationalResponseReceived(headers=headers):
-                    reading.interim += [int(v) for k, v in headers or () if k == ":status"]
+                    reading.interim.append(int({str(k): str(v) for k, v in headers or ()}[":status"]))
                 case h2.events.ResponseReceived(headers=headers):
                     fields = [(str(k), str(v)) for k, v in headers or ()]
                     reading.status, reading.head_at = int(dict(fields)[":status"]), now

@@ -78,6 +78,8 @@ class Recipe:
     """In place of head and body."""
     end: Act | None = None
     """In place of the body's proper end."""
+    promised: int | None = None
+    """A Content-Length that the body does not reach."""
     pieces: Callable[[bytes], list[bytes]] | None = None
     """How the bytes of the body are cut for sending."""
     first: Recipe | None = None
@@ -161,7 +163,7 @@ class Recipe:
             case _ if bodiless:
                 parts = []
             case "length":
-                fields.append(("Content-Length", str(length)))
+                fields.append(("Content-Length", str(length if self.promised is None else self.promised)))
             case "close":
                 fields.append(("Connection", "close"))
             case "trailers":
@@ -177,7 +179,9 @@ class Recipe:
             for piece in self.pieces(part.data) if self.pieces is not None else [part.data]:
                 if piece:
                     steps.append(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
-        if self.end is not None:
+        if bodiless:
+            steps.append(Act.CLOSE)
+        elif self.end is not None:
             steps += [RESET_AFTER, self.end] if self.end is Act.RESET else [self.end]
         elif chunked:
             steps.append(b"0\r\nX-Checksum: 1\r\n\r\n" if self.framing == "trailers" else b"0\r\n\r\n")

@@ -185,6 +185,16 @@ NAMED = (
         ),
     ),
     Named(
+        "unfinished_stream_became_cut",
+        "Where nothing can be added (a length, a content encoding), a stream that is not whole is cut: that much every"
+        " client notices.",
+        _all(
+            _faulty("unfinished"),
+            lambda r, b, s: r.stream and "error event" not in r.faults,
+            lambda r, b, s: (b.end, s.end) == ("clean", "cut") and b.body.startswith(s.body),
+        ),
+    ),
+    Named(
         "error_event_that_the_sdk_raises",
         "The Responses SDK hands an `error` event to the app without raising.",
         _all(_faulty("error event"), ends_in_band, lambda r, b, s: r.api == "responses"),
@@ -230,7 +240,10 @@ NAMED = (
     Named(
         "interim_answer_passed_over",
         "mitmproxy takes an interim answer (1xx) for the final one.",
-        _all(_faulty("interim"), lambda r, b, s: _good(r, b, s) or s.status == r.status),
+        _all(
+            _faulty("interim"),
+            lambda r, b, s: s.status == r.status or ("unfinished" in r.faults and is_own_error(r, s)),
+        ),
     ),
     Named(
         "answer_that_the_bare_proxy_loses",
@@ -245,6 +258,17 @@ NAMED = (
             and b.body.startswith(s.body)
             and b.done_at < HELD_SECONDS
             and (not r.stream or not any(p.content for p in r.parts))
+        ),
+    ),
+    Named(
+        "half_an_event_held",
+        "No client can use half an event.",
+        lambda r, b, s: (
+            r.stream
+            and (b.status, b.shown, b.end) == (s.status, s.shown, s.end)
+            and b.end != "clean"
+            and b.body.startswith(s.body)
+            and not _EVENT_END.search(b.body[len(s.body) :])
         ),
     ),
 )

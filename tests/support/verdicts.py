@@ -126,7 +126,7 @@ def _without(parts: list[Part]) -> bytes:
 def _late(recipe: Recipe, bare: Reading, side: Reading) -> tuple[float, float]:
     """By how many seconds Sidestep's answer is behind the bare one at most: before its content, and from there on.
     Of a whole answer all but its end is before its content."""
-    content_at = recipe.content_at if not recipe.faults else len(bare.body) if not recipe.stream else 1
+    content_at = recipe.content_at
     before, after = 0.0, 0.0
     for at, size in [(bare.head_at, 0), *bare.arrivals]:
         came = side.came_at(size)

@@ -379,6 +379,7 @@ def _then_good(r: Recipe, rng: random.Random) -> str:
     elif name == "reset":
         bad.instead = [Act.RESET]
     else:
+        bad.promised = sum(len(p.data) for p in bad.parts)
         bad.parts, bad.end = (_until_token(bad, 0) if bad.stream else []), Act.CLOSE
     r.first = bad
     r.faults.add("first attempt fails")
@@ -393,6 +394,7 @@ def _earlier(r: Recipe, rng: random.Random) -> str:
         before.status, before.content_type = int(name), WHOLE_TYPE
         before.parts, before.framing = [Part(_error_of(r, int(name)))], "length"
     elif name == "cut":
+        before.promised = sum(len(p.data) for p in before.parts) + 1
         before.end = Act.CLOSE
     elif name == "idle connection breaks":
         r.breaks_idle = True

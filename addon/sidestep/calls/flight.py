@@ -25,6 +25,9 @@ from sidestep.routing import prices
 from sidestep.routing.engine import Attempt
 from sidestep.routing.exchange import Exchange
 
+REUSE_SECONDS = 2.0
+"""A server that had closed an idle connection says so as soon as it is used again: some round trips, at most. One that
+ends later has worked on the request."""
 NOTES = 20
 """Notes kept of one attempt."""
 
@@ -42,9 +45,9 @@ class Flight:
         self.holding: Holding | None = None
         self.up_id = 0
         self.is_sent = False
-        self.is_reused = False
-        """It went out on a connection that had served before, for the first time."""
         self._renewed = False
+        self._reused_at: float | None = None
+        """When it went out on a connection that had been idle, for the first time."""
         self.connection: Connection | None = None
         self.deadline: float | None = None
         self.response: http.Response | None = None
@@ -79,11 +82,17 @@ class Flight:
         return direct_hosts is not None and is_direct(direct_hosts, request.host, request.port)
 
     def sent(self, *, reused: bool) -> None:
-        """The request has gone out, on a connection that has served before or not: its provider is waited for."""
+        """The request has gone out, on a connection that had been idle or not: its provider is waited for."""
         self.is_sent = True
-        self.is_reused = reused and not self._renewed
+        self._reused_at = self.session.clock() if reused and not self._renewed else None
         call, timeouts = self.exchange.call, self.timeouts
         self.bound(self.session.clock() + (timeouts.first_byte if call.stream else timeouts.headers))
+
+    @property
+    def is_first_on_reuse(self) -> bool:
+        """Whether it has just been sent on a connection that had been idle, and no byte has come."""
+        at = self._reused_at
+        return at is not None and self.response is None and self.session.clock() - at < REUSE_SECONDS
 
     def renew(self) -> None:
         """An idle connection broke when it was used again: it is sent once more, on another."""

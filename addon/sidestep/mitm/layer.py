@@ -78,6 +78,13 @@ class FailoverLayer(HttpLayer):
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> Commands:
         yield from super().get_connection(event, reuse=reuse and not isinstance(event, FreshConnection))
 
+    def is_idle(self, connection: Connection) -> bool:
+        """Whether a connection has served before, and serves no other request now; from now on it has served."""
+        served = connection in self.used
+        self.used.add(connection)
+        carried = sum(f.connection is connection for s in self._routed_streams() for f in s.flights.values())
+        return served and carried <= 1
+
     def register_connection(self, command: RegisterHttpConnection) -> Commands:
         connection = command.connection
         if connection not in self.waiting_for_establishment:

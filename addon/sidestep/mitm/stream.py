@@ -102,10 +102,11 @@ class Parent(Protocol):
     conductor: Conductor
     streams: dict[int, HttpStream]
     connections: dict[Connection, layer.Layer]
-    used: set[Connection]
     next_timer: float
 
     def arm(self, at: float) -> Commands: ...
+
+    def is_idle(self, connection: Connection) -> bool: ...
 
     def withdraw(self, asking: GetHttpConnection) -> Commands: ...
 
@@ -264,9 +265,9 @@ class FailoverStream(HttpStream):
         return False
 
     def _broke_idle(self, flight: Flight) -> bool:
-        """Whether a connection that had served before has ended, just when it was used again, before any byte came."""
+        """Whether an idle connection has ended just when it was used again, before any byte came."""
         connection = flight.connection
-        return flight.is_reused and flight.response is None and connection is not None and not connection.connected
+        return flight.is_first_on_reuse and connection is not None and not connection.connected
 
     def _renew(self, flight: Flight) -> Commands:
         """That was no provider's failure: the same attempt goes on, on a connection that is made for it."""
@@ -463,8 +464,7 @@ class FailoverStream(HttpStream):
             self.mode is HTTPMode.upstream and self._via(flight) is not None and self.flow.request.scheme == "http"
         )
         head = flight.outgoing(to_http1=connection.alpn != b"h2", to_proxy=to_proxy)
-        flight.sent(reused=connection in self.parent.used)
-        self.parent.used.add(connection)
+        flight.sent(reused=self.parent.is_idle(connection))
         yield from self._arm(flight)
         yield from self._send(head, flight.up_id, connection)
 

@@ -74,6 +74,7 @@ hold_bytes = 10_485_760
 
 [routing]
 stick_seconds = 300
+sealed = "drop"
 
 [proxy]
 allow_clients = []

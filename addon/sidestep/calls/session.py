@@ -26,6 +26,7 @@ from sidestep.routing.table import Match
 
 Clock = Callable[[], float]
 
+LEFT_OUT = "reasoning of another issuer left out"
 NOTES = 20
 """Notes kept of one attempt."""
 
@@ -78,6 +79,8 @@ class Session:
         self.watch = None
         flows.point_at(self.flow.request, self.original, self.match, self.call, attempt.candidate)
         self.original.sent_body = self.flow.request.data.content
+        if attempt.candidate.leaves_out:
+            self.note(LEFT_OUT)
 
     def outgoing(self, *, to_http1: bool, to_proxy: bool) -> http.Request:
         """The request's head as it is sent, with the credential."""

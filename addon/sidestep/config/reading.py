@@ -230,7 +230,10 @@ class _Reader(Values):
             only=only,
             drop_fields=frozenset(drop or ()),
             headers=headers,
-            issuer=issuer or (entry.issuer if entry is not None and entry.issuer else name),
+            issuer=issuer
+            or (entry.issuer if entry is not None else None)
+            or catalog.issuer_at(dialect, base_url.host)
+            or name,
             weight=weight,
             price=price,
             context_window=windows,

@@ -81,6 +81,7 @@ class RoutingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[routing]` table."""
 
     stick_seconds: NotNegative = 300
+    sealed: Literal["drop", "pin"] = "drop"
 
 
 class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

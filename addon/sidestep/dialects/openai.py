@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote
 import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
-from sidestep.dialects import common
+from sidestep.dialects import common, sealed_openai
 from sidestep.dialects.base import Answer, Call, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, texts, value_of
 from sidestep.dialects.errors import facts_in
@@ -96,6 +96,18 @@ class _Response(msgspec.Struct):
 class _Item(msgspec.Struct):
     id: Any = None
     container_id: Any = None
+    type: Any = None
+    encrypted_content: Any = None
+    content: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def ids(self) -> list[str]:
+        """What a later call may name it by."""
+        sealed: list[str] = []
+        if self.encrypted_content or self.type == "reasoning":
+            item = {"type": self.type, "encrypted_content": self.encrypted_content, "content": value_of(self.content)}
+            sealed = sealed_openai.names(item)
+        return [*texts(self.id, self.container_id), *sealed]
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
@@ -139,12 +151,14 @@ class OpenAI:
         if operation == "audio/speech":
             stream = text_of(fields.get("stream_format")) == "sse"
         limits = [int_of(value_of(fields[name])) for name in _LIMITS if name in fields]
+        pin, sealed = pin_of(operation, fields, body)
         return Call(
             self.name,
             operation,
             text_of(fields.get("model")),
             stream=stream,
-            pin=pin_of(operation, fields, body),
+            pin=pin,
+            sealed=sealed,
             max_output_tokens=next(filter(None, limits), None),
             messages=fields.get("input" if operation == "responses" else "messages"),
         )
@@ -278,7 +292,7 @@ def _item_ids(output: msgspec.Raw) -> list[str]:
     for raw in items_of(output)[: common.MAX_IDS]:
         item = _decoded(_item, raw)
         if item is not None:
-            ids += texts(item.id, item.container_id)
+            ids += item.ids
     return ids
 
 
@@ -393,7 +407,7 @@ class _EventReader(Reader):
             self.usage = _usage(event.usage) or self.usage
             return TERMINAL
         if event.item and (item := _decoded(_item, event.item)) is not None:
-            self.note_ids(item.id, item.container_id)
+            self.note_ids(*item.ids)
         # A compaction, or a call of a tool of the provider's own, may come without any delta.
         if kind.endswith((".done", ".partial_image", ".segment")):
             return CONTENT

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sidestep.breaker.circuit import Circuit, Permit, Refusal, State
@@ -19,7 +19,7 @@ from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
 from sidestep.routing.sticking import Conversations
 from sidestep.routing.strategies import Strategist
-from sidestep.routing.table import Candidate, RouteTable
+from sidestep.routing.table import NOBODY, Candidate, Issued, RouteTable
 
 ISSUED_IDS = 20_000
 """How many identifiers are remembered with their issuer; the oldest go first."""
@@ -102,7 +102,7 @@ class Engine:
         self._cooldowns: dict[str, Cooldown] = {}
         self._held: dict[str, State] = {}
         self._unknown: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._issuers: OrderedDict[str, str] = OrderedDict()
+        self._issuers: OrderedDict[str, Issued] = OrderedDict()
 
     def reconfigure(self, settings: Settings) -> None:
         """Take other settings; circuits and cooldowns of unchanged providers are kept."""
@@ -282,11 +282,23 @@ class Engine:
 
     def issued(self, ids: tuple[str, ...], provider: Provider) -> None:
         """Remember who issued these identifiers, for later calls that are pinned by them."""
+        self._note_issued(ids, Issued(provider.name, provider.issuer))
+
+    def disown(self, ids: Iterable[str]) -> None:
+        """Remember that a provider refused these pieces as none of its issuer's: whosever they are, they are left out
+        from now on."""
+        self._note_issued(ids, NOBODY)
+
+    def _note_issued(self, ids: Iterable[str], by: Issued) -> None:
         for identifier in ids:
-            self._issuers[identifier] = provider.name
+            self._issuers[identifier] = by
             self._issuers.move_to_end(identifier)
         while len(self._issuers) > ISSUED_IDS:
             self._issuers.popitem(last=False)
 
-    def issuer_of(self, identifier: str) -> str | None:
-        return self._issuers.get(identifier)
+    def issuer_of(self, identifier: str) -> Issued | None:
+        """Who was seen to have issued it. What is asked for is kept: the copies of a conversation must stay alike."""
+        found = self._issuers.get(identifier)
+        if found is not None:
+            self._issuers.move_to_end(identifier)
+        return found

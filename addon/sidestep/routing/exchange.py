@@ -118,7 +118,7 @@ class Exchange:
         engine, route = self.engine, self.match.route
         keeper = self._keeper(plan, now)
         candidates: Sequence[Candidate] = plan.candidates
-        if route.strategy != "priority" and self.call.pin is None:
+        if route.strategy != "priority" and self.call.pin is None and not self.call.sealed:
             candidates = engine.strategist.order(
                 route.strategy,
                 route.name,
@@ -132,6 +132,8 @@ class Exchange:
             )
         if keeper is not None:
             candidates = [keeper, *(c for c in candidates if c is not keeper)]
+        # For whose copy something must be left out comes after those that take the call as it is.
+        candidates = sorted(candidates, key=lambda c: c.tier)
         return Plan(tuple(candidates), plan.pinned, plan.passthrough)
 
     def _keeper(self, plan: Plan, now: float) -> Candidate | None:

@@ -7,12 +7,15 @@ Pure: no mitmproxy, no clock, no I/O. Whether a provider's circuit lets a call t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from sidestep.config import catalog
 from sidestep.config.settings import Provider, Route
 from sidestep.config.urls import BaseURL
-from sidestep.dialects import DIALECTS
-from sidestep.dialects.base import Call, Dialect, PinKind
+from sidestep.dialects import DIALECTS, sealed
+from sidestep.dialects.base import Call, Dialect, Pin, PinKind
+from sidestep.dialects.common import UNSIGNED
 
 KEPT_CANDIDATES = 1_000
 """An app may make up models without end."""
@@ -34,6 +37,25 @@ class Match:
         own = (p.name for p in self.route.providers if p.base_url == self.intercept)
         return next(own, self.intercept.host)
 
+    @property
+    def home_issuer(self) -> str:
+        """Who has sealed what the app brings along from before, as far as can be told from whom it addressed."""
+        own = (p.issuer for p in self.route.providers if p.base_url == self.intercept)
+        dialect = self.route.dialect
+        known = catalog.issuer_at(dialect, self.intercept.host) or catalog.OFFICIAL_ISSUERS[dialect]
+        return next(own, known)
+
+
+class Issued(NamedTuple):
+    """Who was seen to have issued an identifier, or a piece of reasoning."""
+
+    provider: str
+    issuer: str
+
+
+NOBODY = Issued("", "")
+"""A provider refused it, and no other one is known to have issued it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -43,6 +65,14 @@ class Candidate:
     model: str | None
     own: bool
     """The app addressed this provider itself."""
+    leaves_out: frozenset[str] = frozenset()
+    """The sealed pieces of the call that its issuer does not honour: they are left out of the copy that it gets."""
+    tier: int = 0
+    """0: it takes the call whole; 1: it honours some of what is sealed; 2: nothing of it."""
+
+    @property
+    def target(self) -> sealed.Target:
+        return sealed.Target(self.provider.issuer, self.model)
 
     @property
     def own_credential(self) -> bool:
@@ -114,20 +144,36 @@ class RouteTable:
         return None
 
 
+IssuerOf = Callable[[str], Issued | None]
+
+
 def plan(
     candidates: tuple[Candidate, ...],
     call: Call,
     *,
-    issuer_of: Callable[[str], str | None],
+    home_issuer: str,
+    issuer_of: IssuerOf,
     knows_model: Callable[[Provider, str], bool] | None,
 ) -> Plan:
-    """Which of a route's candidates may answer this call, in the route's order.
+    """Which of a route's candidates may answer this call, in the route's order; those for whose copy something must be
+    left out come last.
 
-    `issuer_of`: the name of the provider seen to have issued an identifier. `knows_model`: False while a provider is
-    known not to have a model; None: nobody is known to lack any.
+    `issuer_of`: who was seen to have issued an identifier. `home_issuer`: who has issued the sealed pieces of which
+    that was not seen. `knows_model`: False while a provider is known not to have a model; None: no provider is known to
+    lack any.
     """
-    if call.pin is not None:
-        return _pinned(candidates, call, issuer_of)
+    if not candidates:
+        return Plan((), passthrough=True)
+    if call.sealed:
+        if all(c.provider.issuer != home_issuer for c in candidates):
+            # Then the app can only have it from one of these.
+            home_issuer = candidates[0].provider.issuer
+        candidates = _with_copies(candidates, call, home_issuer, issuer_of)
+    if call.pin is not None and call.pin.kind is PinKind.STATE:
+        return _pinned(candidates, call.pin, issuer_of)
+    if call.sealed:
+        chosen = () if call.pin is not None else _able(candidates, call)
+        candidates = chosen or _of_issuer(candidates, call, home_issuer, issuer_of)
     if knows_model is not None:
         known = tuple(c for c in candidates if c.model is None or knows_model(c.provider, c.model))
         # A provider said to lack the model is passed over only while somebody else may have it.
@@ -135,16 +181,47 @@ def plan(
     return Plan(candidates, passthrough=not candidates)
 
 
-def _pinned(candidates: tuple[Candidate, ...], call: Call, issuer_of: Callable[[str], str | None]) -> Plan:
-    assert call.pin is not None
-    holder = next((name for i in call.pin.ids if (name := issuer_of(i)) is not None), None)
-    chosen = [c for c in candidates if c.provider.name == holder] if holder else []
-    if not chosen:
-        chosen = [c for c in candidates if c.own]
-    if call.pin.kind is PinKind.SIGNATURE:
-        # Without a holder and without the own provider among the candidates there is nobody to go by.
-        if chosen:
-            issuer = chosen[0].provider.issuer
-            chosen = [c for c in candidates if c.provider.issuer == issuer]
-        return Plan(tuple(chosen), passthrough=not chosen)
+def _with_copies(
+    candidates: tuple[Candidate, ...], call: Call, home_issuer: str, issuer_of: IssuerOf
+) -> tuple[Candidate, ...]:
+    """The candidates, each with what it must not get."""
+    issuers: list[tuple[str, str | None]] = []
+    for name in call.sealed:
+        found = issuer_of(name)
+        unsigned = name.startswith(UNSIGNED)
+        issuers.append((name, found.issuer if found is not None else None if unsigned else home_issuer))
+    copies = []
+    for candidate in candidates:
+        issuer = candidate.provider.issuer
+        out = frozenset(name for name, by in issuers if sealed.is_foreign(name, by, issuer))
+        tier = 0 if not out else 1 if any(by == issuer for _, by in issuers) else 2
+        copies.append(replace(candidate, leaves_out=out, tier=tier) if out else candidate)
+    return tuple(copies)
+
+
+def _able(candidates: tuple[Candidate, ...], call: Call) -> tuple[Candidate, ...]:
+    """Those that take the call whole, then those that can have a copy."""
+
+    def may(candidate: Candidate) -> bool:
+        if not candidate.leaves_out:
+            return True
+        return candidate.provider.routing.sealed == "drop" and sealed.carries(call, candidate.target)
+
+    return tuple(sorted((c for c in candidates if may(c)), key=lambda c: c.tier))
+
+
+def _of_issuer(
+    candidates: tuple[Candidate, ...], call: Call, home_issuer: str, issuer_of: IssuerOf
+) -> tuple[Candidate, ...]:
+    """Those that honour the latest piece: the call goes to no other, and as it is."""
+    latest = next((found.issuer for name in call.sealed if (found := issuer_of(name)) is not None), home_issuer)
+    for issuer in (latest, home_issuer):
+        if chosen := tuple(c for c in candidates if c.provider.issuer == issuer):
+            return tuple(replace(c, leaves_out=frozenset(), tier=0) for c in chosen)
+    return ()
+
+
+def _pinned(candidates: tuple[Candidate, ...], pin: Pin, issuer_of: IssuerOf) -> Plan:
+    holder = next((found.provider for i in pin.ids if (found := issuer_of(i)) is not None), None)
+    chosen = [c for c in candidates if c.provider.name == holder] or [c for c in candidates if c.own]
     return Plan(tuple(chosen[:1]), pinned=True, passthrough=not chosen)

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects import DIALECTS, sealed
 from sidestep.dialects.base import Call, PinKind
 from sidestep.dialects.common import UNSIGNED, digest
+from sidestep.dialects.errors import facts_in
 from sidestep.dialects.sealed import Target, unsealed
 
 JSON = "application/json"
@@ -407,3 +409,32 @@ def test_later_calls_begin_alike(talk: list[dict[str, Any]], issuer: str) -> Non
         part_of = copy_for("messages", {"messages": copy.deepcopy(talk[:end])}, issuer, out=("Z",))["messages"]
         assert whole[: len(part_of)] == part_of
     assert copy_for("messages", {"messages": whole}, issuer, out=("Z",))["messages"] == whole
+
+
+@pytest.mark.parametrize(
+    ("message", "refused"),
+    [
+        ("messages.1.content.0: Invalid `signature` in `thinking` block", True),
+        ("messages.1.content.0.thinking.signature: Field required", True),
+        ("messages.1.content.0: signature: Extra inputs are not permitted", True),
+        ("messages.1.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`.", True),
+        ("`thinking` or `redacted_thinking` blocks in the latest assistant message cannot be modified.", True),
+        ("The `content[].thinking` in the thinking mode must be passed back to the API.", True),
+        ("thinking is enabled but reasoning_content is missing in assistant tool call message at index 2", True),
+        ("The encrypted content gAAA...== could not be verified. Reason: x", True),
+        ("Could not decrypt the provided encrypted_content. Ensure the value is unmodified", True),
+        ("Item 'fc_1' of type 'function_call' was provided without its required 'reasoning' item: 'rs_1'.", True),
+        ("Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.", True),
+        ("Function call is missing a thought_signature in functionCall parts.", True),
+        ("Corrupted thought signature.", True),
+        ("thinking.type: Field required", False),
+        ("messages: at least one message is required", False),
+        ("The signature of the function f does not fit", False),
+        ("Item with id 'msg_1' not found.", False),
+    ],
+)
+def test_refusals(message: str, refused: bool) -> None:
+    """A 400 that names sealed parts is told from others, and only a 400."""
+    body = json.dumps({"error": {"type": "invalid_request_error", "message": message}}).encode()
+    assert (facts_in(400, body).kind is ErrorKind.SEALED) is refused
+    assert facts_in(404, body).kind is not ErrorKind.SEALED

@@ -67,6 +67,8 @@ def judge_status(
         return Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, status)
     if status in (400, 413) and error.kind is ErrorKind.CONTEXT_TOO_LONG:
         return Outcome(Kind.NEUTRAL, "context_too_long", Then.LARGER, status)
+    if status == 400 and error.kind is ErrorKind.SEALED:
+        return Outcome(Kind.NEUTRAL, "sealed_refused", Then.REPAIR, status)
     if status in TRY_ELSEWHERE:
         return Outcome(Kind.NEUTRAL, "conflict", Then.NEXT, status)
     return Outcome(Kind.NEUTRAL, "client_error", Then.HAND_OVER, status)

@@ -29,6 +29,8 @@ class Then(enum.StrEnum):
     """The next provider; never the same again within this request."""
     WAIT = "wait"
     """Wait out a short cooldown and ask the same again, else the next."""
+    REPAIR = "repair"
+    """The same provider at once, with a copy of the call without sealed reasoning; else the app gets this answer."""
     LARGER = "larger"
     """A provider whose model takes a longer context, else the app gets this answer."""
 
@@ -45,6 +47,8 @@ class ErrorKind(enum.StrEnum):
     RATE_LIMIT = "rate_limit"
     OVERLOADED = "overloaded"
     CREDENTIAL = "credential"
+    SEALED = "sealed"
+    """It does not take the sealed reasoning of the call, or misses some."""
     INVALID = "invalid"
     """Any other error about the request itself."""
     SERVER = "server"

@@ -79,6 +79,20 @@ _CREDENTIAL = _words(
     *("api key not valid", "api key not found", "api key expired", "invalid api key", "incorrect api key"),
     *("invalid x-api-key", "no auth credentials found", "invalid authentication"),
 )
+_SEALED = _words(
+    # Claude and those that speak its dialect; each is the leading clause of what they say.
+    *(
+        "invalid `?signature`? in `?thinking`? block",
+        r"thinking\.signature: ",
+        r"signature: extra inputs are not permitted",
+    ),
+    *("`?thinking`? or `?redacted_thinking`?", r"content\[\]\.thinking"),
+    # OpenAI, Azure, xAI, vLLM; and chat.
+    *("encrypted.content", "required 'reasoning' item", "'rs_[^']*' (?:of type 'reasoning'|not found)"),
+    *("reasoning_content`? in the thinking mode must be passed back", "reasoning_content is missing"),
+    # Gemini, and Amazon Bedrock's own form.
+    *("thought.signature", r"reasoningtext\.signature"),
+)
 _RATE = _words(r"\brate.?limit", "too many requests")
 _OVERLOADED = _words("overloaded", r"\bat capacity\b", "server is busy", "try again later")
 
@@ -103,6 +117,8 @@ def _kind(status: int, text: str, words: str) -> ErrorKind:
             return ErrorKind.CONTEXT_TOO_LONG
         if _MODEL_CODES.search(words) or _MODEL.search(text):
             return ErrorKind.UNKNOWN_MODEL
+        if status == 400 and (_SEALED.search(words) or _SEALED.search(text)):
+            return ErrorKind.SEALED
     if status == 429 or _RATE_CODES.search(words):
         return ErrorKind.RATE_LIMIT
     if status in (401, 403) or _CREDENTIAL_CODES.search(words) or (about_request and _CREDENTIAL.search(text)):

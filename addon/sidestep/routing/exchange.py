@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sidestep.breaker.outcomes import Kind, Outcome, Then
@@ -94,6 +94,7 @@ class Exchange:
         self._recovery_wait_until: float | None = None
         self._probe_wait_until: float | None = None
         self._doubled = False
+        self._repaired = False
         self._in_company = False
         """Whether other requests were under way with this one."""
         self._scope = (match.route.name, call.model)
@@ -320,6 +321,8 @@ class Exchange:
             and now + outcome.cooldown_seconds < self.deadline
         ):
             self._again = (candidate, now + outcome.cooldown_seconds, "rate_limit")
+        elif outcome.then is Then.REPAIR and self._repair(candidate, now):
+            pass
         elif outcome.then is Then.LARGER:
             self._spend_not_larger_than(candidate)
         else:
@@ -353,7 +356,24 @@ class Exchange:
         """Whether this outcome leaves it to us to ask again; otherwise the app gets the answer."""
         if outcome.then is Then.HAND_OVER:
             return False
+        if outcome.then is Then.REPAIR and self._again is None:
+            return self.current is not None and not self.current.candidate.own
         return not (self.plan.pinned and outcome.then is Then.LARGER)
+
+    def _repair(self, candidate: Candidate, now: float) -> bool:
+        """Once a request, a provider that refuses sealed reasoning is asked again without what it was not itself seen
+        to issue, which is left out of every later copy as well; without all of it where it was all its own."""
+        left = [name for name in self.call.sealed if name not in candidate.leaves_out]
+        if self._repaired or not left or candidate.provider.routing.sealed != "drop":
+            return False
+        self._repaired = True
+        issued_by = {name: self.engine.issuer_of(name) for name in left}
+        name_here = candidate.provider.name
+        others = [name for name, by in issued_by.items() if by is None or by.provider != name_here]
+        self.engine.disown(others)
+        leaves_out = candidate.leaves_out.union(others or left)
+        self._again = (replace(candidate, leaves_out=leaves_out), now, "sealed")
+        return True
 
     def _spend_not_larger_than(self, candidate: Candidate) -> None:
         limit = context_window(candidate.provider, candidate.model)

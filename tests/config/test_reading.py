@@ -130,6 +130,7 @@ def test_contract() -> None:
         "drop_fields": frozenset({"store"}),
         "headers": (("X-Title", Secret("sidestep")), ("X-Team", Secret(CANARY + "-team"))),
         "issuer": "anthropic",
+        "issuer_is_known": True,
         "weight": 1.0,
         "price": Price(2.5, 10),
         "context_window": {"my-gpt4o": 128000},
@@ -755,6 +756,23 @@ def test_default() -> None:
         ("gemini", ["https://generativelanguage.googleapis.com"], ["gemini"]),
     ]
     assert {p.name for p in settings.providers if p.api_key} == {"openrouter", "openrouter-anthropic"}
+
+
+@pytest.mark.parametrize(
+    ("more", "issuer", "told"),
+    [("", "b", True), ('issuer = "b"', "b", False), ('issuer = "anthropic"', "anthropic", False)],
+)
+def test_advice(more: str, issuer: str, told: bool) -> None:
+    """Of a stand-in of the user's own it is told that its issuer is not known, unless the file says it."""
+    text = (
+        '[[providers]]\nname = "anthropic"\n[[providers]]\nname = "b"\ndialect = "anthropic"\n'
+        f'base_url = "https://b.example"\napi_key = "k"\n{more}\n'
+    )
+    settings = reading.parse(text, {})
+    assert settings.providers[1].issuer == issuer
+    assert [line.partition(":")[0] for line in reading.advice(settings)] == (["b has no issuer"] if told else [])
+    alone = text.partition("\n[[")[2]
+    assert reading.advice(reading.parse(f"[[{alone}", {})) == []
 
 
 def test_describe() -> None:

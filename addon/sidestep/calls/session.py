@@ -5,6 +5,7 @@ What the layer and the hooks share about a flow while it is live. No sending, no
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from sidestep.breaker.outcomes import ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.calls import flows
 from sidestep.calls.decoding import decoded_start
 from sidestep.calls.watching import Watch
+from sidestep.config.reading import without_issuer
 from sidestep.config.settings import Provider, TimeoutSettings
 from sidestep.dialects.base import Call
 from sidestep.no_proxy import is_direct
@@ -23,6 +25,8 @@ from sidestep.routing import prices
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.exchange import Exchange
 from sidestep.routing.table import Match
+
+logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 
@@ -81,6 +85,10 @@ class Session:
         self.original.sent_body = self.flow.request.data.content
         if attempt.candidate.leaves_out:
             self.note(LEFT_OUT)
+            line = without_issuer(attempt.candidate.provider)
+            if line is not None and line not in self.engine.advised:
+                self.engine.advised.add(line)
+                logger.warning(f"sidestep: {line}")
 
     def outgoing(self, *, to_http1: bool, to_proxy: bool) -> http.Request:
         """The request's head as it is sent, with the credential."""

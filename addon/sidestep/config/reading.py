@@ -93,6 +93,25 @@ def describe(settings: Settings) -> list[str]:
     return lines
 
 
+def advice(settings: Settings) -> list[str]:
+    """A line for each thing that is no mistake but worth a look."""
+    stand_ins = {p.name: p for route in settings.routes if len(route.providers) > 1 for p in route.providers}
+    return [line for p in stand_ins.values() if (line := without_issuer(p)) is not None]
+
+
+def without_issuer(provider: Provider) -> str | None:
+    """What is to be said of a provider of which it is not known whose reasoning it honours; None where it is known, or
+    where apps' reasoning is every provider's own."""
+    if provider.issuer_is_known or provider.dialect == "openai":
+        return None
+    usual = catalog.OFFICIAL_ISSUERS[provider.dialect]
+    models = {"anthropic": "Claude", "gemini": "Gemini"}[provider.dialect]
+    return (
+        f"{provider.name} has no issuer: what other providers signed is left out of the calls that it gets; "
+        f'issuer = "{usual}" if it serves {models} and takes what that has signed elsewhere'
+    )
+
+
 def _error(source: str, expected: str, found: str) -> ConfigError:
     return ConfigError((Problem(source, "", expected, found),))
 
@@ -220,6 +239,7 @@ class _Reader(Values):
             windows = MappingProxyType({}) if entry is None else entry.context_window
         if dialect is None or base_url is None:
             return None
+        issuer = issuer or (entry.issuer if entry is not None else None) or catalog.issuer_at(dialect, base_url.host)
         return Provider(
             name=name,
             dialect=dialect,
@@ -230,10 +250,8 @@ class _Reader(Values):
             only=only,
             drop_fields=frozenset(drop or ()),
             headers=headers,
-            issuer=issuer
-            or (entry.issuer if entry is not None else None)
-            or catalog.issuer_at(dialect, base_url.host)
-            or name,
+            issuer=issuer or name,
+            issuer_is_known=issuer is not None or entry is not None,
             weight=weight,
             price=price,
             context_window=windows,

@@ -125,6 +125,8 @@ class Provider(msgspec.Struct, frozen=True):
     drop_fields: frozenset[str]
     headers: tuple[tuple[str, Secret], ...]
     issuer: str
+    issuer_is_known: bool
+    """The file or the catalog tells it; otherwise it is the provider's own name."""
     weight: float
     price: Price | None
     context_window: Mapping[str, int]

@@ -93,6 +93,8 @@ class Engine:
         self.tokens_total: Counter[tuple[str, str]] = Counter()
         self.cost_total: Counter[str] = Counter()
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)
+        self.advised: set[str] = set()
+        """Lines of advice that have been logged: each is told once."""
         self.changed: set[Callable[[], None]] = set()
         """Called whenever a settled attempt may have made room: who waits for a probe listens here."""
         self.last_well: dict[str, float] = {}

@@ -70,7 +70,7 @@ PLANS: list[tuple[str, World, dict[str, str], tuple[str, ...], list[str]]] = [
     ),
     ("without one: the official issuer", world(own=None, b="glm", c="anthropic"), {}, ("S",), ["c", "b without S"]),
     ("no own provider, none honours it", world(own=None, b="glm", c="kimi"), {}, ("S",), ["b", "c without S"]),
-    ("unsigned is not Claude's", world(a="anthropic", b="glm"), {}, ("-",), ["b", "a without -"]),
+    ("unsigned is not Claude's", world(a="anthropic", b="glm"), {}, ("-",), ["a without -", "b"]),
     ("strict", world("routing = { sealed = 'pin' }", a="x", b="y", c="x"), {}, ("S",), ["a", "c"]),
     ("strict, of two: the latest", world("routing = { sealed = 'pin' }", a="x", b="y"), {"b": "T"}, ("S", "T"), ["b"]),
 ]  # fmt: skip

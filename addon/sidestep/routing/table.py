@@ -68,7 +68,7 @@ class Candidate:
     leaves_out: frozenset[str] = frozenset()
     """The sealed pieces of the call that its issuer does not honour: they are left out of the copy that it gets."""
     tier: int = 0
-    """0: it takes the call whole; 1: it honours some of what is sealed; 2: nothing of it."""
+    """0: it honours all that was issued of the call's sealed pieces; 1: some of it; 2: nothing of it."""
 
     @property
     def target(self) -> sealed.Target:
@@ -185,22 +185,24 @@ def _with_copies(
     candidates: tuple[Candidate, ...], call: Call, home_issuer: str, issuer_of: IssuerOf
 ) -> tuple[Candidate, ...]:
     """The candidates, each with what it must not get."""
-    issuers: list[tuple[str, str | None]] = []
+    issuers: dict[str, str | None] = {}
     for name in call.sealed:
         found = issuer_of(name)
-        unsigned = name.startswith(UNSIGNED)
-        issuers.append((name, found.issuer if found is not None else None if unsigned else home_issuer))
+        unseen = None if name.startswith(UNSIGNED) else home_issuer
+        issuers[name] = unseen if found is None else found.issuer
+    # What was not signed, and not seen either, decides nothing: it is left out where it would be refused.
+    known = set(issuers.values()) - {None}
     copies = []
     for candidate in candidates:
         issuer = candidate.provider.issuer
-        out = frozenset(name for name, by in issuers if sealed.is_foreign(name, by, issuer))
-        tier = 0 if not out else 1 if any(by == issuer for _, by in issuers) else 2
+        out = frozenset(name for name, by in issuers.items() if sealed.is_foreign(name, by, issuer))
+        tier = 0 if known <= {issuer} else 1 if issuer in known else 2
         copies.append(replace(candidate, leaves_out=out, tier=tier) if out else candidate)
     return tuple(copies)
 
 
 def _able(candidates: tuple[Candidate, ...], call: Call) -> tuple[Candidate, ...]:
-    """Those that take the call whole, then those that can have a copy."""
+    """Those that honour all of it, then those that can have a copy."""
 
     def may(candidate: Candidate) -> bool:
         if not candidate.leaves_out:

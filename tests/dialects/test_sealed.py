@@ -381,6 +381,17 @@ def test_bodies_of_other_shapes(api: str, body: bytes) -> None:
     assert unsealed(call, Target("deepseek", "m"), body, {"x"}) is body
 
 
+@pytest.mark.parametrize(
+    ("api", "issuers"),
+    [("messages", ("deepseek", "moonshot")), ("responses", ("openrouter",)), ("chat", ("deepseek", "moonshot"))],
+)
+def test_who_demands_something(api: str, issuers: tuple[str, ...]) -> None:
+    """Some stand-ins need a copy of calls in which nothing is sealed, too."""
+    call = read(api, {})
+    known = ("anthropic", "openai", "deepseek", "moonshot", "openrouter", "zai", "vllm")
+    assert tuple(i for i in known if sealed.may_demand(call, Target(i, "m"))) == issuers
+
+
 def test_what_is_not_touched_stays_byte_for_byte() -> None:
     """Spaces, escapes and the order of keys outlive the copy wherever nothing was left out."""
     kept = b'{ "role":"user",  "content" : "\\u00e9 1e5" }'

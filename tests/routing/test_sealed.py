@@ -104,6 +104,15 @@ def test_what_goes_on_from_a_seal_goes_to_no_other() -> None:
     assert planned(made.exchange(body, PATH)) == ["a", "c"]
 
 
+def test_what_goes_on_from_a_seal_may_have_more_of_others() -> None:
+    """Those that may have it get a copy without what another one thought before, as ever."""
+    made = world(a="x", b="y")
+    issued(made.engine, a="SU", b="T")
+    body = talk("S", "T")
+    body["messages"].append({"role": "assistant", "content": [{"type": "redacted_thinking", "data": "U"}]})
+    assert planned(made.exchange(body, PATH)) == ["a without T"]
+
+
 def test_a_container_stays_with_its_provider_and_gets_a_copy_too() -> None:
     """What one provider holds decides where the call goes, and what it has not issued is left out all the same."""
     made = world(a="x", b="y")

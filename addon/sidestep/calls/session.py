@@ -17,7 +17,7 @@ from sidestep.breaker.outcomes import ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.calls import flows
 from sidestep.calls.decoding import decoded_start
 from sidestep.calls.watching import Watch
-from sidestep.config.reading import without_issuer
+from sidestep.config.advice import without_issuer
 from sidestep.config.settings import Provider, TimeoutSettings
 from sidestep.dialects.base import Call
 from sidestep.no_proxy import is_direct

@@ -34,6 +34,7 @@ def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tu
     if not any(word in body for word in _STATE_WORDS.get(operation, ())):
         return None, ()
     sealed: list[str] = []
+    items: Any = None
     ids: list[str] = []
     reasons: list[str] = []
 
@@ -52,12 +53,7 @@ def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tu
             # The answer is fetched later, by its id, from where the app sent this.
             reasons.append("background")
         items = value_of(fields.get("input"))
-        reasoning = (
-            [i for i in items if isinstance(i, dict) and i.get("type") == "reasoning"]
-            if isinstance(items, list)
-            else []
-        )
-        sealed = [name for item in reversed(reasoning) for name in sealed_openai.names(item)]
+        sealed = sealed_openai.reasoning(items)
         _references_need(needs, items)
         _items_need(needs, items)
         _tools_need(needs, value_of(fields.get("tools")))
@@ -71,7 +67,7 @@ def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tu
         needs("voice", isinstance(voice, dict) and voice.get("id"))
     if reasons:
         return Pin(PinKind.STATE, reasons[0], bounded(ids)), tuple(sealed)
-    if sealed and sealed_openai.is_bound(value_of(fields.get("input"))):
+    if sealed and sealed_openai.is_bound(items):
         return Pin(PinKind.SIGNATURE, "mcp_approval", tuple(sealed)), tuple(sealed)
     return None, tuple(sealed)
 

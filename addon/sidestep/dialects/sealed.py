@@ -57,9 +57,11 @@ def carries(call: Call, target: Target) -> bool:
 
 
 def may_demand(call: Call, target: Target) -> bool:
-    """Whether the target refuses calls for reasoning that is *not* in them, so that it needs a copy of any."""
+    """Whether the target refuses calls for what is *not* sealed in them, so that it needs a copy of any."""
     if call.dialect == "anthropic":
         return target.issuer in sealed_anthropic.DEMANDING
+    if call.operation == "responses":
+        return target.issuer in sealed_openai.STATELESS
     return call.operation == "chat/completions" and target.issuer in sealed_openai.DEMANDING
 
 

@@ -12,16 +12,7 @@ from typing import Any
 
 import msgspec
 
-from sidestep.dialects.common import (
-    UNSIGNED,
-    dicts_in,
-    digest,
-    encode,
-    fields_of,
-    items_of,
-    text_of,
-    value_of,
-)
+from sidestep.dialects.common import UNSIGNED, dicts_in, digest, encode, fields_of, items_of, text_of, value_of
 
 SIGNED = {
     "thinking": ("signature",),
@@ -144,8 +135,10 @@ def unsealed(body: bytes, issuer: str, model: str | None, leave_out: Collection[
     if issuer != OFFICIAL:
         # How long a cache is kept is Anthropic's own word; that there is one is not.
         for name in ("system", "tools"):
-            if b'"ttl"' in bytes(fields.get(name, b"")):
-                changes[name] = _encoded([_Block(b).without_ttl().raw for b in items_of(fields[name])])
+            before = items_of(fields.get(name))
+            after = [_Block(b).without_ttl().raw for b in before]
+            if after != before:
+                changes[name] = _encoded(after)
         for message in messages:
             message.blocks = [block.without_ttl() for block in message.blocks]
     if len(messages) != whole or any(m.is_changed for m in messages):
@@ -290,11 +283,7 @@ def _thinking_off(fields: Mapping[str, msgspec.Raw], thinking: msgspec.Raw | Non
         kept = [e for e in edits if not (_kind_of(e) or "").startswith(_CLEAR_THINKING)]
         if len(kept) < len(edits):
             # "`clear_thinking_20251015` strategy requires `thinking` to be enabled or adaptive".
-            rest = (
-                {**management, "edits": _encoded(kept)}
-                if kept
-                else {k: v for k, v in management.items() if k != "edits"}
-            )
+            rest = {k: v for k, v in management.items() if k != "edits"} | ({"edits": _encoded(kept)} if kept else {})
             changes["context_management"] = _encoded(rest) if rest else None
     config = fields_of(fields["output_config"]) if thinking is not None and "output_config" in fields else None
     if config is not None and "effort" in config:

@@ -39,6 +39,14 @@ def names(item: Any) -> list[str]:
     return [UNSIGNED + _digest(text)] if text else []
 
 
+def reasoning(items: Any) -> list[str]:
+    """The names of all reasoning in a Responses conversation, the newest first."""
+    found = (
+        [i for i in items if isinstance(i, dict) and i.get("type") == "reasoning"] if isinstance(items, list) else []
+    )
+    return [name for item in reversed(found) for name in names(item)]
+
+
 def _digest(text: str) -> str:
     return digest(text.encode("utf-8", "surrogatepass"))
 

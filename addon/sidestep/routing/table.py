@@ -184,7 +184,7 @@ def plan(
 def _with_copies(
     candidates: tuple[Candidate, ...], call: Call, home_issuer: str, issuer_of: IssuerOf
 ) -> tuple[Candidate, ...]:
-    """The candidates, each with what it must not get."""
+    """The candidates, each with what it does not get."""
     issuers: dict[str, str | None] = {}
     for name in call.sealed:
         found = issuer_of(name)
@@ -195,9 +195,11 @@ def _with_copies(
     copies = []
     for candidate in candidates:
         issuer = candidate.provider.issuer
-        out = frozenset(name for name, by in issuers.items() if sealed.is_foreign(name, by, issuer))
+        out: frozenset[str] = frozenset()
+        if candidate.provider.routing.sealed == "drop":
+            out = frozenset(name for name, by in issuers.items() if sealed.is_foreign(name, by, issuer))
         tier = 0 if known <= {issuer} else 1 if issuer in known else 2
-        copies.append(replace(candidate, leaves_out=out, tier=tier) if out else candidate)
+        copies.append(replace(candidate, leaves_out=out, tier=tier) if out or tier else candidate)
     return tuple(copies)
 
 
@@ -205,7 +207,7 @@ def _able(candidates: tuple[Candidate, ...], call: Call) -> tuple[Candidate, ...
     """Those that honour all of it, then those that can have a copy."""
 
     def may(candidate: Candidate) -> bool:
-        if not candidate.leaves_out:
+        if candidate.tier == 0:
             return True
         return candidate.provider.routing.sealed == "drop" and sealed.carries(call, candidate.target)
 
@@ -215,11 +217,11 @@ def _able(candidates: tuple[Candidate, ...], call: Call) -> tuple[Candidate, ...
 def _of_issuer(
     candidates: tuple[Candidate, ...], call: Call, home_issuer: str, issuer_of: IssuerOf
 ) -> tuple[Candidate, ...]:
-    """Those that honour the latest piece: the call goes to no other, and as it is."""
-    latest = next((found.issuer for name in call.sealed if (found := issuer_of(name)) is not None), home_issuer)
-    for issuer in (latest, home_issuer):
+    """Those that honour the latest piece: the call goes to no other."""
+    latest = issuer_of(call.sealed[0])
+    for issuer in (home_issuer if latest is None else latest.issuer, home_issuer):
         if chosen := tuple(c for c in candidates if c.provider.issuer == issuer):
-            return tuple(replace(c, leaves_out=frozenset(), tier=0) for c in chosen)
+            return chosen
     return ()
 
 

@@ -7,8 +7,10 @@ ones do.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,10 +18,8 @@ import pytest
 from support.provider import Behaviour, Provider, Seen
 from support.proxy import Mitmdump
 from support.raw import Wire, request
-from support.settings import config
+from support.settings import route, table
 
-Make = Callable[..., Provider]
-Start = Callable[..., Mitmdump]
 Json = dict[str, Any]
 
 STORY = """
@@ -134,47 +134,84 @@ def answer(api: str, by: str, number: int, *, stream: bool) -> Behaviour:
     return Behaviour(body=data, headers={"content-type": "text/event-stream"} if stream else {})
 
 
-def is_strict(api: str, provider: Provider, stream: bool) -> None:
+def is_strict(api: str, provider: Provider, stream: bool, row: int) -> None:
     """The provider answers what holds no other one's seals, and refuses the rest."""
 
     def choose(seen: Seen) -> Behaviour:
         if seen.body.count(b"SEAL-") > seen.body.count(b"SEAL-" + provider.name.encode()):
             message = REFUSALS[api]
             return Behaviour(status=400, body=json.dumps({"error": {"message": message}}).encode())
-        return answer(api, provider.name, provider.count, stream=stream)
+        return answer(api, provider.name, 100 * row + provider.count, stream=stream)
 
     provider.chooser = choose
 
 
-class World:
-    """Two strict providers, the first addressed by the app, behind one proxy."""
+@dataclass
+class Row:
+    """Two strict providers of one API, the first addressed by the app; all rows are behind one proxy."""
 
-    def __init__(self, api: str, stream: bool, provider: Make, proxy: Start, script: Any, **tables: Any) -> None:
-        self.api, self.stream = api, stream
-        self.a, self.b = provider("a"), provider("b")
-        for each in (self.a, self.b):
-            is_strict(api, each, stream)
-        script.write_text(STORY)
-        self._settings = {**FAST, **tables}
-        text = config(api, self.a, self.b, own=self.a, **self._settings)
-        self.m = proxy(text, "-s", str(script))
+    number: int
+    api: str
+    stream: bool
+    a: Provider
+    b: Provider
+    m: Mitmdump | None = None
 
-    def ask(self, talk: Talk, m: Mitmdump | None = None) -> tuple[int, str, bytes]:
+    def ask(self, talk: Talk) -> tuple[int, str, bytes]:
         """Status, attempts and body of what the app gets."""
         path = PATHS[self.api]
         if self.api == "gemini":
             path += "streamGenerateContent?alt=sse" if self.stream else "generateContent"
         dialect = "openai" if self.api == "responses" else "other"
         sent = request(self.a.url(dialect) + path, talk.body(self.stream), ("content-type", "application/json"))
-        with Wire(m or self.m) as wire:
+        assert self.m is not None
+        with Wire(self.m) as wire:
             status, headers, body = wire.send(sent).answer()
-        return status, headers["x-sidestep-attempts"], body
+        return status, headers["x-sidestep-attempts"].replace(f".{self.number}:", ":"), body
+
+    def answered(self, by: str, number: int) -> list[Json]:
+        """What the app keeps of the answer with this number of one of them."""
+        return answered(self.api, by, 100 * self.number + number)
 
     def got(self, provider: Provider) -> list[Json]:
         """The conversation as a provider got it last."""
         body = provider.requests[-1].json
         found: list[Json] = body.get("messages") or body.get("input") or body.get("contents")
         return found
+
+    def log(self, pattern: str) -> str:
+        assert self.m is not None
+        return self.m.wait_for_log(pattern)[1]
+
+
+WAYS = ("home", "restart", "pin", "stays")
+Take = Callable[[str, str, bool], Row]
+
+
+@pytest.fixture(scope="module")
+def row(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Take]:
+    """A row for each way, API and kind of answer."""
+    folder = tmp_path_factory.mktemp("sealed")
+    script = folder / "story.py"
+    script.write_text(STORY)
+    rows: dict[tuple[str, str, bool], Row] = {}
+    texts = [table(name, values) for name, values in FAST.items()]
+    with ExitStack() as stack:
+        for number, (way, api, stream) in enumerate(product(WAYS, PATHS, (False, True))):
+            a, b = (stack.enter_context(Provider(name)) for name in "ab")
+            for each in (a, b):
+                is_strict(api, each, stream, number)
+            extra = 'routing = { sealed = "pin" }\n' if way == "pin" else ""
+            texts.append(route(api, a, b, own=a, suffix=f".{number}", extra=extra))
+            rows[way, api, stream] = Row(number, api, stream, a, b)
+        m = stack.enter_context(Mitmdump(folder / "proxy", "\n".join(texts), "-s", str(script)))
+
+        def take(way: str, api: str, stream: bool) -> Row:
+            found = rows[way, api, stream]
+            found.m = m
+            return found
+
+        yield take
 
 
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -183,75 +220,75 @@ APIS = pytest.mark.parametrize("api", PATHS)
 
 @APIS
 @BOTH
-def test_a_session_goes_on_and_comes_home(api: str, stream: bool, provider: Make, proxy: Start, tmp_path: Any) -> None:
+def test_a_session_goes_on_and_comes_home(api: str, stream: bool, row: Take) -> None:
     """After two good turns the first provider fails: the second one answers a copy without the first one's reasoning;
     once home is well it gets its own reasoning back untouched, the stand-in's never, and the same in every later
     call."""
-    world = World(api, stream, provider, proxy, tmp_path / "story.py")
+    world = row("home", api, stream)
     talk = Talk(api, (asks(api, "one"),))
     for number in (1, 2):
         assert world.ask(talk)[:2] == (200, "a:200")
-        talk = talk.said(*answered(api, "a", number), asks(api, "more"))
+        talk = talk.said(*world.answered("a", number), asks(api, "more"))
     own = talk
 
     world.a.then(DOWN)
     assert world.ask(talk)[:2] == (200, "a:503, b:200")
-    first, second = answered(api, "a", 1), answered(api, "a", 2)
+    first, second = world.answered("a", 1), world.answered("a", 2)
     one, more = asks(api, "one"), asks(api, "more")
     assert world.a.requests[-1].body == own.body(stream)
     assert world.got(world.b) == [one, *left_out(api, first), more, *left_out(api, second), more]
-    story = json.loads(world.m.wait_for_log(r"STORY (\{.*a:503, b:200.*|\{.*\"reason\": \"http_5xx\".*\})")[1])
+    story = json.loads(world.log(rf'STORY (\{{.*"provider": "a\.{world.number}"[^}}]*"reason": "http_5xx".*\}})'))
     assert [a["notes"] for a in story["attempts"]] == [[], ["reasoning of another issuer left out"]]
     if api != "responses":
-        world.m.wait_for_log("b has no issuer")
+        world.log(rf"(b\.{world.number} has no issuer)")
 
-    third = answered(api, "b", 1)
+    third = world.answered("b", 1)
     talk = talk.said(*third, more)
     assert world.ask(talk)[:2] == (200, "a:200")
     home = [one, *first, more, *second, more, *left_out(api, third), more]
     assert world.got(world.a) == home
-    fourth = answered(api, "a", world.a.count)
+    fourth = world.answered("a", world.a.count)
     talk = talk.said(*fourth, more)
     assert world.ask(talk)[:2] == (200, "a:200")
     assert world.got(world.a) == [*home, *fourth, more]
 
 
 @APIS
-def test_the_strict_rule(api: str, provider: Make, proxy: Start, tmp_path: Any) -> None:
+@BOTH
+def test_the_strict_rule(api: str, stream: bool, row: Take) -> None:
     """With `sealed = "pin"` no other issuer's provider is asked, and the app gets its own provider's failure."""
-    world = World(api, False, provider, proxy, tmp_path / "story.py", routing={"sealed": "pin", "stick_seconds": 0})
+    world = row("pin", api, stream)
     talk = Talk(api, (asks(api, "one"),))
     assert world.ask(talk)[:2] == (200, "a:200")
     world.a.then(DOWN)
-    assert world.ask(talk.said(*answered(api, "a", 1), asks(api, "more")))[:2] == (503, "a:503")
+    assert world.ask(talk.said(*world.answered("a", 1), asks(api, "more")))[:2] == (503, "a:503")
     assert world.b.count == 0
 
 
 @APIS
 @BOTH
-def test_what_a_proxy_that_is_gone_has_seen(
-    api: str, stream: bool, provider: Make, proxy: Start, tmp_path: Any
-) -> None:
+def test_what_a_proxy_that_is_gone_has_seen(api: str, stream: bool, row: Take) -> None:
     """A conversation that goes on behind a proxy that never saw a stand-in's reasoning: home refuses it, is asked once
     more without, and never gets it again."""
-    world = World(api, stream, provider, proxy, tmp_path / "story.py")
-    foreign = answered(api, "b", 1)
+    world = row("restart", api, stream)
+    foreign = world.answered("b", 1)
     one, more = asks(api, "one"), asks(api, "more")
     talk = Talk(api, (one, *foreign, more))
     assert world.ask(talk)[:2] == (200, "a:400, a:200")
     assert world.got(world.a) == [one, *left_out(api, foreign), more]
-    own = answered(api, "a", world.a.count)
+    own = world.answered("a", world.a.count)
     assert world.ask(talk.said(*own, more))[:2] == (200, "a:200")
     assert world.got(world.a) == [one, *left_out(api, foreign), more, *own, more]
 
 
-def test_a_refusal_that_stays_reaches_the_app(provider: Make, proxy: Start, tmp_path: Any) -> None:
+def test_a_refusal_that_stays_reaches_the_app(row: Take) -> None:
     """Where the repeat is refused as well the app gets a provider's own words, and no third attempt is made."""
-    world = World("messages", False, provider, proxy, tmp_path / "story.py")
+    world = row("stays", "messages", False)
     body = json.dumps({"error": {"type": "invalid_request_error", "message": REFUSALS["messages"]}}).encode()
     world.a.chooser = None
     world.a.default = Behaviour(status=400, body=body)
-    talk = Talk("messages", (asks("messages", "one"), *answered("messages", "a", 1), asks("messages", "more")))
+    talk = Talk("messages", (asks("messages", "one"), *world.answered("a", 1), asks("messages", "more")))
     assert world.ask(talk) == (400, "a:400, a:400", body)
     assert (world.a.count, world.b.count) == (2, 0)
-    assert world.m.provider("a")["state"] == "closed"
+    assert world.m is not None
+    assert world.m.provider(f"a.{world.number}")["state"] == "closed"

@@ -19,7 +19,7 @@ OFFICIAL = {
 """The base URL that each dialect's official SDK calls by default."""
 
 OFFICIAL_ISSUERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
-"""Who signs the reasoning of the models behind them."""
+"""Whose signature the reasoning bears that comes from there."""
 
 _ISSUERS = (
     ("anthropic", "api.anthropic.com", "anthropic"),
@@ -48,7 +48,7 @@ AUTH_BY_DIALECT = {"openai": "bearer", "anthropic": "x-api-key", "gemini": "x-go
 
 
 def issuer_at(dialect: str, host: str) -> str | None:
-    """Whose sealed reasoning is honoured at a host; None: nobody told us."""
+    """Whose sealed reasoning is honoured at a host; None: it is not known."""
     for of, glob, issuer in _ISSUERS:
         if fnmatch.fnmatchcase(dialect, of) and fnmatch.fnmatchcase(host, glob):
             return issuer

@@ -41,7 +41,7 @@ class Target:
 
 
 _SIGNERS = frozenset({sealed_anthropic.OFFICIAL, sealed_openai.OFFICIAL})
-"""Issuers who sign all of their reasoning: what bears no signature is none of theirs, and is refused."""
+"""Issuers that sign all of their reasoning: what bears no signature is none of theirs, and is refused."""
 
 
 def is_foreign(name: str, issuer: str | None, target: str) -> bool:

@@ -133,7 +133,7 @@ class Exchange:
             )
         if keeper is not None:
             candidates = [keeper, *(c for c in candidates if c is not keeper)]
-        # For whose copy something must be left out comes after those that take the call as it is.
+        # Neither a strategy nor a stay brings a provider before those that honour more of what is sealed.
         candidates = sorted(candidates, key=lambda c: c.tier)
         return Plan(tuple(candidates), plan.pinned, plan.passthrough)
 

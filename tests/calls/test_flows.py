@@ -39,7 +39,8 @@ def pointed(body: Any, provider: int, *, leaves_out: bool, encoding: str = "") -
     """The body as it was sent, and the request as it then goes to this provider."""
     sent = json.dumps(body).encode()
     sent = gzip.compress(sent) if encoding else sent
-    request = http.Request.make("POST", "http://app.test/v1/messages", sent, {"content-type": "application/json"})
+    request = http.Request.make("POST", "http://app.test/v1/messages", sent)
+    request.headers["content-type"] = "application/json"
     if encoding:
         request.headers["content-encoding"] = encoding
     routes = RouteTable(reading.parse(TEXT, {}).routes)

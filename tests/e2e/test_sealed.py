@@ -105,32 +105,28 @@ def answer(api: str, by: str, number: int, *, stream: bool) -> Behaviour:
         data = json.dumps(body).encode()
         if stream:
             done = [{"type": "response.output_item.done", "item": item} for item in items]
-            events = [*done, {"type": "response.completed", "response": {**body, "output": []}}]
+            events: list[Json] = [*done, {"type": "response.completed", "response": {**body, "output": []}}]
             data = b"".join(map(event, events))
     else:
         thought, said = items[0]["content"]
         body = {"type": "message", "role": "assistant", "content": [thought, said], "stop_reason": "end_turn"}
         data = json.dumps(body).encode()
         if stream:
-            start = {"index": 0, "type": "content_block_start"}
-            delta = {"index": 0, "type": "content_block_delta"}
-            data = b"".join(
-                map(
-                    event,
-                    [
-                        {"type": "message_start", "message": {**body, "content": [], "stop_reason": None}},
-                        {**start, "content_block": {"type": "thinking", "thinking": "", "signature": ""}},
-                        {**delta, "delta": {"type": "thinking_delta", "thinking": thought["thinking"]}},
-                        {**delta, "delta": {"type": "signature_delta", "signature": thought["signature"]}},
-                        {"type": "content_block_stop", "index": 0},
-                        {**start, "index": 1, "content_block": {"type": "text", "text": ""}},
-                        {**delta, "index": 1, "delta": {"type": "text_delta", "text": said["text"]}},
-                        {"type": "content_block_stop", "index": 1},
-                        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}},
-                        {"type": "message_stop"},
-                    ],
-                )
-            )
+            start: Json = {"index": 0, "type": "content_block_start"}
+            delta: Json = {"index": 0, "type": "content_block_delta"}
+            events = [
+                {"type": "message_start", "message": {**body, "content": [], "stop_reason": None}},
+                {**start, "content_block": {"type": "thinking", "thinking": "", "signature": ""}},
+                {**delta, "delta": {"type": "thinking_delta", "thinking": thought["thinking"]}},
+                {**delta, "delta": {"type": "signature_delta", "signature": thought["signature"]}},
+                {"type": "content_block_stop", "index": 0},
+                {**start, "index": 1, "content_block": {"type": "text", "text": ""}},
+                {**delta, "index": 1, "delta": {"type": "text_delta", "text": said["text"]}},
+                {"type": "content_block_stop", "index": 1},
+                {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}},
+                {"type": "message_stop"},
+            ]
+            data = b"".join(map(event, events))
     return Behaviour(body=data, headers={"content-type": "text/event-stream"} if stream else {})
 
 

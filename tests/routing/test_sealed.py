@@ -159,6 +159,20 @@ def test_a_refusal_is_repaired_once() -> None:
     assert planned(made.exchange(talk("S", "T", "U"), PATH)) == ["a without T", "b without STU"]
 
 
+def test_a_request_that_comes_back_to_a_provider_brings_the_repaired_copy() -> None:
+    """What was refused once is not sent there again, in whatever round the provider is asked."""
+    made = world(a="x")
+    issued(made.engine, a="S")
+    made.engine.live |= {"this request", "another"}
+    exchange = made.exchange(talk("S", "T"), PATH)
+    ask(made, exchange)
+    made.fail(exchange, REFUSED)
+    assert ask(made, exchange) == "a without T"
+    made.fail(exchange, judging.TIMEOUT)
+    made.now += made.engine.settings.providers[0].circuit.open_seconds
+    assert ask(made, exchange) == "a without T"
+
+
 def test_a_refusal_of_its_own_reasoning() -> None:
     """Where all of it was its own, the repeat goes without any, and nothing is learnt from that."""
     made = world(a="x", b="y")

@@ -300,7 +300,7 @@ class Provider:
                 return False
             dialect, operation, stream = _kind(seen)
             if b.status >= 400:
-                body = b.body if b.body is not None else _error_body(dialect, b)
+                body = b.body if b.body is not None else error_body(dialect, b)
                 await self._whole(writer, b, body, "application/json")
                 return True
             if b.body is not None or not stream:
@@ -470,7 +470,7 @@ def _kind(seen: Seen) -> tuple[str, str, bool]:
     return dialect, operation, stream
 
 
-def _error_body(dialect: str, b: Behaviour) -> bytes:
+def error_body(dialect: str, b: Behaviour) -> bytes:
     match dialect:
         case "anthropic":
             body: Any = {"type": "error", "error": {"type": b.code or "api_error", "message": b.message}}
@@ -493,7 +493,7 @@ def words(name: str, b: Behaviour) -> Iterator[str]:
     yield from (f" w{i}" for i in range(1, b.tokens))
 
 
-class _Grammar:
+class Grammar:
     def __init__(self, name: str, seen: Seen, b: Behaviour) -> None:
         self.name = name
         self.b = b
@@ -517,7 +517,7 @@ class _Grammar:
         return []
 
     def error(self, b: Behaviour) -> bytes:
-        return b"data: " + _error_body("openai", b) + b"\n\n"
+        return b"data: " + error_body("openai", b) + b"\n\n"
 
     def token(self, i: int) -> bytes:
         raise NotImplementedError
@@ -529,7 +529,7 @@ class _Grammar:
         raise NotImplementedError
 
 
-class _Chat(_Grammar):
+class _Chat(Grammar):
     def event(self, **more: Any) -> bytes:
         body = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": self.model}
         return b"data: " + json.dumps({**body, **more}).encode() + b"\n\n"
@@ -568,7 +568,7 @@ class _Chat(_Grammar):
         }
 
 
-class _Responses(_Grammar):
+class _Responses(Grammar):
     def event(self, kind: str, **more: Any) -> bytes:
         body = {"type": kind, "sequence_number": 0, **more}
         return f"event: {kind}\ndata: {json.dumps(body)}\n\n".encode()
@@ -626,7 +626,7 @@ class _Responses(_Grammar):
         return self.response("completed", [self.message("".join(self.tokens))])
 
 
-class _Messages(_Grammar):
+class _Messages(Grammar):
     def event(self, kind: str, **more: Any) -> bytes:
         return f"event: {kind}\ndata: {json.dumps({'type': kind, **more})}\n\n".encode()
 
@@ -681,12 +681,12 @@ class _Messages(_Grammar):
         return self.message(content, self.b.finish or "end_turn", self.b.tokens)
 
 
-class _CountTokens(_Grammar):
+class _CountTokens(Grammar):
     def whole(self) -> Any:
         return {"input_tokens": 7}
 
 
-class _Gemini(_Grammar):
+class _Gemini(Grammar):
     def body(self, text: str, finish: str | None) -> dict[str, Any]:
         candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0}
         if finish:
@@ -704,22 +704,20 @@ class _Gemini(_Grammar):
 
     def error(self, b: Behaviour) -> bytes:
         return (
-            b"data: "
-            + _error_body("gemini", Behaviour(status=503, code="UNAVAILABLE", message=b.message))
-            + b"\r\n\r\n"
+            b"data: " + error_body("gemini", Behaviour(status=503, code="UNAVAILABLE", message=b.message)) + b"\r\n\r\n"
         )
 
     def whole(self) -> Any:
         return self.body("".join(self.tokens), "STOP")
 
 
-class _Other(_Grammar):
+class _Other(Grammar):
     def whole(self) -> Any:
         data = [{"object": "embedding", "index": 0, "embedding": [0.1, 0.2]}]
         return {"object": "list", "data": data, "model": self.model, "by": self.name, "usage": {"prompt_tokens": 1}}
 
 
-_GRAMMARS: dict[str, type[_Grammar]] = {
+_GRAMMARS: dict[str, type[Grammar]] = {
     "chat/completions": _Chat,
     "responses": _Responses,
     "messages": _Messages,
@@ -727,6 +725,11 @@ _GRAMMARS: dict[str, type[_Grammar]] = {
     "generateContent": _Gemini,
     "other": _Other,
 }
+
+
+def grammar(operation: str, name: str, body: bytes, b: Behaviour) -> Grammar:
+    """How a provider of this name words its answer to a request's body."""
+    return _GRAMMARS[operation](name, Seen("POST", "", [], body, 0, b"", 0), b)
 
 
 def main() -> None:

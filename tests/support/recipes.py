@@ -1,0 +1,283 @@
+"""Recipes of one provider's answers: which bytes go over the wire and when, and what an app should make of them.
+
+What can be odd about an answer is in `oddities`; here is the plain one, its content encoding and its framing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+import brotli  # type: ignore[import-untyped]
+
+from support.calls import DIALECT
+from support.encodings import zstd
+from support.provider import Behaviour, Grammar, grammar
+
+
+class Act(Enum):
+    """What a provider does on the wire other than send and wait."""
+
+    CLOSE = "close"
+    RESET = "reset"
+    STALL = "stall"
+
+
+Step = bytes | float | Act
+"""Bytes to send, seconds to wait, or what else is done."""
+
+PATHS = {
+    "chat": "/chat/completions",
+    "responses": "/responses",
+    "messages": "/v1/messages",
+    "gemini": "/v1beta/models/gemini-2.5-pro:{method}",
+}
+LONG_PACES = ("long silence with pings", "long silence")
+STREAM_TYPE, WHOLE_TYPE = "text/event-stream", "application/json"
+RESET_AFTER = 0.15
+"""Seconds before a reset, which may overtake what was sent just before it."""
+
+WIRES = ("h1 to h1", "h2 to h1", "h2 to h2")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a body, an event or a part of a whole answer; and how long its provider waits before it."""
+
+    data: bytes
+    content: bool = False
+    wait: float = 0.0
+    broken: bool = False
+    """No SDK can parse it."""
+    comes_with: str = ""
+    """The event's name in these tests: before, token, finish, terminal, error, other."""
+
+
+@dataclass
+class Recipe:
+    """One answer. `parts`: its body before framing and content encoding."""
+
+    api: str
+    stream: bool
+    wire: str = WIRES[0]
+    status: int = 200
+    reason: str = "OK"
+    content_type: str | None = None
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    text: str = ""
+    """What an app reads of it, where it is an answer."""
+    framing: str = "chunked"
+    encoding: str = ""
+    before_head: list[Step] = field(default_factory=list)
+    instead: list[Step] | None = None
+    """In place of head and body."""
+    end: Act | None = None
+    """In place of the body's proper end."""
+    promised: int | None = None
+    """A Content-Length that the body does not reach."""
+    pieces: Callable[[bytes], list[bytes]] | None = None
+    """How the bytes of the body are cut for sending."""
+    first: Recipe | None = None
+    """What the provider does at the first attempt alone: asked again it gives this answer."""
+    earlier: Recipe | None = None
+    """The answer to the request that goes before on the same connection."""
+    breaks_idle: bool = False
+    """The connection of the earlier request breaks when it is used again."""
+    oddities: dict[str, str] = field(default_factory=dict)
+    faults: set[str] = field(default_factory=set)
+    """What keeps it from being a whole good answer: words that the names of betterments look for."""
+
+    @property
+    def dialect(self) -> str:
+        return DIALECT[self.api]
+
+    @property
+    def path(self) -> str:
+        method = "streamGenerateContent?alt=sse" if self.stream else "generateContent"
+        return PATHS[self.api].format(method=method)
+
+    @property
+    def grammar(self) -> Grammar:
+        return grammar_of(self.api, self.request())
+
+    @property
+    def long(self) -> bool:
+        return self.oddities.get("pace", "") in LONG_PACES
+
+    @property
+    def suspects(self) -> list[str]:
+        """The oddities, each as one word for all that are alike."""
+        return [f"{k}={v.partition(',')[0].partition(' in pieces')[0]}" for k, v in self.oddities.items()]
+
+    def __str__(self) -> str:
+        odd = ", ".join(f"{k}={v}" for k, v in self.oddities.items()) or "nothing odd"
+        return f"{self.api} {'streamed' if self.stream else 'whole'}: {odd}"
+
+    def request(self) -> bytes:
+        """The body of the request that it answers."""
+        match self.api:
+            case "gemini":
+                body: dict[str, object] = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+            case "responses":
+                body = {"model": "gpt-4o", "input": "hi", "stream": self.stream}
+            case _:
+                body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], "stream": self.stream}
+                if self.api == "messages":
+                    body |= {"model": "claude-opus-4-8", "max_tokens": 99}
+        return json.dumps(body).encode()
+
+    # --- bytes
+
+    def encoded(self) -> list[Part]:
+        """The parts in the content encoding, each flushed so that it can be read as soon as it has come."""
+        return ENCODE[self.encoding](self.parts)
+
+    @property
+    def content_at(self) -> int:
+        """How many bytes of the body as it is sent hold the first content; of a whole answer all."""
+        total = 0
+        parts = self.encoded()
+        for part in parts:
+            total += len(part.data)
+            if part.content and self.stream:
+                return total
+        return total
+
+    def steps(self) -> list[Step]:
+        if self.instead is not None:
+            return [*self.before_head, *self.instead]
+        parts = self.encoded()
+        length = sum(len(p.data) for p in parts)
+        fields = list(self.headers)
+        if self.content_type is not None:
+            fields.insert(0, ("Content-Type", self.content_type))
+        if self.encoding:
+            fields.append(("Content-Encoding", _ENCODING_NAMES.get(self.encoding, self.encoding)))
+        bodiless = self.status in (204, 304)
+        match self.framing:
+            case _ if bodiless:
+                parts = []
+            case "length":
+                fields.append(("Content-Length", str(length if self.promised is None else self.promised)))
+            case "close":
+                fields.append(("Connection", "close"))
+            case "trailers":
+                fields += [("Trailer", "X-Checksum"), ("Transfer-Encoding", "chunked")]
+            case _:
+                fields.append(("Transfer-Encoding", "chunked"))
+        head = f"HTTP/1.1 {self.status} {self.reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in fields) + "\r\n"
+        steps: list[Step] = [*self.before_head, head.encode("latin-1")]
+        chunked = self.framing in ("chunked", "trailers") and not bodiless
+        for part in parts:
+            if part.wait:
+                steps.append(part.wait)
+            for piece in self.pieces(part.data) if self.pieces is not None else [part.data]:
+                if piece:
+                    steps.append(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+        if bodiless:
+            steps.append(Act.CLOSE)
+        elif self.end is not None:
+            steps += [RESET_AFTER, self.end] if self.end is Act.RESET else [self.end]
+        elif chunked:
+            steps.append(b"0\r\nX-Checksum: 1\r\n\r\n" if self.framing == "trailers" else b"0\r\n\r\n")
+        elif self.framing == "close":
+            steps.append(Act.CLOSE)
+        return steps
+
+
+_OPERATIONS = {
+    "chat": "chat/completions",
+    "responses": "responses",
+    "messages": "messages",
+    "gemini": "generateContent",
+}
+
+
+def grammar_of(api: str, request: bytes, tokens: int = 6) -> Grammar:
+    return grammar(_OPERATIONS[api], "A", request, Behaviour(tokens=tokens))
+
+
+# --- content encodings
+
+
+def _flushed(make: Callable[[], tuple[Callable[[bytes], bytes], Callable[[bool], bytes]]]) -> _Encode:
+    """An encoder of parts out of a compressor's `compress` and its `flush(last)`."""
+
+    def encode(parts: list[Part]) -> list[Part]:
+        compress, flush = make()
+        out = [replace(p, data=compress(p.data) + flush(False)) for p in parts]
+        last = flush(True)
+        return [*out[:-1], replace(out[-1], data=out[-1].data + last)] if out else [Part(last)]
+
+    return encode
+
+
+_Encode = Callable[[list[Part]], list[Part]]
+
+
+def _zlib(bits: int) -> Callable[[], tuple[Callable[[bytes], bytes], Callable[[bool], bytes]]]:
+    def make() -> tuple[Callable[[bytes], bytes], Callable[[bool], bytes]]:
+        c = zlib.compressobj(wbits=bits)
+        return c.compress, lambda last: c.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+
+    return make
+
+
+def _br() -> tuple[Callable[[bytes], bytes], Callable[[bool], bytes]]:
+    c = brotli.Compressor()
+    return c.process, lambda last: c.finish() if last else c.flush()
+
+
+def _zstd() -> tuple[Callable[[bytes], bytes], Callable[[bool], bytes]]:
+    c = zstd.ZstdCompressor()
+    return c.compress, lambda last: c.flush(c.FLUSH_FRAME if last else c.FLUSH_BLOCK)
+
+
+def _members(parts: list[Part]) -> list[Part]:
+    return [replace(p, data=gzip.compress(p.data, mtime=0)) for p in parts]
+
+
+def _frames(parts: list[Part]) -> list[Part]:
+    return [replace(p, data=zstd.compress(p.data)) for p in parts]
+
+
+def _as_it_is(parts: list[Part]) -> list[Part]:
+    return parts
+
+
+ENCODE: dict[str, _Encode] = {
+    "": _as_it_is,
+    "identity": _as_it_is,
+    "gzip": _flushed(_zlib(31)),
+    "GZip": _flushed(_zlib(31)),
+    "gzip members": _members,
+    "deflate": _flushed(_zlib(15)),
+    "raw deflate": _flushed(_zlib(-15)),
+    "br": _flushed(_br),
+    "zstd": _flushed(_zstd),
+    "zstd frames": _frames,
+    "x-unknown": _as_it_is,
+}
+_ENCODING_NAMES = {"gzip members": "gzip", "raw deflate": "deflate", "zstd frames": "zstd"}
+
+
+def plain(api: str, *, stream: bool) -> Recipe:
+    """A good answer with nothing odd."""
+    r = Recipe(api, stream, content_type=STREAM_TYPE if stream else WHOLE_TYPE)
+    g = r.grammar
+    r.text = "".join(g.tokens)
+    if not stream:
+        r.framing = "length"
+        r.parts = [Part(json.dumps(g.whole()).encode(), content=True, comes_with="whole")]
+        return r
+    r.parts = [Part(d, comes_with="before") for d in g.before()]
+    tokens = [Part(g.token(i), content=True, wait=0.01, comes_with="token") for i in range(len(g.tokens))]
+    r.parts += tokens
+    r.parts += [Part(d, comes_with="finish") for d in g.finish()]
+    r.parts += [Part(d, comes_with="terminal") for d in g.terminal()]
+    return r

@@ -1,0 +1,361 @@
+"""Judges two readings of one answer, one behind a bare proxy and one behind Sidestep.
+
+`NAMED` is the whole list of differences that are no harm to an app, each with its reason. Whatever else differs is
+worse.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from support.calls import Result
+from support.rawreading import Reading
+from support.recipes import Part, Recipe
+
+LATE_SECONDS = 0.35
+"""What a busy machine may add."""
+HELD_SECONDS = 5.0
+"""How long signs of life may be held back before content: by then an app's own watchdog could care."""
+BACKOFF_SECONDS = 0.6
+"""The pause before the same provider is asked again, with its jitter, and what the second attempt adds."""
+WAIT_SECONDS = 3.0
+"""The longest wait for a limit to end, `attempts.wait_seconds`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`name`: of a difference that is none for the worse; `kind`: what differs, where it is for the worse."""
+
+    name: str = ""
+    kind: str = ""
+    late: bool = False
+
+    @property
+    def worse(self) -> bool:
+        return bool(self.kind)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A difference that no app suffers from."""
+
+    name: str
+    reason: str
+    holds: Callable[[Recipe, Reading, Reading], bool]
+
+
+EQUAL = Verdict()
+
+
+# --- what is looked for
+
+
+def same(one: Reading, other: Reading) -> bool:
+    return (
+        one.status == other.status
+        and one.shown == other.shown
+        and one.body == other.body
+        and one.end == other.end
+        and one.extra == other.extra
+    )
+
+
+def is_good(recipe: Recipe, reading: Reading) -> bool:
+    """The whole answer, as its provider meant it."""
+    whole = b"".join(p.data for p in recipe.encoded())
+    return reading.status == recipe.status and reading.body == whole and reading.end == "clean"
+
+
+def is_own_error(recipe: Recipe, reading: Reading) -> bool:
+    """An error of Sidestep's own that the dialect's SDK raises."""
+    if reading.status not in (502, 503, 504) or reading.end != "clean" or not reading.header("x-sidestep-request-id"):
+        return False
+    try:
+        return "error" in json.loads(reading.body)
+    except ValueError:
+        return False
+
+
+def is_proxys_page(reading: Reading) -> bool:
+    return reading.status == 502 and b"<html>" in reading.body and b"Bad Gateway" in reading.body
+
+
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+def _events(body: bytes) -> list[bytes]:
+    """The events of a stream with the blank line that ends each; what is left over is the last."""
+    found, at = [], 0
+    for match in _EVENT_END.finditer(body):
+        found.append(body[at : match.end()])
+        at = match.end()
+    return [*found, body[at:]] if body[at:] else found
+
+
+def is_error_event(api: str, event: bytes) -> bool:
+    data = b"".join(line[5:] for line in event.splitlines() if line.startswith(b"data:"))
+    try:
+        told = json.loads(data)
+    except ValueError:
+        return False
+    if not isinstance(told, dict):
+        return False
+    if api == "responses":
+        return told.get("type") in ("error", "response.failed") or "error" in told
+    return "error" in told
+
+
+def ends_in_band(recipe: Recipe, bare: Reading, side: Reading) -> bool:
+    """Sidestep's stream is the bare one up to its last whole event, and then an error event."""
+    events = _events(side.body)
+    if side.status != 200 or side.end != "clean" or not events or not is_error_event(recipe.api, events[-1]):
+        return False
+    kept = b"".join(events[:-1])
+    rest = _events(bare.body[len(kept) :])
+    lost = [e for e in rest if _EVENT_END.search(e) and not is_error_event(recipe.api, e)]
+    return bare.body.startswith(kept) and not lost
+
+
+def _without(parts: list[Part]) -> bytes:
+    return b"".join(p.data for p in parts if not p.broken)
+
+
+def _late(recipe: Recipe, bare: Reading, side: Reading) -> tuple[float, float]:
+    """By how many seconds Sidestep's answer is behind the bare one at most: before its content, and from there on.
+    Of a whole answer all but its end is before its content."""
+    content_at = recipe.content_at
+    before, after = 0.0, 0.0
+    for at, size in [(bare.head_at, 0), *bare.arrivals]:
+        came = side.came_at(size)
+        if came is None:
+            continue
+        if size < content_at:
+            before = max(before, came - at)
+        else:
+            after = max(after, came - at)
+    if bare.end == "clean":
+        after = max(after, side.done_at - bare.done_at)
+    return before, after
+
+
+def _asked_again(bare: Reading, side: Reading) -> float:
+    """The seconds that further attempts may take."""
+    return (len(side.attempts) - 1) * (BACKOFF_SECONDS + bare.done_at) if len(side.attempts) > 1 else 0.0
+
+
+# --- the names
+
+
+def _faulty(*faults: str) -> Callable[[Recipe], bool]:
+    return lambda recipe: bool(recipe.faults & set(faults))
+
+
+def _all(*conditions: Callable[..., bool]) -> Callable[[Recipe, Reading, Reading], bool]:
+    def holds(recipe: Recipe, bare: Reading, side: Reading) -> bool:
+        return all(c(recipe) if c.__code__.co_argcount == 1 else c(recipe, bare, side) for c in conditions)
+
+    return holds
+
+
+def _own_error(recipe: Recipe, bare: Reading, side: Reading) -> bool:
+    return is_own_error(recipe, side)
+
+
+def _good(recipe: Recipe, bare: Reading, side: Reading) -> bool:
+    return is_good(recipe, side) and not is_good(recipe, bare)
+
+
+NAMED = (
+    Named(
+        "cut_stream_became_api_error",
+        "The official SDKs take a stream that was cut for a whole one, or raise what is no API error; an error event"
+        " of the dialect raises the API error that apps handle.",
+        _all(_faulty("unfinished"), ends_in_band, lambda r, b, s: b.end == "cut"),
+    ),
+    Named(
+        "unfinished_stream_became_api_error",
+        "A stream that ends in good order without its terminal event looks complete to every SDK and is not.",
+        _all(
+            _faulty("unfinished"),
+            lambda r, b, s: r.stream and b.end == "clean" and "error event" not in r.faults,
+            lambda r, b, s: ends_in_band(r, b, s) or is_own_error(r, s),
+        ),
+    ),
+    Named(
+        "unfinished_stream_became_cut",
+        "Where nothing can be added (a length, a content encoding), a stream that is not whole is cut: that much every"
+        " client notices.",
+        _all(
+            _faulty("unfinished"),
+            lambda r, b, s: r.stream and "error event" not in r.faults,
+            lambda r, b, s: (b.end, s.end) == ("clean", "cut") and b.body.startswith(s.body),
+        ),
+    ),
+    Named(
+        "error_event_that_the_sdk_raises",
+        "The Responses SDK hands an `error` event to the app without raising.",
+        _all(_faulty("error event"), ends_in_band, lambda r, b, s: r.api == "responses"),
+    ),
+    Named(
+        "cut_answer_became_api_error",
+        "Of an answer that was cut before an app could use any of it an error of the dialect says so, and the SDKs"
+        " ask again.",
+        _all(_faulty("unfinished", "first attempt fails"), _own_error, lambda r, b, s: b.end in ("cut", "no answer")),
+    ),
+    Named(
+        "proxys_page_became_api_error",
+        "No provider gave an answer: mitmproxy's HTML page is none, an error of the dialect is one.",
+        _all(_own_error, lambda r, b, s: is_proxys_page(b)),
+    ),
+    Named(
+        "answered_by_a_second_attempt",
+        "A provider that fails once is asked once more before the app sees a byte.",
+        _all(_faulty("first attempt fails"), _good),
+    ),
+    Named(
+        "fresh_connection",
+        "An idle connection that breaks when it is used again is replaced by a fresh one.",
+        _all(_faulty("idle connection breaks"), _good),
+    ),
+    Named(
+        "cut_behind_its_end",
+        "The terminal event has come: that the transport ended badly afterwards is of no concern to an app.",
+        _all(
+            _faulty("whole all the same"),
+            lambda r, b, s: (s.status, s.shown, s.body) == (b.status, b.shown, b.body),
+            lambda r, b, s: s.end == "clean",
+        ),
+    ),
+    Named(
+        "unparsable_event_left_out",
+        "An event that is no JSON crashes the SDKs amid a good stream.",
+        _all(
+            _faulty("malformed"),
+            lambda r, b, s: s.body == _without(r.parts) and (s.status, s.end) == (b.status, b.end),
+        ),
+    ),
+    Named(
+        "interim_answer_passed_over",
+        "mitmproxy takes an interim answer (1xx) for the final one.",
+        _all(
+            _faulty("interim"),
+            lambda r, b, s: s.status == r.status or ("unfinished" in r.faults and is_own_error(r, s)),
+        ),
+    ),
+    Named(
+        "answer_that_the_bare_proxy_loses",
+        "The provider's answer came whole and mitmproxy alone breaks it.",
+        _good,
+    ),
+    Named(
+        "held_until_content",
+        "Before its content an answer may be held back for as long as no app's own watchdog cares.",
+        lambda r, b, s: (
+            s.end == b.end == "stalled"
+            and b.body.startswith(s.body)
+            and b.done_at < HELD_SECONDS
+            and (not r.stream or not any(p.content for p in r.parts))
+        ),
+    ),
+    Named(
+        "half_an_event_held",
+        "No client can use half an event.",
+        lambda r, b, s: (
+            r.stream
+            and (b.status, b.shown, b.end) == (s.status, s.shown, s.end)
+            and b.end != "clean"
+            and b.body.startswith(s.body)
+            and not _EVENT_END.search(b.body[len(s.body) :])
+        ),
+    ),
+)
+
+
+def judge(recipe: Recipe, bare: Reading, side: Reading) -> Verdict:
+    """The verdict on what a raw client read."""
+    if side.extra:
+        return Verdict(kind="bytes behind the end of the message")
+    alike = same(bare, side)
+    name = "" if alike else next((n.name for n in NAMED if n.holds(recipe, bare, side)), None)
+    if name is None:
+        return Verdict(kind=difference(recipe, bare, side))
+    if not alike:
+        return Verdict(name)  # more than the bare proxy gave: its time is no measure
+    before, after = _late(recipe, bare, side)
+    again = _asked_again(bare, side)
+    if after > LATE_SECONDS:
+        if after <= LATE_SECONDS + again and _faulty("status", "first attempt fails", "unfinished")(recipe):
+            return Verdict("asked_again_in_vain")
+        if recipe.status == 429 and after <= LATE_SECONDS + WAIT_SECONDS + again:
+            return Verdict("limit_waited_out")
+        return Verdict(kind=f"late by {'seconds' if after > 1 else 'less than a second'}", late=True)
+    if before > LATE_SECONDS + again:
+        if before > LATE_SECONDS + HELD_SECONDS:
+            return Verdict(kind="no sign of life in time", late=True)
+        return Verdict("signs_of_life_held")
+    return EQUAL
+
+
+LATE_NAMES = {
+    "asked_again_in_vain": "A provider that fails is asked once more; the second failure is the app's, half a second"
+    " later.",
+    "limit_waited_out": "A limit that ends in at most `attempts.wait_seconds` is waited out, and the same asked again.",
+    "signs_of_life_held": "What comes before content reaches the app within 5 s, before its own watchdog could care.",
+}
+"""Differences in time alone, with their reasons."""
+
+
+def difference(recipe: Recipe, bare: Reading, side: Reading) -> str:
+    """What differs, in words that are the same for the same cause."""
+    trail = "+".join(side.attempts) or "untouched"
+    if bare.status != side.status:
+        own = " of our own" if is_own_error(recipe, side) else ""
+        return f"status {bare.status} became {side.status}{own} ({trail})"
+    if bare.end != side.end:
+        return f"end {bare.end} became {side.end} ({trail})"
+    if bare.body != side.body:
+        how = "changed"
+        if ends_in_band(recipe, bare, side):
+            how = "error event of our own at its end"
+        elif bare.body.startswith(side.body):
+            how = "shorter"
+        elif len(side.body) < len(bare.body):
+            how = "a part is missing"
+        return f"body: {how} ({trail})"
+    was, now = dict(bare.shown), dict(side.shown)
+    names = sorted({k for k in was.keys() | now.keys() if was.get(k) != now.get(k)})
+    return f"headers: {', '.join(names) or 'their order'} ({trail})"
+
+
+# --- the SDKs
+
+
+def _error(result: Result) -> str:
+    return type(result.error).__name__ if result.error is not None else ""
+
+
+def _is_api_error(result: Result) -> bool:
+    return type(result.error).__module__.partition(".")[0] in ("openai", "anthropic", "google")
+
+
+SDK_NAMES = {
+    "sdk_raises_its_own_error": "What ended a broken answer is the SDK's own API error, which apps handle, and not an"
+    " answer that looks whole or another library's error.",
+    "sdk_reads_an_answer": "The app has an answer where it had an error.",
+}
+
+
+def judge_sdk(recipe: Recipe, bare: Result, side: Result) -> Verdict:
+    """The verdict on what the official SDK made of it."""
+    if (bare.text, _error(bare), bare.status) == (side.text, _error(side), side.status):
+        return EQUAL
+    if bare.error is not None and side.error is None and side.text == recipe.text:
+        return Verdict("sdk_reads_an_answer")
+    broken = _faulty("unfinished", "first attempt fails", "malformed", "interim", "no head", "error event")
+    if broken(recipe) and (bare.text or "").startswith(side.text or "") and _is_api_error(side):
+        return Verdict("sdk_raises_its_own_error")
+    was, now = (f"{_error(r) or 'no error'} {r.status}, text {len(r.text or '')}" for r in (bare, side))
+    return Verdict(kind=f"{was} became {now}")

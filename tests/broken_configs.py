@@ -96,6 +96,7 @@ BROKEN: list[tuple[str, str, tuple[str, ...]]] = [
     ("circuit key", "[circuit]\nopen_secs = 1\n", ("circuit.open_secs:", "did you mean 'open_seconds'")),
     ("attempts", "[attempts]\nmax = 0\n", ("attempts.max:", "of at least 1, found 0")),
     ("timeouts", "[timeouts]\nidle = -1\n", ("timeouts.idle:", "greater than 0, found -1")),
+    ("sealed", '[routing]\nsealed = "keep"\n', ("routing.sealed:", "'drop', 'pin'", "found 'keep'")),
     ("stream", '[stream]\ncommit = "never"\n', ("stream.commit:", "'first_content', 'complete'", "found 'never'")),
     ("proxy", '[proxy]\nallow_clients = ["10.0.0.0/99"]\n', ("proxy.allow_clients[0]:", "expected a network")),
     ("table", "circuit = 5\n", ("circuit:", "expected a table, found 5")),

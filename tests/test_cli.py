@@ -60,6 +60,16 @@ def test_check_shows_what_would_be_used(runner: CliRunner) -> None:
     assert "sk-very-secret" not in result.output + json.dumps(data)
 
 
+def test_check_gives_advice(runner: CliRunner) -> None:
+    """What is no problem but worth a look is told, to people and to programs."""
+    more = '[[providers]]\nname = "own"\ndialect = "anthropic"\nbase_url = "https://own.test"\napi_key = "k"\n'
+    Path("sidestep.toml").write_text(f'[[providers]]\nname = "anthropic"\n{more}')
+    result = runner.invoke(main, ["check"])
+    assert result.exit_code == 0
+    assert "note: own has no issuer" in result.output
+    assert len(json.loads(runner.invoke(main, ["check", "--json"]).output)["advice"]) == 1
+
+
 def test_check_reports_every_problem(runner: CliRunner) -> None:
     """A bad file: exit code 1 and each problem with its place."""
     Path("bad.toml").write_text('mode = "x"\n[circuit]\nopen_seconds = 0\n')

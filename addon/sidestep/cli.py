@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sidestep.config import catalog, initial, keys, reading
+from sidestep.config import advice, catalog, initial, keys, reading
 from sidestep.config.locating import find_config, load_settings
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Provider, Settings
@@ -236,7 +236,7 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
         probes = probing.probe(settings.providers)
     failed = any(p.ok is False for p in probes)
     if as_json:
-        data = _as_data(settings) | {"keys": found}
+        data = _as_data(settings) | {"keys": found, "advice": advice.advice(settings)}
         if probe:
             data["probes"] = [asdict(p) for p in probes]
             data["ok"] = not failed
@@ -251,6 +251,8 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
     console.print(table)
     for line in reading.describe(settings):
         console.print(line, markup=False, soft_wrap=True)
+    for line in advice.advice(settings):
+        console.print(f"note: {line}", markup=False, soft_wrap=True)
     for word, wanted in (("set", True), ("not set", False)):
         if names := [name for name, is_set in found.items() if is_set is wanted]:
             console.print(f"keys that are {word}: {', '.join(names)}", markup=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from sidestep.dialects.errors import facts_in
 
 SUCCESS, FAILURE, COOLDOWN, NEUTRAL = Kind.SUCCESS, Kind.FAILURE, Kind.COOLDOWN, Kind.NEUTRAL
 HAND, RETRY, NEXT, WAIT, LARGER = Then.HAND_OVER, Then.RETRY, Then.NEXT, Then.WAIT, Then.LARGER
+REPAIR = Then.REPAIR
 
 OWN = (True, True)
 """The own provider, with the app's own credential."""
@@ -34,6 +35,7 @@ INVALID = said("messages: at least one message is required", "invalid_request_er
 FIELD = said("Unrecognized request argument supplied: store", "invalid_request_error")
 KEY = said("Incorrect API key provided", code="invalid_api_key")
 SPENT = said("You exceeded your current quota, please check your plan and billing details.", code="insufficient_quota")
+SIGNATURE = said("messages.1.content.0: Invalid `signature` in `thinking` block", "invalid_request_error", 400)
 POLICY = said("Your request was flagged by our safety system", code="content_policy_violation")
 
 # Status, whose provider and credential, the body, seconds that were announced; kind, reason, then, seconds, account.
@@ -138,6 +140,9 @@ ANSWERS: list[tuple[Any, ...]] = [
     (400, OWN, CONTEXT, None, NEUTRAL, "context_too_long", LARGER, None, False),
     (413, OTHER, said("prompt is too long: 209000 tokens > 200000 maximum"), None,
      NEUTRAL, "context_too_long", LARGER, None, False),
+    # Reasoning that it does not take.
+    *[(400, who, SIGNATURE, None, NEUTRAL, "sealed_refused", REPAIR, None, False) for who in (OWN, KEYED, OTHER)],
+    (422, OWN, SIGNATURE, None, NEUTRAL, "client_error", HAND, None, False),
     # One moment, one connection, something in between.
     *[(status, who, b"", None, NEUTRAL, "conflict", NEXT, None, False)
       for status in (408, 409, 421, 424, 425, 499) for who in (OWN, OTHER)],
@@ -204,6 +209,8 @@ NO_ANSWERS: list[tuple[Any, ...]] = [
     (MODEL, OWN, None, NEUTRAL, "client_error", HAND, None, False),
     (MODEL, OTHER, None, NEUTRAL, "unknown_model", NEXT, None, False),
     (FIELD, OTHER, None, NEUTRAL, "lacks", NEXT, None, False),
+    (SIGNATURE, OWN, None, NEUTRAL, "client_error", HAND, None, False),
+    (SIGNATURE, OTHER, None, NEUTRAL, "lacks", NEXT, None, False),
     (KEY, OWN, None, NEUTRAL, "client_error", HAND, None, False),
     (KEY, OTHER, None, COOLDOWN, "credential", NEXT, 600.0, True),
     (SPENT, OWN, None, COOLDOWN, "quota", NEXT, 600.0, True),

@@ -5,7 +5,7 @@ import fnmatch
 import pytest
 
 from sidestep.config import reading
-from sidestep.config.catalog import AUTH_BY_DIALECT, CATALOG, OFFICIAL, Entry
+from sidestep.config.catalog import AUTH_BY_DIALECT, CATALOG, OFFICIAL, Entry, issuer_at
 from sidestep.config.settings import DIALECT_NAMES, Provider
 from sidestep.config.urls import BaseURL
 from support.corpus import FOLDER
@@ -115,3 +115,34 @@ def test_who_stands_in_for_claude(name: str) -> None:
     entry = CATALOG[name]
     serves = entry.only is None or any(fnmatch.fnmatchcase("claude-opus-4-6", glob) for glob in entry.only)
     assert serves == (entry.issuer == "anthropic")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "host", "issuer"),
+    [
+        ("anthropic", "api.anthropic.com", "anthropic"),
+        ("anthropic", "bedrock-runtime.us-east-1.amazonaws.com", "anthropic"),
+        ("anthropic", "bedrock-mantle.us-east-1.api.aws", "anthropic"),
+        ("anthropic", "us-east5-aiplatform.googleapis.com", "anthropic"),
+        ("anthropic", "openrouter.ai", "anthropic"),
+        ("openai", "openrouter.ai", "openrouter"),
+        ("anthropic", "east.services.ai.azure.com", "east.services.ai.azure.com"),
+        ("openai", "east.openai.azure.com", "east.openai.azure.com"),
+        ("gemini", "aiplatform.googleapis.com", "google-vertex"),
+        ("gemini", "generativelanguage.googleapis.com", "google"),
+        ("openai", "api.moonshot.cn", "moonshot"),
+        ("anthropic", "api.deepseek.com", "deepseek"),
+        ("anthropic", "llm.example", None),
+    ],
+)
+def test_issuers(dialect: str, host: str, issuer: str | None) -> None:
+    """A platform's host tells whose reasoning is honoured there; of Azure, each resource reads its own alone."""
+    assert issuer_at(dialect, host) == issuer
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_the_catalogs_issuers_are_those_of_their_hosts(name: str) -> None:
+    """An entry and a provider of the user's own at the same host honour the same reasoning."""
+    entry = CATALOG[name]
+    found = issuer_at(entry.dialect, BaseURL.parse(entry.base_url).host)
+    assert found in (None, entry.issuer or name)

@@ -76,6 +76,7 @@ hold_bytes = 10_485_760
 
 [routing]
 stick_seconds = 300
+sealed = "drop"
 
 [proxy]
 allow_clients = []
@@ -131,6 +132,7 @@ def test_contract() -> None:
         "drop_fields": frozenset({"store"}),
         "headers": (("X-Title", Secret("sidestep")), ("X-Team", Secret(CANARY + "-team"))),
         "issuer": "anthropic",
+        "issuer_is_known": True,
         "weight": 1.0,
         "price": Price(2.5, 10),
         "context_window": {"my-gpt4o": 128000},

@@ -14,7 +14,7 @@ import pytest
 from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects.anthropic import Anthropic
 from sidestep.dialects.base import Call, Mark, PinKind, Usage
-from sidestep.dialects.common import digest
+from sidestep.dialects.common import UNSIGNED, digest
 from sidestep.dialects.conversations import conversation_of
 from support import corpus
 
@@ -73,28 +73,71 @@ HIDDEN = {"type": "redacted_thinking", "data": "sig2"}
         ({"messages": [{"content": [{"type": "tool_use", "input": {"file_id": "f1"}}]}]}, None),
         ({"messages": [{"content": 'a "file_id": "f1" and a "signature"'}]}, None),
         ({"tools": [{"input_schema": {"properties": {"signature": {"type": "string"}}}}], "messages": []}, None),
-        ({"messages": [{"content": [THOUGHT]}, {"content": [HIDDEN]}]},
-         (PinKind.SIGNATURE, (digest(b"sig2"), digest(b"sig1")))),
-        ({"messages": [{"content": [{**THOUGHT, "signature": ""}]}]}, None),
+        ({"messages": [{"content": [THOUGHT]}, {"content": [HIDDEN]}]}, None),
         ({"messages": [{"content": [{"type": "web_search_tool_result", "content": [
             {"type": "web_search_result", "encrypted_content": "e1"}]}]}]}, (PinKind.SIGNATURE, (digest(b"e1"),))),
-        ({"messages": [{"content": [{"type": "compaction", "content": "x", "signature": "s3"}]}]},
+        ({"messages": [{"content": [{"type": "compaction", "content": None, "signature": "s3"}]}]},
          (PinKind.SIGNATURE, (digest(b"s3"),))),
-        ({"messages": [{"content": [{"type": "compaction", "content": "x", "signature": None}]}]}, None),
         ({"messages": [{"content": [{"type": "advisor_tool_result", "content": {
             "type": "advisor_redacted_result", "encrypted_content": "e4"}}]}]}, (PinKind.SIGNATURE, (digest(b"e4"),))),
         ({"messages": [{"content": [{"type": "text", "text": "x", "citations": [
-            {"type": "web_search_result_location", "encrypted_index": "e5"}]}]}]},
-         (PinKind.SIGNATURE, (digest(b"e5"),))),
+            {"type": "web_search_result_location", "encrypted_index": "e5"}]}]}]}, None),
         ({"messages": [{"content": [THOUGHT, {"type": "image", "source": {"type": "file", "file_id": "f1"}}]}]},
          (PinKind.STATE, ("f1",))),
     ],
     ids=lambda v: json.dumps(v)[:60] if isinstance(v, dict) else "",
 )  # fmt: skip
 def test_pins(body: dict[str, Any], pin: tuple[PinKind, tuple[str, ...]] | None) -> None:
-    """Containers, files and skills tie a call to a provider, signed thinking to an issuer, talk to nobody."""
+    """Containers, files and skills tie a call to a provider, an open turn's sealed results to an issuer; talk and
+    reasoning to none."""
     found = read({"model": "m", **body}).pin
     assert (None if found is None else (found.kind, found.ids)) == pin
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ([THOUGHT, HIDDEN], (digest(b"sig2"), digest(b"sig1"))),
+        ([{**THOUGHT, "signature": ""}], (UNSIGNED + digest(b"x"),)),
+        ([{"type": "thinking", "thinking": "x"}], (UNSIGNED + digest(b"x"),)),
+        ([{"type": "compaction", "content": "x", "signature": "s3"}], (digest(b"s3"),)),
+        ([{"type": "compaction", "content": "x", "signature": None}], (digest(b"x"),)),
+        ([{"type": "text", "text": "x", "citations": [
+            {"type": "web_search_result_location", "encrypted_index": "e5"}]}], (digest(b"e5"),)),
+        ([{"type": "tool_use", "input": {"type": "thinking", "signature": "s"}}], ()),
+        ("a thinking signature", ()),
+    ],
+    ids=lambda v: json.dumps(v)[:60] if isinstance(v, list) else "",
+)  # fmt: skip
+def test_sealed(content: Any, names: tuple[str, ...]) -> None:
+    """What is sealed is named by its seal, what nobody signed by its text, the newest first; and so it is when it is
+    issued, whole or streamed."""
+    assert read({"model": "m", "messages": [{"role": "user", "content": "a"}, {"content": content}]}).sealed == names
+    answer = {"type": "message", "model": "m", "content": content, "usage": {}}
+    assert set(ANTHROPIC.judge_answer(read({}), JSON, json.dumps(answer).encode()).ids) == set(names)
+
+
+@pytest.mark.parametrize(
+    ("signature", "name"), [("sig", digest(b"sig")), ("", UNSIGNED + digest(b"hmm")), (None, UNSIGNED + digest(b"hmm"))]
+)
+def test_sealed_in_a_stream(signature: str | None, name: str) -> None:
+    """A streamed block of thinking has the same name as in later calls, however its stream is cut."""
+    events: list[dict[str, Any]] = [
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "h"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "mm"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": signature}},
+        {"type": "content_block_stop", "index": 0},
+    ]
+    events = [e for e in events if signature is not None or "signature" not in e.get("delta", {})]
+    data = b"".join(b"data: " + json.dumps(e).encode() + b"\n\n" for e in events)
+    broken = b"data: {\n\n"
+    for cut in range(len(data)):
+        reader = ANTHROPIC.reader(read({"stream": True}), "text/event-stream")
+        if not reader.skim(data[:cut] + broken):
+            reader.feed(data[:cut])
+        reader.feed(data[cut:])
+        assert reader.ids == (name,)
 
 
 def test_conversation() -> None:

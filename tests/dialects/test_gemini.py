@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from typing import Any
 
 import httpx
@@ -81,8 +82,7 @@ SIGNED = {"contents": [{"parts": [{"text": "a", "thoughtSignature": "s1"}]}, {"p
         ({"contents": [{"parts": [{"fileData": {"fileUri": "https://youtu.be/x"}}]}]}, None),
         ({"tools": [{"fileSearch": {"fileSearchStoreNames": ["fileSearchStores/s"]}}]},
          (PinKind.STATE, ("fileSearchStores/s",))),
-        (SIGNED, (PinKind.SIGNATURE, (digest(b"s2"), digest(b"s1")))),
-        ({"contents": [{"parts": [{"thoughtSignature": "skip_thought_signature_validator"}]}]}, None),
+        (SIGNED, None),
         ({"contents": [{"parts": [{"functionCall": {"args": {"fileUri": "files/f1"}}}]}]}, None),
         ({"contents": [{"parts": [{"text": 'a "cachedContent": "c" of "fileUri"'}]}]}, None),
         ({**SIGNED, "cachedContent": "c"}, (PinKind.STATE, ("c",))),
@@ -90,9 +90,17 @@ SIGNED = {"contents": [{"parts": [{"text": "a", "thoughtSignature": "s1"}]}, {"p
     ids=lambda v: json.dumps(v)[:60] if isinstance(v, dict) else "",
 )  # fmt: skip
 def test_pins(body: dict[str, Any], pin: tuple[PinKind, tuple[str, ...]] | None) -> None:
-    """Caches, files and stores tie a call to a provider, thought signatures to an issuer, talk to nobody."""
+    """Caches, files and stores tie a call to a provider; thought signatures and talk do not."""
     found = read(body).pin
     assert (None if found is None else (found.kind, found.ids)) == pin
+
+
+def test_sealed() -> None:
+    """A signature is named by itself, the newest first; a dummy, in whatever form, is none."""
+    assert read(SIGNED).sealed == (digest(b"s2"), digest(b"s1"))
+    dummies = [b"skip_thought_signature_validator", b"context_engineering_is_the_way_to_go"]
+    for dummy in (form for d in dummies for form in (d, b64encode(d), b64encode(d).rstrip(b"="))):
+        assert read({"contents": [{"parts": [{"thoughtSignature": dummy.decode()}]}]}).sealed == ()
 
 
 def test_conversation() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects.base import Call, Conversation, Mark, Pin, PinKind, Usage
+from sidestep.dialects.common import UNSIGNED, digest
 from sidestep.dialects.conversations import conversation_of
 from sidestep.dialects.openai import OpenAI
 from support import corpus
@@ -123,8 +124,11 @@ RESPONSES: list[tuple[dict[str, Any], tuple[str, tuple[str, ...]] | None]] = [
     ({"input": [{"type": "image_generation_call", "id": "ig_1", "result": "iVBO"}]}, None),
     ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f1"}]}]}, ("file_id", ("f1",))),
     ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": None}]}]}, None),
-    ({"input": [{"type": "reasoning", "id": "rs_1", "encrypted_content": "g"}]}, ("encrypted_content", ("rs_1",))),
-    ({"input": [{"type": "reasoning", "encrypted_content": "g"}]}, ("encrypted_content", ())),
+    ({"input": [{"type": "reasoning", "id": "rs_1", "encrypted_content": "g"}]}, None),
+    (
+        {"input": [{"type": "compaction", "id": "cmp_1", "encrypted_content": "g"}]},
+        ("encrypted_content", (digest(b"g"), "cmp_1")),
+    ),
     ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, ("reasoning", ("rs_1",))),
     ({"input": [{"type": "reasoning", "id": "rs_1", "content": [{"type": "reasoning_text"}]}]}, None),
     ({"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, ("container", ("cntr_1",))),
@@ -163,6 +167,21 @@ def test_pins_of_responses(body: dict[str, Any], pin: tuple[str, tuple[str, ...]
     found = read({"model": "m", **body}, "responses").pin
     assert (None if found is None else (found.reason, found.ids)) == pin
     assert found is None or found.kind is PinKind.STATE
+
+
+def test_sealed() -> None:
+    """Reasoning is named by its seal, for apps leave ids out; by its text where it has none; the newest first."""
+    first = {"type": "reasoning", "id": "rs_1", "encrypted_content": "g"}
+    second = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "t"}]}
+    names = (UNSIGNED + digest(b"t"), digest(b"g"))
+    assert read({"model": "m", "input": [first, second]}, "responses").sealed == names
+    answer = json.dumps({"id": "resp_1", "output": [first, second]}).encode()
+    assert OPENAI.judge_answer(call("responses"), JSON, answer).ids == ("resp_1", "rs_1", names[1], names[0])
+    reader = OPENAI.reader(call("responses"), "text/event-stream")
+    for item in (first, second):
+        event = {"type": "response.output_item.done", "item": item}
+        reader.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert reader.ids == ("rs_1", names[1], names[0])
 
 
 @pytest.mark.parametrize(

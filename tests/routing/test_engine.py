@@ -11,6 +11,7 @@ from sidestep.dialects.base import Usage
 from sidestep.routing import engine as engines
 from sidestep.routing.engine import Attempt, Refused
 from sidestep.routing.exchange import Exchange, Exhausted, Wait
+from sidestep.routing.table import NOBODY, Issued
 from support.world import World, toml
 
 DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
@@ -197,14 +198,28 @@ def test_models_that_are_lacking_are_forgotten_beyond_a_bound(monkeypatch: pytes
 
 
 def test_who_issued_an_identifier_is_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The latest issuer counts, and an identifier seen again is young again."""
+    """The latest issuer counts, and an identifier that is seen again, or asked for, is young again."""
     monkeypatch.setattr(engines, "ISSUED_IDS", 3)
     w = world()
     a, b = (c.provider for c in w.exchange().plan.candidates)
     w.engine.issued(("1", "2", "3"), a)
     w.engine.issued(("1",), b)
     w.engine.issued(("4",), a)
-    assert [w.engine.issuer_of(i) for i in "1234"] == ["b", None, "a", "a"]
+    seen_at_a, seen_at_b = Issued("a", a.issuer), Issued("b", b.issuer)
+    assert [w.engine.issuer_of(i) for i in "4312"] == [seen_at_a, seen_at_a, seen_at_b, None]
+    w.engine.issued(("5",), a)
+    assert [w.engine.issuer_of(i) for i in "1345"] == [seen_at_b, seen_at_a, None, seen_at_a]
+
+
+def test_what_a_provider_refused_has_no_issuer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is remembered as such within the same bound."""
+    monkeypatch.setattr(engines, "ISSUED_IDS", 1)
+    w = world()
+    w.engine.issued(("1",), w.engine.settings.providers[0])
+    w.engine.disown(["1"])
+    assert w.engine.issuer_of("1") == NOBODY
+    w.engine.disown(["2"])
+    assert [w.engine.issuer_of(i) for i in "12"] == [None, NOBODY]
 
 
 # --- circuits

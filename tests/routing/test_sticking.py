@@ -279,8 +279,8 @@ def test_a_stream_that_broke_off_keeps_nobody() -> None:
 
 @pytest.mark.parametrize("strategy", ["priority", "weighted"])
 def test_signed_thinking_stays_as_well(strategy: str) -> None:
-    """Among the providers of one issuer a conversation that is pinned to it stays where its cache is; no strategy
-    moves it."""
+    """Among the providers of one issuer a conversation with its reasoning stays where its cache is; no strategy moves
+    it, and others come last."""
     text = toml(strategy, a='issuer = "x"', b='issuer = "x"\nweight = 9', c='issuer = "y"').replace(
         "openai", "anthropic"
     )
@@ -295,13 +295,13 @@ def test_signed_thinking_stays_as_well(strategy: str) -> None:
     def order() -> str:
         return "".join(c.provider.name for c in world.exchange(body, "/v1/messages").plan.candidates)
 
-    assert order() == "ab"
+    assert order() == "abc"
     exchange = world.exchange({"messages": [user("hi")]}, "/v1/messages")
     world.engine.hold("a", State.FORCED_OPEN)
     exchange.next(world.now)
     world.settle(exchange)
     world.engine.hold("a", None)
-    assert order() == "ba"
+    assert order() == "bac"
 
 
 def test_a_reload_keeps_the_stays_with_unchanged_providers() -> None:

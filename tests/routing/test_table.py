@@ -10,7 +10,7 @@ from sidestep.config.urls import BaseURL
 from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call, Pin, PinKind
 from sidestep.routing import table
-from sidestep.routing.table import Candidate, Match, Plan, RouteTable
+from sidestep.routing.table import Candidate, Issued, Match, Plan, RouteTable
 
 TEXT = """
 [[providers]]
@@ -78,10 +78,12 @@ def planned(
         assert asked == candidate(provider.name, model).model, "each is asked for the model under its own name"
         return provider.name not in lack
 
-    call = Call("anthropic", "messages", model, stream=False, pin=pin)
-    issuer_of = (issued or {}).get
+    sealed = pin.ids if pin is not None and pin.kind is PinKind.SIGNATURE else ()
+    call = Call("anthropic", "messages", model, stream=False, pin=pin, sealed=sealed)
+    issuers = {p.name: p.issuer for p in SETTINGS.providers}
+    known = {i: Issued(name, issuers.get(name, "?")) for i, name in (issued or {}).items()}
     knows_model = None if lack is None else knows
-    return table.plan(all_of(names, model), call, issuer_of=issuer_of, knows_model=knows_model)
+    return table.plan(all_of(names, model), call, home_issuer="claude", issuer_of=known.get, knows_model=knows_model)
 
 
 # --- plans
@@ -127,7 +129,10 @@ def test_state_pins_to_its_issuer_alone(issued: dict[str, str], holder: str) -> 
 
 @pytest.mark.parametrize(
     ("issued", "names"),
-    [({}, "home cloud"), ({"x": "home"}, "home cloud"), ({"y": "cloud"}, "home cloud"), ({"x": "other"}, "other")],
+    [
+        *(({}, "home cloud"), ({"x": "home"}, "home cloud"), ({"y": "cloud"}, "home cloud")),
+        ({"x": "other", "y": "other"}, "other"),
+    ],
 )
 def test_a_signature_is_honoured_by_all_of_one_issuer(issued: dict[str, str], names: str) -> None:
     """They stand in for one another, so that a coding agent keeps its failover: it is not pinned to one of them."""
@@ -136,13 +141,19 @@ def test_a_signature_is_honoured_by_all_of_one_issuer(issued: dict[str, str], na
 
 @pytest.mark.parametrize(
     ("names", "pin", "pinned"),
-    [("", None, False), ("cloud other", STATE, True), ("cloud other", SIGNED, False), ("", STATE, True)],
+    [("", None, False), ("cloud other", STATE, True), ("", SIGNED, False), ("", STATE, True)],
 )
 def test_a_call_that_nobody_here_may_answer_goes_where_the_app_sent_it(
     names: str, pin: Pin | None, pinned: bool
 ) -> None:
     """With neither an issuer nor the own provider among the candidates there is none to go by."""
     assert planned(names, pin) == Plan((), pinned=pinned, passthrough=True)
+
+
+@pytest.mark.parametrize(("names", "chosen"), [("cloud other", "cloud"), ("other local", "other")])
+def test_a_signature_without_the_own_provider_among_the_candidates(names: str, chosen: str) -> None:
+    """Whom the app addressed tells whose it is; where none of them honours that, the app has it from the first."""
+    assert planned(names, SIGNED) == Plan(all_of(chosen), pinned=False, passthrough=False)
 
 
 # --- candidates
@@ -280,5 +291,5 @@ def test_a_pinned_call_goes_to_one_provider_alone() -> None:
     one, two = routes.candidates(match, "m", trusted_client=True)
     assert (one.own, two.own) == (True, True)
     call = Call("openai", "responses", "m", stream=False, pin=STATE)
-    found = table.plan((one, two), call, issuer_of=lambda _: None, knows_model=None)
+    found = table.plan((one, two), call, home_issuer="", issuer_of=lambda _: None, knows_model=None)
     assert found == Plan((one,), pinned=True, passthrough=False)

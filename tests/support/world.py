@@ -57,7 +57,8 @@ class World:
         call = match.dialect.read(match.operation, match.tail, "", "application/json", raw)
         candidates = engine.routes.candidates(match, call.model, trusted_client=True)
         lacking = engine.lacking_models(self.now)
-        plan = table.plan(candidates, call, issuer_of=engine.issuer_of, knows_model=lacking)
+        home = match.home_issuer
+        plan = table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)
         return Exchange(engine, match, call, plan, self.now, jitter=HALF, body_bytes=len(raw), credential=credential)
 
     def order(self, body: Mapping[str, Any] | None = None) -> str:

@@ -20,6 +20,11 @@ HANDED_TO_THE_APP = frozenset({501, 505})
 TRY_ELSEWHERE = frozenset({408, 409, 421, 424, 425, 499})
 """4xx about one connection, one moment, or something behind the provider: neither its failure nor the app's."""
 
+_REFUSALS = frozenset(
+    {ErrorKind.CREDENTIAL, ErrorKind.INVALID, ErrorKind.LACKS, ErrorKind.SEALED, ErrorKind.UNKNOWN_MODEL}
+)
+"""Errors about the request itself, or about who asks."""
+
 SUCCESS = Outcome(Kind.SUCCESS, "ok", Then.HAND_OVER, 200)
 BAD_HEAD = Outcome(Kind.FAILURE, "bad_response", Then.NEXT)
 """An answer whose head cannot be passed on."""
@@ -69,6 +74,8 @@ def judge_status(
         kind = ErrorKind.RATE_LIMIT
     if (limited := _limited(status, kind, retry_after)) is not None:
         return limited
+    if kind is ErrorKind.SEALED:
+        return Outcome(Kind.NEUTRAL, "sealed_refused", Then.REPAIR, status)
     if status in TRY_ELSEWHERE:
         return Outcome(Kind.NEUTRAL, "conflict", Then.NEXT, status)
     if kind is ErrorKind.PAGE:
@@ -99,7 +106,7 @@ def judge_no_answer(
         return Outcome(Kind.NEUTRAL, "context_too_long", Then.HAND_OVER, status)
     if kind is ErrorKind.OUTPUT:
         return Outcome(Kind.NEUTRAL, "bad_output", Then.NEXT, status)
-    if kind in (ErrorKind.CREDENTIAL, ErrorKind.INVALID, ErrorKind.LACKS, ErrorKind.UNKNOWN_MODEL):
+    if kind in _REFUSALS:
         return _judge_refusal(status, kind, own_provider=own_provider, own_credential=own_credential)
     return Outcome(Kind.FAILURE, "bad_response", Then.NEXT, status)
 

@@ -29,6 +29,8 @@ class Then(enum.StrEnum):
     """The next provider; never the same again within this request."""
     WAIT = "wait"
     """Wait out a short cooldown and ask the same again, else the next."""
+    REPAIR = "repair"
+    """The same provider at once, with a copy of the call without sealed reasoning; else the app gets this answer."""
     LARGER = "larger"
     """A provider whose model takes a longer context, else the app gets this answer."""
 
@@ -47,6 +49,8 @@ class ErrorKind(enum.StrEnum):
     SIZE_LIMITED = "size_limited"
     """The request alone is larger than a rate limit allows: smaller ones are welcome."""
     CREDENTIAL = "credential"
+    SEALED = "sealed"
+    """It does not take the sealed reasoning of the call, or misses some."""
     LACKS = "lacks"
     """An endpoint, a field, a value, a beta or a size that this provider does not take; another may."""
     INVALID = "invalid"

@@ -12,7 +12,6 @@ from mitmproxy import http
 from mitmproxy.net.http import url
 
 from sidestep.calls.decoding import IDENTITY, EncodingError, TooMuchError, decoder
-from sidestep.config.settings import Provider
 from sidestep.credentials import (
     SECRET_LENGTH,
     Field,
@@ -29,6 +28,7 @@ from sidestep.credentials import (
     with_secrets,
     without_credentials,
 )
+from sidestep.dialects import sealed
 from sidestep.dialects.base import Call
 from sidestep.routing.table import Candidate, Match
 
@@ -177,9 +177,9 @@ def point_at(request: http.Request, original: Original, match: Match, call: Call
         # address the app connected to.
         data.scheme, data.host, data.port = base.scheme.encode("ascii"), base.host, base.port
     model = candidate.model if candidate.model != call.model else None
-    if candidate.own and model is None and not provider.drop_fields:
+    if candidate.own and model is None and not provider.drop_fields and not candidate.leaves_out:
         return
-    _rewrite_body(request, original, match, call, model, provider, own=candidate.own)
+    _rewrite_body(request, original, match, call, model, candidate)
     if candidate.own:
         return
     data.scheme, data.host, data.port = base.scheme.encode("ascii"), base.host, base.port
@@ -217,19 +217,21 @@ def _rewrite_body(
     match: Match,
     call: Call,
     model: str | None,
-    provider: Provider,
-    *,
-    own: bool,
+    candidate: Candidate,
 ) -> None:
+    provider, leaves_out = candidate.provider, candidate.leaves_out
     _, mark, query = as_text(request.data.path).partition("?")
     tail = match.tail
+    stands_in = not candidate.own and sealed.may_demand(call, candidate.target)
     encoded = original.content_encoding not in IDENTITY
-    if model is not None or provider.drop_fields or (encoded and not own):
+    if model is not None or provider.drop_fields or leaves_out or stands_in or (encoded and not candidate.own):
         readable = body = readable_body(original)
+        if leaves_out or stands_in:
+            body = sealed.unsealed(call, candidate.target, body, leaves_out)
         if model is not None or provider.drop_fields:
-            tail, body = match.dialect.rewrite(call, tail, original.content_type, readable, model, provider.drop_fields)
+            tail, body = match.dialect.rewrite(call, tail, original.content_type, body, model, provider.drop_fields)
         # The app knows that its own provider reads this encoding; of another that is not known.
-        if body != readable or (encoded and not own and readable):
+        if body != readable or (encoded and not candidate.own and readable):
             if encoded:
                 del request.headers["content-encoding"]
             request.data.content = body
@@ -237,7 +239,7 @@ def _rewrite_body(
                 request.headers["content-length"] = str(len(body))
     if model is not None:
         query = match.dialect.rewrite_query(call, query, model)
-    if not own:
+    if not candidate.own:
         tail = match.dialect.tail_at(provider.base_url.host, tail)
     request.data.path = as_bytes(provider.base_url.join(tail) + mark + query)
 

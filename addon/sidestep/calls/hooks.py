@@ -128,7 +128,8 @@ class Calls:
         def plan(trusted: bool) -> table.Plan:
             candidates = engine.routes.candidates(match, call.model, trusted_client=trusted)
             lacking = engine.lacking_models(now)
-            return table.plan(candidates, call, issuer_of=engine.issuer_of, knows_model=lacking)
+            home = match.home_issuer if call.sealed else ""
+            return table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)
 
         trusted = may_use_keys(flow.client_conn, engine.settings.proxy.allow_clients)
         chosen = plan(trusted)

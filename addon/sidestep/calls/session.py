@@ -5,6 +5,7 @@ What the layer and the hooks share about a flow while it is live. No sending, no
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from sidestep import credentials
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import ErrorKind, Outcome
 from sidestep.calls import flows
+from sidestep.config.advice import without_issuer
 from sidestep.config.settings import Provider
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.exchange import Exchange
@@ -23,7 +25,11 @@ from sidestep.routing.table import Match
 if TYPE_CHECKING:
     from sidestep.calls.flight import Flight
 
+logger = logging.getLogger(__name__)
+
 Clock = Callable[[], float]
+
+LEFT_OUT = "reasoning of another issuer left out"
 
 
 class Session:
@@ -68,6 +74,12 @@ class Session:
         request = self.flow.request
         flows.point_at(request, self.original, self.match, flight.exchange.call, flight.attempt.candidate)
         self.original.sent_body = request.data.content
+        if flight.attempt.candidate.leaves_out:
+            flight.note(LEFT_OUT)
+            line = without_issuer(flight.provider)
+            if line is not None and line not in self.engine.advised:
+                self.engine.advised.add(line)
+                logger.warning(f"sidestep: {line}")
 
     def release(self) -> None:
         """Give the flow back as the app sent it, credential included: it goes where it was going."""

@@ -6,6 +6,7 @@ documentation that states its base URL and how it takes a key.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,7 +18,42 @@ OFFICIAL = {
 }
 """The base URL that each dialect's official SDK calls by default."""
 
+OFFICIAL_ISSUERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
+"""Whose signature the reasoning bears that comes from there."""
+
+_ISSUERS = (
+    ("anthropic", "api.anthropic.com", "anthropic"),
+    # Values work across the Claude API, Amazon Bedrock and Google Cloud (Anthropic's page on extended thinking).
+    ("anthropic", "*.amazonaws.com", "anthropic"),
+    ("anthropic", "*.api.aws", "anthropic"),
+    ("anthropic", "*aiplatform.googleapis.com", "anthropic"),
+    ("anthropic", "openrouter.ai", "anthropic"),
+    ("gemini", "generativelanguage.googleapis.com", "google"),
+    # Google's two platforms do not take each other's signatures.
+    ("gemini", "*aiplatform.googleapis.com", "google-vertex"),
+    ("openai", "api.openai.com", "openai"),
+    ("openai", "openrouter.ai", "openrouter"),
+    ("*", "api.deepseek.com", "deepseek"),
+    ("*", "api.moonshot.*", "moonshot"),
+    ("*", "api.kimi.com", "moonshot"),
+    ("*", "api.z.ai", "zai"),
+    ("*", "open.bigmodel.cn", "zai"),
+    ("*", "api.minimax*", "minimax"),
+)
+"""Dialect and host as globs → whose reasoning is honoured there."""
+_AZURE = ("*.openai.azure.com", "*.services.ai.azure.com", "*.cognitiveservices.azure.com")
+"""What one resource has sealed, no other one can read."""
+
 AUTH_BY_DIALECT = {"openai": "bearer", "anthropic": "x-api-key", "gemini": "x-goog-api-key"}
+
+
+def issuer_at(dialect: str, host: str) -> str | None:
+    """Whose sealed reasoning is honoured at a host; None: it is not known."""
+    for of, glob, issuer in _ISSUERS:
+        if fnmatch.fnmatchcase(dialect, of) and fnmatch.fnmatchcase(host, glob):
+            return issuer
+    return host if any(fnmatch.fnmatchcase(host, glob) for glob in _AZURE) else None
+
 
 _NONE: Mapping[str, int] = MappingProxyType({})
 
@@ -152,6 +188,7 @@ CATALOG: dict[str, Entry] = {
         "https://api-docs.deepseek.com/guides/anthropic_api",
         # It takes claude-* too, and answers with a model of its own: whoever wants that says so in `only`.
         only=("deepseek*",),
+        issuer="deepseek",
     ),
     "mistral": Entry(
         "openai",
@@ -183,7 +220,7 @@ CATALOG: dict[str, Entry] = {
         ("GOOGLE_VERTEX_API_KEY", "VERTEX_API_KEY"),
         "https://cloud.google.com/vertex-ai/generative-ai/docs/start/express-mode/vertex-ai-express-mode-api-reference",
         only=("gemini-[0-9]*",),
-        issuer="google",
+        issuer="google-vertex",
     ),
     "aihubmix-gemini": Entry(
         "gemini",
@@ -227,6 +264,7 @@ CATALOG: dict[str, Entry] = {
         "https://platform.moonshot.ai/docs/guide/agent-support",
         auth="bearer",
         only=("kimi*",),
+        issuer="moonshot",
     ),
     "zai": Entry(
         "openai",
@@ -242,6 +280,7 @@ CATALOG: dict[str, Entry] = {
         "https://docs.z.ai/devpack/tool/claude",
         auth="bearer",
         only=("glm*",),
+        issuer="zai",
     ),
     "nvidia": Entry(
         "openai",

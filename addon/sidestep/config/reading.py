@@ -220,6 +220,7 @@ class _Reader(Values):
             windows = MappingProxyType({}) if entry is None else entry.context_window
         if dialect is None or base_url is None:
             return None
+        issuer = issuer or (entry.issuer if entry is not None else None) or catalog.issuer_at(dialect, base_url.host)
         return Provider(
             name=name,
             dialect=dialect,
@@ -230,7 +231,8 @@ class _Reader(Values):
             only=only,
             drop_fields=frozenset(drop or ()),
             headers=headers,
-            issuer=issuer or (entry.issuer if entry is not None and entry.issuer else name),
+            issuer=issuer or name,
+            issuer_is_known=issuer is not None or entry is not None,
             weight=weight,
             price=price,
             context_window=windows,

@@ -81,6 +81,7 @@ class RoutingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[routing]` table."""
 
     stick_seconds: NotNegative = 300
+    sealed: Literal["drop", "pin"] = "drop"
 
 
 class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +125,8 @@ class Provider(msgspec.Struct, frozen=True):
     drop_fields: frozenset[str]
     headers: tuple[tuple[str, Secret], ...]
     issuer: str
+    issuer_is_known: bool
+    """The file or the catalog tells it; otherwise it is the provider's own name."""
     weight: float
     price: Price | None
     context_window: Mapping[str, int]

@@ -5,6 +5,7 @@ Pure: no mitmproxy, no clock, no I/O. Grammar after Anthropic's Messages API ref
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
-from sidestep.dialects import common
+from sidestep.dialects import common, sealed_anthropic
 from sidestep.dialects.base import Answer, Call, Mark, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.common import bounded, dicts_in, digest, fields_of, int_of, items_of, text_of, value_of
+from sidestep.dialects.common import UNSIGNED, bounded, dicts_in, fields_of, int_of, items_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.reader import (
     BROKE_DOWN,
@@ -39,22 +40,7 @@ _ERROR_TYPES = {
     ErrorKind.CONTEXT_TOO_LONG: "invalid_request_error",
     ErrorKind.UNKNOWN_MODEL: "not_found_error",
 }
-_SIGNED = {
-    "thinking": ("signature",),
-    "redacted_thinking": ("data",),
-    "compaction": ("encrypted_content", "signature"),
-    "web_search_result": ("encrypted_content",),
-    "web_search_result_location": ("encrypted_index",),
-    "encrypted_code_execution_result": ("encrypted_stdout",),
-    "advisor_redacted_result": ("encrypted_content",),
-}
-"""Blocks that come back in later calls with something that only their issuer can read, and where that is."""
-_PIN_WORDS = (
-    *(b'"container"', b'"file_id"', b'"signature"', b'"redacted_thinking"'),
-    *(b'"encrypted_content"', b'"encrypted_stdout"', b'"encrypted_index"'),
-)
-_FREE = frozenset({"input"})
-"""Fields whose insides are somebody's own JSON."""
+_STATE_WORDS = (b'"container"', b'"file_id"')
 
 
 class _Event(msgspec.Struct):
@@ -83,12 +69,14 @@ class Anthropic:
         fields = fields_of(body)
         if fields is None:
             return Call(self.name, operation, None, stream=False)
+        pin, sealed = _pin(fields, body)
         return Call(
             self.name,
             operation,
             text_of(fields.get("model")),
             stream=operation == "messages" and common.asks_for_stream(fields.get("stream")),
-            pin=_pin(fields, body),
+            pin=pin,
+            sealed=sealed,
             max_output_tokens=int_of(value_of(fields.get("max_tokens"))) or None,
             messages=fields.get("messages") if operation == "messages" else None,
         )
@@ -126,8 +114,8 @@ class Anthropic:
             return Answer(good=False, error=common.BREAKDOWN)
         if not items_of(fields.get("content")) and not (_is_list(fields.get("content")) and _ends_well(stop, told)):
             return common.no_answer(body)
-        signed = b'"signature"' in body or b'"redacted_thinking"' in body or b'"encrypted_' in body
-        ids = _signatures(value_of(fields.get("content"))) if signed else []
+        is_sealed = any(word in body for word in sealed_anthropic.WORDS)
+        ids = sealed_anthropic.names(value_of(fields.get("content"))) if is_sealed else []
         container = value_of(fields.get("container"))
         if isinstance(container, dict) and isinstance(container.get("id"), str):
             ids.append(container["id"])
@@ -175,21 +163,13 @@ def _usage(usage: Any, before: Usage | None) -> Usage | None:
     return Usage(max(given, before.input), max(made, before.output), max(cached, before.cached))
 
 
-def _signatures(value: Any) -> list[str]:
-    """Names for the signed and the encrypted pieces in some content."""
-    found = []
-    for block in dicts_in(value, _FREE):
-        kind = block.get("type")
-        for where in _SIGNED.get(kind, ()) if isinstance(kind, str) else ():
-            signed = block.get(where)
-            if isinstance(signed, str) and signed:
-                found.append(digest(signed.encode("utf-8", "surrogatepass")))
-    return found
-
-
-def _pin(fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin | None:
-    if not any(word in body for word in _PIN_WORDS):
-        return None
+def _pin(fields: Mapping[str, msgspec.Raw], body: bytes) -> tuple[Pin | None, tuple[str, ...]]:
+    """What ties the call to one provider or issuer, and the names of its sealed pieces, the newest first."""
+    is_sealed = any(word in body for word in sealed_anthropic.WORDS)
+    if not is_sealed and not any(word in body for word in _STATE_WORDS):
+        return None, ()
+    conversation = [value_of(fields.get("system")), value_of(fields.get("messages"))]
+    sealed = tuple(dict.fromkeys(reversed(sealed_anthropic.names(conversation[1])))) if is_sealed else ()
     ids: list[str] = []
     container = value_of(fields.get("container"))
     if isinstance(container, dict):
@@ -202,22 +182,28 @@ def _pin(fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin | None:
     if isinstance(container, str) and container:
         ids.append(container)
     if ids:
-        return Pin(PinKind.STATE, "container", bounded([i for i in ids if i]))
-    conversation = [value_of(fields.get("system")), value_of(fields.get("messages"))]
-    files = [b["file_id"] for b in dicts_in(conversation, _FREE) if isinstance(b.get("file_id"), str) and b["file_id"]]
+        return Pin(PinKind.STATE, "container", bounded([i for i in ids if i])), sealed
+    free = sealed_anthropic.FREE
+    files = [b["file_id"] for b in dicts_in(conversation, free) if isinstance(b.get("file_id"), str) and b["file_id"]]
     if files:
-        return Pin(PinKind.STATE, "file_id", bounded(files))
-    signed = _signatures(conversation[1])
-    # The newest first: it was issued by whoever answered last.
-    return Pin(PinKind.SIGNATURE, "thinking", tuple(reversed(bounded(signed)))) if signed else None
+        return Pin(PinKind.STATE, "file_id", bounded(files)), sealed
+    if sealed and sealed_anthropic.is_bound(conversation[1]):
+        return Pin(PinKind.SIGNATURE, "thinking", sealed), sealed
+    return None, sealed
+
+
+def _bytes_of(text: Any) -> bytes:
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else b""
 
 
 class _MessageReader(Reader):
     """The event stream of Messages. State beside the base's: whether it has said why it stopped, the index of the
-    tool call that has begun and not ended."""
+    tool call that has begun and not ended, and what the thinking of the block under way would be named by if no
+    signature came."""
 
     _stopped = False
     _call: Any = None
+    _thinking: hashlib.blake2b | None = None
 
     def raises(self, name: bytes, data: bytes) -> bool:
         return name == b"error"
@@ -246,8 +232,7 @@ class _MessageReader(Reader):
             delta = event.delta
             if not isinstance(delta, dict):
                 return LIFECYCLE
-            if delta.get("type") == "signature_delta" and isinstance(delta.get("signature"), str):
-                self.note_ids(digest(delta["signature"].encode("utf-8", "surrogatepass")))
+            self._note_delta(delta)
             if delta.get("type") == "input_json_delta" and self.dropped and not self.calling:
                 return Mark.ERROR, HALF_A_CALL
             return CONTENT if any(v for k, v in delta.items() if k != "type") else LIFECYCLE
@@ -259,7 +244,7 @@ class _MessageReader(Reader):
             block = event.content_block
             if not isinstance(block, dict):
                 return LIFECYCLE
-            self.note_ids(*_signatures(block))
+            self._note_block(block)
             if isinstance(block.get("type"), str) and block["type"].endswith("tool_use"):
                 self._call = 0 if event.index is None else event.index
             if block.get("type") in ("text", "thinking"):
@@ -267,6 +252,9 @@ class _MessageReader(Reader):
             return CONTENT
         if kind == "content_block_stop":
             self._call = None
+            if self._thinking is not None:
+                self.note_ids(UNSIGNED + self._thinking.hexdigest())
+                self._thinking = None
             return LIFECYCLE
         if kind == "message_delta":
             self.usage = _usage(event.usage, self.usage)
@@ -282,6 +270,28 @@ class _MessageReader(Reader):
         if kind == "message_stop":
             return self.end()
         return LIFECYCLE
+
+    def skim(self, data: bytes) -> bool:
+        before = None if self._thinking is None else self._thinking.copy()
+        if super().skim(data):
+            return True
+        self._thinking = before  # what was read of it is read again
+        return False
+
+    def _note_block(self, block: dict[str, Any]) -> None:
+        self._thinking = None
+        if block.get("type") == "thinking" and not block.get("signature"):
+            self._thinking = common.hasher(_bytes_of(block.get("thinking")))
+        else:
+            self.note_ids(*sealed_anthropic.names(block))
+
+    def _note_delta(self, delta: dict[str, Any]) -> None:
+        signature, text = delta.get("signature"), delta.get("thinking")
+        if isinstance(signature, str) and signature:
+            self._thinking = None
+            self.note_ids(*sealed_anthropic.names({"type": "thinking", "signature": signature}))
+        elif self._thinking is not None:
+            self._thinking.update(_bytes_of(text))
 
     def _start(self, message: Any) -> Reading:
         if isinstance(message, dict):

@@ -22,7 +22,7 @@ class PinKind(enum.StrEnum):
     STATE = "state"
     """It names something that one provider holds: `previous_response_id`, a file, a container, a cache."""
     SIGNATURE = "signature"
-    """It carries signed thinking, honoured by every provider of the same issuer."""
+    """It goes on from sealed reasoning that cannot be left out, honoured by every provider of the same issuer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,9 @@ class Call:
     model: str | None
     stream: bool
     pin: Pin | None = None
+    sealed: tuple[str, ...] = ()
+    """Names of the pieces of reasoning that only their issuer can read, and of what a stand-in has thought unsigned:
+    the newest first, for that was issued by the provider that answered last."""
     max_output_tokens: int | None = None
     messages: msgspec.Raw | None = field(default=None, repr=False, compare=False)
     """The conversation that an answer is asked for, a view of the body: read only where somebody asks which it is."""

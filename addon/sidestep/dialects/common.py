@@ -30,6 +30,8 @@ MAX_COUNT = 10**12
 """More tokens than any answer can cost: a greater number is none."""
 MAX_IDS = 64
 """Identifiers remembered of one answer."""
+UNSIGNED = "unsigned:"
+"""How the name of reasoning begins that no issuer has signed: it is named by its text."""
 
 
 # --- JSON, untouched
@@ -139,7 +141,12 @@ def bounded(ids: list[str]) -> tuple[str, ...]:
 
 def digest(*parts: bytes) -> str:
     """A short stable name for some bytes."""
-    return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
+    return hasher(b"\0".join(parts)).hexdigest()
+
+
+def hasher(data: bytes = b"") -> hashlib.blake2b:
+    """Makes the same name of bytes that come in pieces."""
+    return hashlib.blake2b(data, digest_size=16)
 
 
 def media_type(content_type: str) -> str:

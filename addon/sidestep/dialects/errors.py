@@ -133,6 +133,17 @@ _CREDENTIAL = _words(
     r"api key not valid | api key not found | api key expired | invalid api key | incorrect api key",
     r"invalid x-api-key | no auth credentials found | invalid authentication",
 )
+_SEALED = _words(
+    # Claude and those that speak its dialect; each is the leading clause of what they say.
+    r"invalid `?signature`? in `?thinking`? block | signature: extra inputs are not permitted",
+    r"thinking\.signature: ",
+    r"`?thinking`? or `?redacted_thinking`? | content\[\]\.thinking",
+    # OpenAI, Azure, xAI, vLLM; and chat.
+    r"encrypted.content | required 'reasoning' item | 'rs_[^']*' (?:of type 'reasoning'|not found)",
+    r"reasoning_content`? in the thinking mode must be passed back | reasoning_content is missing",
+    # Gemini, and Amazon Bedrock's own form.
+    r"thought.signature | reasoningtext\.signature",
+)
 _RATE = _words(r"\brate.?limit | too many requests | high.frequency | 请求过于频繁 | requests? too frequent")
 _OVERLOADED = _words(r"overloaded | \bat capacity\b | server is busy | try again later")
 _POLICY = _words(
@@ -212,6 +223,8 @@ def _kind(status: int, said: _Said) -> ErrorKind:
             return ErrorKind.CONTEXT_TOO_LONG
         if _MODEL_CODES.search(words) or _MODEL.search(text):
             return ErrorKind.UNKNOWN_MODEL
+        if status == 400 and (_SEALED.search(words) or _SEALED.search(text)):
+            return ErrorKind.SEALED
     if status == 429 or _RATE_CODES.search(words):
         return ErrorKind.RATE_LIMIT
     if status == 401 or _CREDENTIAL_CODES.search(words) or (status in _ABOUT_REQUEST and _CREDENTIAL.search(text)):

@@ -14,9 +14,9 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
-from sidestep.dialects import common
+from sidestep.dialects import common, sealed_gemini
 from sidestep.dialects.base import Answer, Call, Event, Mark, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.common import bounded, dicts_in, digest, fields_of, int_of, items_of, text_of, value_of
+from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.reader import (
     BROKE_DOWN,
@@ -41,11 +41,6 @@ _PIN_WORDS = (
     *(b'"cachedContent"', b'"cached_content"', b'"fileUri"', b'"file_uri"'),
     *(b'"fileSearchStoreNames"', b'"file_search_store_names"', b'"thoughtSignature"', b'"thought_signature"'),
 )
-_FREE = frozenset({"args", "response", "parameters", "parametersJsonSchema", "responseSchema", "responseJsonSchema"})
-"""Fields whose insides are somebody's own JSON."""
-_NO_SIGNATURES = frozenset({"skip_thought_signature_validator", "context_engineering_is_the_way_to_go"})
-"""What Google's documentation gives to those who have no signature."""
-
 _MADE = ("candidatesTokenCount", "thoughtsTokenCount")
 _BAD_OUTPUT = frozenset({"MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE"})
 """By Google's documentation the model's own failure, and without any output: another attempt often does better."""
@@ -95,12 +90,14 @@ class Gemini:
         fields = fields_of(body) or {}
         config = value_of(fields.get("generationConfig"))
         limit = int_of(config.get("maxOutputTokens")) if isinstance(config, dict) else 0
+        pin, sealed = _pin(body)
         return Call(
             self.name,
             operation,
             unquote(found["model"]) if found else None,
             stream=operation == "streamGenerateContent",
-            pin=_pin(body),
+            pin=pin,
+            sealed=sealed,
             max_output_tokens=limit or None,
             messages=fields.get("contents") if operation in _TALK else None,
         )
@@ -152,7 +149,7 @@ class Gemini:
                 if not any(_ends_well(c.get("finishReason"), usage) for c in candidates):
                     return common.no_answer(body)
         signed = b'"thoughtSignature"' in body or b'"thought_signature"' in body
-        ids = _signatures(value_of(fields.get("candidates"))) if signed else []
+        ids = sealed_gemini.names(value_of(fields.get("candidates"))) if signed else []
         return Answer(True, None, _usage(usage), text_of(fields.get("modelVersion")), bounded(ids))
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorFacts:
@@ -225,24 +222,15 @@ def _usage(usage: Any) -> Usage | None:
     return Usage(given, made, int_of(usage.get("cachedContentTokenCount")))
 
 
-def _signatures(value: Any) -> list[str]:
-    """Names for the signatures in some content."""
-    found = []
-    for part in dicts_in(value, _FREE):
-        signed = part.get("thoughtSignature") or part.get("thought_signature")
-        if isinstance(signed, str) and signed and signed not in _NO_SIGNATURES:
-            found.append(digest(signed.encode("utf-8", "surrogatepass")))
-    return found
-
-
-def _pin(body: bytes) -> Pin | None:
+def _pin(body: bytes) -> tuple[Pin | None, tuple[str, ...]]:
+    """What ties the call to one provider, and the names of its signatures, the newest first."""
     if not any(word in body for word in _PIN_WORDS):
-        return None
+        return None, ()
     request = value_of(body)
     caches: list[str] = []
     files: list[str] = []
     stores: list[str] = []
-    for part in dicts_in(request, _FREE):
+    for part in dicts_in(request, sealed_gemini.FREE):
         cache = part.get("cachedContent") or part.get("cached_content")
         if isinstance(cache, str):
             caches.append(cache)
@@ -252,12 +240,11 @@ def _pin(body: bytes) -> Pin | None:
         names = part.get("fileSearchStoreNames") or part.get("file_search_store_names")
         if isinstance(names, list):
             stores += [n for n in names if isinstance(n, str) and n]
+    sealed = tuple(dict.fromkeys(reversed(sealed_gemini.names(request))))
     for reason, ids in (("cachedContent", caches), ("fileUri", files), ("fileSearchStoreNames", stores)):
         if ids:
-            return Pin(PinKind.STATE, reason, bounded(caches + files + stores))
-    signed = _signatures(request)
-    # The newest first: it was issued by whoever answered last.
-    return Pin(PinKind.SIGNATURE, "thoughtSignature", tuple(reversed(bounded(signed)))) if signed else None
+            return Pin(PinKind.STATE, reason, bounded(caches + files + stores)), sealed
+    return None, sealed
 
 
 class _GeminiReader(Reader):
@@ -295,7 +282,7 @@ class _GeminiReader(Reader):
             self.usage = _usage(chunk.usage_metadata) or self.usage
         candidates = chunk.candidates
         if b'"thoughtSignature"' in data or b'"thought_signature"' in data:
-            self.note_ids(*_signatures(candidates))
+            self.note_ids(*sealed_gemini.names(candidates))
         if _blocked(chunk.prompt_feedback):
             self.finished = True
             return TERMINAL

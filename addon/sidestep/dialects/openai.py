@@ -110,12 +110,14 @@ class OpenAI:
         if operation == "audio/speech":
             stream = text_of(fields.get("stream_format")) == "sse"
         limits = [int_of(value_of(fields[name])) for name in _LIMITS if name in fields]
+        pin, sealed = pin_of(operation, fields, body)
         return Call(
             self.name,
             operation,
             text_of(fields.get("model")),
             stream=stream,
-            pin=pin_of(operation, fields, body),
+            pin=pin,
+            sealed=sealed,
             max_output_tokens=next(filter(None, limits), None),
             messages=fields.get("input" if operation == "responses" else "messages"),
         )

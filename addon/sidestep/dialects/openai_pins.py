@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from sidestep.dialects import sealed_openai
 from sidestep.dialects.base import Pin, PinKind
 from sidestep.dialects.common import bounded, dicts_in, texts, value_of
 
@@ -28,9 +29,12 @@ _NOT_REFERENCES = frozenset({"arguments", "annotations", "results", "parameters"
 """Fields whose insides are somebody's own JSON, or quote what an earlier answer was made from."""
 
 
-def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin | None:
+def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tuple[Pin | None, tuple[str, ...]]:
+    """What ties the call to one provider or issuer, and the names of its sealed reasoning, the newest first."""
     if not any(word in body for word in _STATE_WORDS.get(operation, ())):
-        return None
+        return None, ()
+    sealed: list[str] = []
+    items: Any = None
     ids: list[str] = []
     reasons: list[str] = []
 
@@ -49,6 +53,7 @@ def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> Pi
             # The answer is fetched later, by its id, from where the app sent this.
             reasons.append("background")
         items = value_of(fields.get("input"))
+        sealed = sealed_openai.reasoning(items)
         _references_need(needs, items)
         _items_need(needs, items)
         _tools_need(needs, value_of(fields.get("tools")))
@@ -60,7 +65,11 @@ def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> Pi
     elif operation == "audio/speech":
         voice = value_of(fields.get("voice"))
         needs("voice", isinstance(voice, dict) and voice.get("id"))
-    return Pin(PinKind.STATE, reasons[0], bounded(ids)) if reasons else None
+    if reasons:
+        return Pin(PinKind.STATE, reasons[0], bounded(ids)), tuple(sealed)
+    if sealed and sealed_openai.is_bound(items):
+        return Pin(PinKind.SIGNATURE, "mcp_approval", tuple(sealed)), tuple(sealed)
+    return None, tuple(sealed)
 
 
 def _references_need(needs: Callable[..., None], items: Any) -> None:
@@ -78,9 +87,7 @@ def _items_need(needs: Callable[..., None], conversation: Any) -> None:
         match item.get("type"):
             case "item_reference":
                 needs("item_reference", item.get("id"))
-            case "reasoning" if item.get("encrypted_content"):
-                needs("encrypted_content", item.get("id") or True)
-            case "reasoning" if not item.get("content"):
+            case "reasoning" if not item.get("content") and not item.get("encrypted_content"):
                 # Without its content it is looked up by its id.
                 needs("reasoning", item.get("id"))
             case "image_generation_call" if not item.get("result"):
@@ -88,8 +95,9 @@ def _items_need(needs: Callable[..., None], conversation: Any) -> None:
                 needs("image_generation_call", item.get("id"))
             case "program":
                 needs("fingerprint", item.get("fingerprint") and (item.get("id") or True))
-            case "compaction":
-                needs("encrypted_content", item.get("encrypted_content") and (item.get("id") or True))
+            case "compaction" | "context_compaction" if item.get("encrypted_content"):
+                # What was said before is in there alone.
+                needs("encrypted_content", True, *sealed_openai.names(item), item.get("id"))
             case "container_reference":
                 needs("container", item.get("container_id"))
         audio = item.get("audio")

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sidestep.breaker.outcomes import ErrorKind
-from sidestep.dialects import common
+from sidestep.dialects import common, sealed_openai
 from sidestep.dialects.base import Mark, Usage
 from sidestep.dialects.common import int_of, items_of, texts, value_of
 from sidestep.dialects.reader import (
@@ -73,6 +73,17 @@ class _Item(msgspec.Struct):
     id: Any = None
     type: Any = None
     container_id: Any = None
+    encrypted_content: Any = None
+    content: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def ids(self) -> list[str]:
+        """What a later call may name it by."""
+        sealed: list[str] = []
+        if self.encrypted_content or self.type == "reasoning":
+            item = {"type": self.type, "encrypted_content": self.encrypted_content, "content": value_of(self.content)}
+            sealed = sealed_openai.names(item)
+        return [*texts(self.id, self.container_id), *sealed]
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
@@ -129,7 +140,7 @@ def item_ids(output: msgspec.Raw) -> list[str]:
     for raw in items_of(output)[: common.MAX_IDS]:
         item = decoded(_item, raw)
         if item is not None:
-            ids += texts(item.id, item.container_id)
+            ids += item.ids
     return ids
 
 
@@ -272,7 +283,7 @@ class EventReader(Reader):
             self.usage = usage_in(event.usage) or self.usage
             return TERMINAL
         if event.item and (item := decoded(_item, event.item)) is not None:
-            self.note_ids(item.id, item.container_id)
+            self.note_ids(*item.ids)
             if isinstance(item.type, str) and item.type.endswith("_call"):
                 self._calls = kind == "response.output_item.added"
         # A compaction, or a call of a tool of the provider's own, may come without any delta.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sidestep.breaker.bounded import Bounded, short
@@ -21,7 +21,7 @@ from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
 from sidestep.routing.sticking import Conversations
 from sidestep.routing.strategies import Strategist
-from sidestep.routing.table import Candidate, RouteTable
+from sidestep.routing.table import NOBODY, Candidate, Issued, RouteTable
 
 ISSUED_IDS = 20_000
 """How many identifiers are remembered with their issuer; the oldest go first."""
@@ -107,6 +107,8 @@ class Engine:
         self.tokens_total: Counter[tuple[str, str]] = Counter()
         self.cost_total: Counter[str] = Counter()
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)
+        self.advised: set[str] = set()
+        """Lines of advice that have been logged: each is told once."""
         self.changed: set[Callable[[], None]] = set()
         """Called whenever a settled attempt may have made room: requests that wait for a probe listen here."""
         self.cooldowns = Cooldowns()
@@ -117,7 +119,7 @@ class Engine:
         )
         self._held: dict[str, State] = {}
         self._unknown: Bounded[ModelKey, float] = Bounded(UNKNOWN_MODELS, UNKNOWN_BYTES)
-        self._issuers: Bounded[str, str] = Bounded(ISSUED_IDS, ISSUED_BYTES)
+        self._issuers: Bounded[str, Issued] = Bounded(ISSUED_IDS, ISSUED_BYTES)
 
     def reconfigure(self, settings: Settings) -> None:
         """Take other settings; circuits and cooldowns of unchanged providers are kept."""
@@ -284,8 +286,17 @@ class Engine:
 
     def issued(self, ids: tuple[str, ...], provider: Provider) -> None:
         """Remember who issued these identifiers, for later calls that are pinned by them."""
-        for identifier in ids:
-            self._issuers.put(identifier, provider.name)
+        self._note_issued(ids, Issued(provider.name, provider.issuer))
 
-    def issuer_of(self, identifier: str) -> str | None:
-        return self._issuers.get(identifier)
+    def disown(self, ids: Iterable[str]) -> None:
+        """Remember that a provider refused these pieces as none of its issuer's: whosever they are, they are left out
+        from now on."""
+        self._note_issued(ids, NOBODY)
+
+    def _note_issued(self, ids: Iterable[str], by: Issued) -> None:
+        for identifier in ids:
+            self._issuers.put(identifier, by)
+
+    def issuer_of(self, identifier: str) -> Issued | None:
+        """Who was seen to have issued it. What is asked for is kept: the copies of a conversation must stay alike."""
+        return self._issuers.use(identifier)

@@ -15,7 +15,7 @@ import math
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sidestep.breaker.bounded import short
@@ -100,6 +100,7 @@ class Exchange:
         self._limit_wait_until: float | None = None
         self._probe_wait_until: float | None = None
         self._refusal_wait_until: float | None = None
+        self._repaired = False
         self._in_company = False
         """Whether other requests were under way with this one."""
         self._credential = credential
@@ -131,7 +132,7 @@ class Exchange:
         engine, route = self.engine, self.match.route
         keeper = self._keeper(plan, now)
         candidates: Sequence[Candidate] = plan.candidates
-        if route.strategy != "priority" and self.call.pin is None:
+        if route.strategy != "priority" and self.call.pin is None and not self.call.sealed:
             candidates = engine.strategist.order(
                 route.strategy,
                 route.name,
@@ -145,6 +146,8 @@ class Exchange:
             )
         if keeper is not None:
             candidates = [keeper, *(c for c in candidates if c is not keeper)]
+        # Neither a strategy nor a stay brings a provider before those that honour more of what is sealed.
+        candidates = sorted(candidates, key=lambda c: c.tier)
         return Plan(tuple(candidates), plan.pinned, plan.passthrough)
 
     def _keeper(self, plan: Plan, now: float) -> Candidate | None:
@@ -359,6 +362,8 @@ class Exchange:
             and now + announced < self.deadline
         ):
             self._again = (candidate, now + announced, "rate_limit")
+        elif outcome.then is Then.REPAIR and self._repair(candidate, now):
+            pass
         elif outcome.then is Then.LARGER:
             self._spend_not_larger_than(candidate)
         else:
@@ -370,7 +375,27 @@ class Exchange:
         """Whether this outcome leaves it to us to ask again; otherwise the app gets the answer."""
         if outcome.then is Then.HAND_OVER:
             return False
+        if outcome.then is Then.REPAIR and self._again is None:
+            return self.current is not None and not self.current.candidate.own
         return not (self.plan.pinned and outcome.then is Then.LARGER)
+
+    def _repair(self, candidate: Candidate, now: float) -> bool:
+        """Once a request, a provider that refuses sealed reasoning is asked again without what it was not itself seen
+        to issue, which is left out of every later copy as well; without all of it where it was all its own."""
+        left = [name for name in self.call.sealed if name not in candidate.leaves_out]
+        if self._repaired or not left or candidate.provider.routing.sealed != "drop":
+            return False
+        self._repaired = True
+        issued_by = {name: self.engine.issuer_of(name) for name in left}
+        name_here = candidate.provider.name
+        others = [name for name, by in issued_by.items() if by is None or by.provider != name_here]
+        self.engine.disown(others)
+        repaired = replace(candidate, leaves_out=candidate.leaves_out.union(others or left))
+        # However often this request comes back to it.
+        candidates = tuple(repaired if c is candidate else c for c in self.plan.candidates)
+        self.plan = replace(self.plan, candidates=candidates)
+        self._again = (repaired, now, "sealed")
+        return True
 
     def _spend_not_larger_than(self, candidate: Candidate) -> None:
         limit = context_window(candidate.provider, candidate.model)

@@ -47,7 +47,7 @@ def explain(settings: Settings, url: str, model: str | None, method: str | None 
     asked = model if model is not None else read.model
     call = Call(read.dialect, read.operation, asked, stream=read.stream)
     candidates = routes.candidates(match, asked, trusted_client=True)
-    plan = table.plan(candidates, call, issuer_of=lambda _: None, knows_model=None)
+    plan = table.plan(candidates, call, home_issuer=match.home_issuer, issuer_of=lambda _: None, knows_model=None)
     chosen = [c.provider for c in plan.candidates]
     found |= {
         "routed": not plan.passthrough,

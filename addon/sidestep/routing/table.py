@@ -7,13 +7,16 @@ Pure: no mitmproxy, no clock, no I/O. Whether a provider's circuit lets a call t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sidestep.breaker.bounded import Bounded, bytes_of
+from sidestep.config import catalog
 from sidestep.config.settings import Provider, Route
 from sidestep.config.urls import BaseURL
-from sidestep.dialects import DIALECTS
-from sidestep.dialects.base import Call, Dialect, PinKind
+from sidestep.dialects import DIALECTS, sealed
+from sidestep.dialects.base import Call, Dialect, Pin, PinKind
+from sidestep.dialects.common import UNSIGNED
 
 KEPT_CANDIDATES = 1_000
 """An app may make up models without end."""
@@ -36,6 +39,25 @@ class Match:
         own = (p.name for p in self.route.providers if p.base_url == self.intercept)
         return next(own, self.intercept.host)
 
+    @property
+    def home_issuer(self) -> str:
+        """Who has sealed what the app brings along from before, as far as can be told from whom it addressed."""
+        own = (p.issuer for p in self.route.providers if p.base_url == self.intercept)
+        dialect = self.route.dialect
+        known = catalog.issuer_at(dialect, self.intercept.host) or catalog.OFFICIAL_ISSUERS[dialect]
+        return next(own, known)
+
+
+class Issued(NamedTuple):
+    """Who was seen to have issued an identifier, or a piece of reasoning."""
+
+    provider: str
+    issuer: str
+
+
+NOBODY = Issued("", "")
+"""A provider refused it, and no other one is known to have issued it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -45,6 +67,14 @@ class Candidate:
     model: str | None
     own: bool
     """The app addressed this provider itself."""
+    leaves_out: frozenset[str] = frozenset()
+    """The sealed pieces of the call that its issuer does not honour: they are left out of the copy that it gets."""
+    tier: int = 0
+    """0: it honours all that was issued of the call's sealed pieces; 1: some of it; 2: nothing of it."""
+
+    @property
+    def target(self) -> sealed.Target:
+        return sealed.Target(self.provider.issuer, self.model)
 
     @property
     def own_credential(self) -> bool:
@@ -116,20 +146,34 @@ class RouteTable:
         return None
 
 
+IssuerOf = Callable[[str], Issued | None]
+
+
 def plan(
     candidates: tuple[Candidate, ...],
     call: Call,
     *,
-    issuer_of: Callable[[str], str | None],
+    home_issuer: str,
+    issuer_of: IssuerOf,
     knows_model: Callable[[Provider, str], bool] | None,
 ) -> Plan:
-    """Which of a route's candidates may answer this call, in the route's order.
+    """Which of a route's candidates may answer this call, in the route's order; those for whose copy something must be
+    left out come last.
 
-    `issuer_of`: the name of the provider seen to have issued an identifier. `knows_model`: False while a provider is
-    known not to have a model; None: nobody is known to lack any.
+    `issuer_of`: who was seen to have issued an identifier. `home_issuer`: who has issued the sealed pieces of which
+    that was not seen. `knows_model`: False while a provider is known not to have a model; None: no provider is known to
+    lack any.
     """
-    if call.pin is not None:
-        return _pinned(candidates, call, issuer_of)
+    if call.sealed and candidates:
+        if all(c.provider.issuer != home_issuer for c in candidates):
+            # Then the app can only have it from one of these.
+            home_issuer = candidates[0].provider.issuer
+        candidates = _with_copies(candidates, call, home_issuer, issuer_of)
+    if call.pin is not None and call.pin.kind is PinKind.STATE:
+        return _pinned(candidates, call.pin, issuer_of)
+    if call.sealed:
+        chosen = () if call.pin is not None else _able(candidates, call)
+        candidates = chosen or _of_issuer(candidates, call, home_issuer, issuer_of)
     if knows_model is not None:
         known = tuple(c for c in candidates if c.model is None or knows_model(c.provider, c.model))
         # A provider said to lack the model is passed over only while somebody else may have it.
@@ -137,16 +181,51 @@ def plan(
     return Plan(candidates, passthrough=not candidates)
 
 
-def _pinned(candidates: tuple[Candidate, ...], call: Call, issuer_of: Callable[[str], str | None]) -> Plan:
-    assert call.pin is not None
-    holder = next((name for i in call.pin.ids if (name := issuer_of(i)) is not None), None)
-    chosen = [c for c in candidates if c.provider.name == holder] if holder else []
-    if not chosen:
-        chosen = [c for c in candidates if c.own]
-    if call.pin.kind is PinKind.SIGNATURE:
-        # Without a holder and without the own provider among the candidates there is nobody to go by.
-        if chosen:
-            issuer = chosen[0].provider.issuer
-            chosen = [c for c in candidates if c.provider.issuer == issuer]
-        return Plan(tuple(chosen), passthrough=not chosen)
+def _with_copies(
+    candidates: tuple[Candidate, ...], call: Call, home_issuer: str, issuer_of: IssuerOf
+) -> tuple[Candidate, ...]:
+    """The candidates, each with what it does not get."""
+    issuers: dict[str, str | None] = {}
+    for name in call.sealed:
+        found = issuer_of(name)
+        unseen = None if name.startswith(UNSIGNED) else home_issuer
+        issuers[name] = unseen if found is None else found.issuer
+    # What was not signed, and not seen either, decides nothing: it is left out where it would be refused.
+    known = set(issuers.values()) - {None}
+    copies = []
+    for candidate in candidates:
+        issuer = candidate.provider.issuer
+        out: frozenset[str] = frozenset()
+        if candidate.provider.routing.sealed == "drop":
+            out = frozenset(name for name, by in issuers.items() if sealed.is_foreign(name, by, issuer))
+        tier = 0 if known <= {issuer} else 1 if issuer in known else 2
+        copies.append(replace(candidate, leaves_out=out, tier=tier) if out or tier else candidate)
+    return tuple(copies)
+
+
+def _able(candidates: tuple[Candidate, ...], call: Call) -> tuple[Candidate, ...]:
+    """Those that honour all of it, then those that can have a copy."""
+
+    def may(candidate: Candidate) -> bool:
+        if candidate.tier == 0:
+            return True
+        return candidate.provider.routing.sealed == "drop" and sealed.carries(call, candidate.target)
+
+    return tuple(sorted((c for c in candidates if may(c)), key=lambda c: c.tier))
+
+
+def _of_issuer(
+    candidates: tuple[Candidate, ...], call: Call, home_issuer: str, issuer_of: IssuerOf
+) -> tuple[Candidate, ...]:
+    """Those that honour the latest piece: the call goes to no other."""
+    latest = issuer_of(call.sealed[0])
+    for issuer in (home_issuer if latest is None else latest.issuer, home_issuer):
+        if chosen := tuple(c for c in candidates if c.provider.issuer == issuer):
+            return chosen
+    return ()
+
+
+def _pinned(candidates: tuple[Candidate, ...], pin: Pin, issuer_of: IssuerOf) -> Plan:
+    holder = next((found.provider for i in pin.ids if (found := issuer_of(i)) is not None), None)
+    chosen = [c for c in candidates if c.provider.name == holder] or [c for c in candidates if c.own]
     return Plan(tuple(chosen[:1]), pinned=True, passthrough=not chosen)

@@ -1,0 +1,110 @@
+"""Sealed reasoning in the OpenAI dialect: what is sealed, and a copy of a call for a provider that does not take it.
+
+Pure: no mitmproxy, no clock, no I/O. The rules are those of OpenAI's guide to reasoning, of the error messages that
+OpenAI and Azure give, and of DeepSeek's and Moonshot's pages on thinking. See `sealed_anthropic` for what the same copy
+in every later call is good for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from sidestep.dialects.common import UNSIGNED, digest, encode, fields_of, items_of, value_of
+
+OFFICIAL = "openai"
+STATELESS = frozenset({"openrouter"})
+"""Issuers that refuse `store: true` with a 400, for they store nothing."""
+DEMANDING = {"deepseek": "", "moonshot": "."}
+"""Issuers whose chat models want `reasoning_content` on every message that calls a tool, and the least that they
+take for it."""
+
+
+# --- what is sealed
+
+
+def names(item: Any) -> list[str]:
+    """Names for what is sealed in one item of a Responses conversation."""
+    if not isinstance(item, dict):
+        return []
+    sealed = item.get("encrypted_content")
+    if isinstance(sealed, str) and sealed:
+        return [_digest(sealed)]
+    content = item.get("content")
+    if item.get("type") != "reasoning" or not isinstance(content, list):
+        return []
+    text = "".join(p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str))
+    return [UNSIGNED + _digest(text)] if text else []
+
+
+def reasoning(items: Any) -> list[str]:
+    """The names of all reasoning in a Responses conversation, the newest first."""
+    found = (
+        [i for i in items if isinstance(i, dict) and i.get("type") == "reasoning"] if isinstance(items, list) else []
+    )
+    return [name for item in reversed(found) for name in names(item)]
+
+
+def _digest(text: str) -> str:
+    return digest(text.encode("utf-8", "surrogatepass"))
+
+
+def is_bound(items: Any) -> bool:
+    """Whether the conversation waits for leave to call a remote tool: the request for it lives with its issuer."""
+    kinds = ("mcp_approval_request", "mcp_approval_response")
+    return isinstance(items, list) and any(isinstance(i, dict) and i.get("type") in kinds for i in items)
+
+
+# --- the copy
+
+
+def unsealed(operation: str, body: bytes, issuer: str, leave_out: Collection[str]) -> bytes:
+    """The body for a provider of this issuer without these pieces; the very same bytes if nothing changes."""
+    fields = fields_of(body)
+    if fields is None:
+        return body
+    if operation == "chat/completions":
+        return _with_reasoning(body, fields, issuer)
+    before = items_of(fields.get("input"))
+    items = _without_reasoning(before, leave_out)
+    changes: dict[str, msgspec.Raw] = {}
+    if items != before:
+        changes["input"] = msgspec.Raw(encode(items))
+    if issuer in STATELESS and value_of(fields.get("store")) is True:
+        changes["store"] = msgspec.Raw(b"false")
+    return encode({**fields, **changes}) if changes else body
+
+
+def _without_reasoning(items: list[msgspec.Raw], leave_out: Collection[str]) -> list[msgspec.Raw]:
+    """Whole items go, never the blob alone, for what is left of one is looked up by its id. What followed loses its
+    id as well, up to the next reasoning that stays: "was provided without its required 'reasoning' item"."""
+    kept: list[msgspec.Raw] = []
+    orphaned = False
+    for raw in items:
+        item = value_of(raw)
+        if isinstance(item, dict) and item.get("type") == "reasoning":
+            orphaned = any(name in leave_out for name in names(item))
+            if not orphaned:
+                kept.append(raw)
+        elif orphaned and isinstance(item, dict) and "id" in item:
+            kept.append(msgspec.Raw(encode({k: v for k, v in (fields_of(raw) or {}).items() if k != "id"})))
+        else:
+            kept.append(raw)
+    return kept
+
+
+def _with_reasoning(body: bytes, fields: dict[str, msgspec.Raw], issuer: str) -> bytes:
+    """A chat in which each message that calls a tool has the least reasoning that its issuer takes."""
+    least = DEMANDING.get(issuer)
+    if least is None:
+        return body
+    messages: list[Any] = items_of(fields.get("messages"))
+    changed = False
+    for i, raw in enumerate(messages):
+        message = fields_of(raw) or {}
+        if value_of(message.get("tool_calls")) and "reasoning_content" not in message:
+            messages[i] = {**message, "reasoning_content": least}
+            changed = True
+    return encode({**fields, "messages": messages}) if changed else body

@@ -186,6 +186,21 @@ def test_circuits_of_made_up_models_push_out_one_another(monkeypatch: pytest.Mon
     assert all(len(model) <= 256 for model in circuits)
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_reload_keeps_what_is_known_of_unchanged_providers(changed: bool) -> None:
+    """Of one that is another provider now nothing is known: neither limits nor failures."""
+    world = World(OWN_THEN_B)
+    meets(world, DOWN)
+    meets(world, judging.CONNECT)
+    meets(world, LIMITED, "n")
+    world.reload(OWN_THEN_B.replace('name = "own"\n', 'name = "own"\nweight = 2\n') if changed else OWN_THEN_B)
+    assert asked(world, world.exchange({"model": "n"}, CHAT, "x")) == ("own" if changed else "b")
+    own = world.engine.settings.providers[0]
+    seen = status.provider_status(world.engine, own, world.now)
+    assert seen["failures"] == (0 if changed else 2)
+    assert seen["models"] == ({"n": "closed"} if changed else {"m": "closed", "n": "closed"})
+
+
 # --- what is seen
 
 
@@ -208,10 +223,14 @@ def test_the_state_of_a_provider_is_the_worst_of_its_circuits() -> None:
         exchange = next_of(world, model)
         world.settle(exchange)
     for _ in range(2):
+        meets(world, DOWN, "p")
+    world.now += 5
+    for _ in range(2):
         meets(world, judging.CONNECT, "n")
     seen = status.provider_status(world.engine, own, world.now)
-    assert (seen["state"], seen["models"]) == ("open", {"m": "closed", "n": "closed"})
-    assert (seen["successes"], seen["failures"]) == (2, 2)
+    assert (seen["state"], seen["models"]) == ("open", {"p": "open", "m": "closed", "n": "closed"})
+    assert (seen["successes"], seen["failures"]) == (2, 4)
+    assert seen["retry_after"] == 15, "before that none is asked, whatever its model's circuit says"
     assert status.health(world.engine, world.now)[0] == 503
 
 

@@ -221,7 +221,10 @@ def answer(seen: Seen) -> Behaviour:
         usage = {"input_tokens": 1, "output_tokens": 1}
         return Behaviour(body=json.dumps({**message, "stop_reason": "tool_use", "usage": usage}).encode())
     function = {"name": "weather", "arguments": '{"city": "Paris"}'}
-    called = {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": function}]}
+    called: dict[str, object] = {
+        "role": "assistant",
+        "tool_calls": [{"id": "c", "type": "function", "function": function}],
+    }
     return Behaviour(body=_chat(called))
 
 

@@ -299,7 +299,8 @@ def sample(folder: Path, config: str | None, script: Path, load: Load) -> tuple[
         figures = Variant("", m).measure(kind, size, clients, 5.0)
     own, within = (Counter(c) for c in json.loads(out.read_text()))
     each = figures.cpu * 1e6 / max(1, sum(own.values()))
-    return figures, *(Counter({k: v * each for k, v in c.items()}) for c in (own, within))
+    scaled_own, scaled_within = (Counter({k: v * each for k, v in c.items()}) for c in (own, within))
+    return figures, scaled_own, scaled_within
 
 
 def show_profile(console: Console, folder: Path, script: Path, config: str, load: Load) -> None:

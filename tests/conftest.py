@@ -15,7 +15,11 @@ import pytest
 from support.provider import Provider
 from support.proxy import Mitmdump, share_confdir
 
-TEST_SECONDS = 90
+WAIT_SECONDS = 90
+"""What a test that waits for processes and servers may take."""
+CPU_SECONDS = 60
+"""What a test of a pure room may take: of the processor, for how long it waits for that tells of the machine alone."""
+PURE = {"breaker", "config", "dialects", "routing"}
 
 # Two cores are shared with real proxies: how long a draw takes says nothing about the code.
 hypothesis.settings.register_profile(
@@ -30,16 +34,23 @@ def _one_ca(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _time_limit() -> Iterator[None]:
+def _time_limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    pure = request.path.parent.name in PURE
+    seconds, timer, sent = (
+        (CPU_SECONDS, signal.ITIMER_PROF, signal.SIGPROF)
+        if pure
+        else (WAIT_SECONDS, signal.ITIMER_REAL, signal.SIGALRM)
+    )
+
     def too_long(*_: object) -> None:
         faulthandler.dump_traceback()
-        raise TimeoutError(f"a test took longer than {TEST_SECONDS} s")
+        raise TimeoutError(f"a test took longer than {seconds} s{' of the processor' if pure else ''}")
 
-    before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(TEST_SECONDS)
+    before = signal.signal(sent, too_long)
+    signal.setitimer(timer, seconds)
     yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(timer, 0)
+    signal.signal(sent, before)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.metadata
+import importlib.resources
 import json
 import os
 import re
@@ -126,6 +127,25 @@ def test_mitmproxy_need_not_lie_beside_the_interpreter(runner: CliRunner, tmp_pa
     command = [str(python), "-m", "sidestep.cli", "dump", "--help"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("usage: mitmdump "), done.stderr
+
+
+def test_python_m_is_the_same_command(tmp_path: Path) -> None:
+    """`python -m sidestep` does what `sidestep` does, and names itself as it was called."""
+    command = [sys.executable, "-m", "sidestep", "providers", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert [row["name"] for row in json.loads(done.stdout)] == list(catalog.CATALOG), done.stderr
+    wrong = subprocess.run([*command[:3], "no-such"], env=env, capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stderr.split("\n")[0]) == (
+        2,
+        "Usage: python -m sidestep [OPTIONS] COMMAND [ARGS]...",
+    )
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    """Type checkers read the annotations of an installed package only beside this marker, which the wheel takes along
+    with all that is in the package's folder."""
+    assert (importlib.resources.files("sidestep") / "py.typed").is_file()
 
 
 def test_script_is_a_file_that_mitmproxy_can_load(runner: CliRunner) -> None:

@@ -8,26 +8,27 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mitmproxy import command, contentviews, ctx, exceptions
+from mitmproxy import command, contentviews, ctx, exceptions, version
 from mitmproxy.addonmanager import Loader
 from mitmproxy.log import ALERT
 
 from sidestep import status
 from sidestep.breaker.circuit import State
-from sidestep.calls.hooks import Calls
 from sidestep.calls.shared import Core
 from sidestep.config.locating import find_config, load_settings
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
 from sidestep.config.settings import MODES, Settings
 from sidestep.handover import DIRECT_HOSTS, UPSTREAM_AUTH
-from sidestep.mitm.connections import Connections
-from sidestep.mitm.dispatch import Dispatch
+from sidestep.mitm import expected
+from sidestep.mitm.aside import Aside
 from sidestep.routing import prices
 from sidestep.routing.engine import Engine
-from sidestep.view import LLM
+
+if TYPE_CHECKING:
+    from sidestep.mitm.dispatch import Dispatch
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +36,13 @@ TUNNEL_CHOICES = ("", "true", "false")
 
 
 class Sidestep:
-    """The addon. State: its parts, the configuration's file and who watches it, what was refused of it."""
+    """The addon. State: its parts, which are there once it is loaded; the configuration's file and what watches it,
+    what was refused of it; on a mitmproxy that lacks what is needed, the part that stands aside."""
 
     def __init__(self) -> None:
         self.core = Core()
-        self.calls = Calls(self.core)
-        self.addons = [Connections(self.core, self.calls), self.calls]
+        self.addons: list[object] = []
+        self._aside: Aside | None = None
         self.path: Path | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stop_watching: asyncio.Event | None = None
@@ -53,6 +55,34 @@ class Sidestep:
         return self.core.engine
 
     def load(self, loader: Loader) -> None:
+        _add_options(loader)
+        if secret := os.environ.pop(UPSTREAM_AUTH, ""):
+            # `sidestep run` stands in front of a proxy that wants a password: no command line shows it.
+            ctx.options.update(upstream_auth=secret)
+        direct_hosts = os.environ.pop(DIRECT_HOSTS, None)
+        if lacking := expected.missing():
+            self._aside = Aside(version.VERSION, lacking)
+            self.addons = [self._aside]
+            # An error would stop mitmproxy's start, and the app's traffic with it.
+            logger.warning(f"sidestep: {self._aside}")
+            return
+        if not expected.is_supported(version.VERSION):
+            logger.warning(
+                f"sidestep: mitmproxy {version.VERSION} is outside the tested range ({expected.SUPPORTED}); all that "
+                "Sidestep relies on is there, so it works on"
+            )
+        self._set_up(direct_hosts)
+
+    def _set_up(self, direct_hosts: str | None) -> None:
+        # Not above: they import what had to be looked for first.
+        from sidestep.calls.hooks import Calls
+        from sidestep.mitm.connections import Connections
+        from sidestep.mitm.dispatch import Dispatch
+        from sidestep.view import LLM
+
+        calls = Calls(self.core)
+        calls.direct_hosts = direct_hosts
+        self.addons = [Connections(self.core, calls), calls]
         self._dispatch = Dispatch(ctx.master.addons)
         self._dispatch.install()
         contentviews.add(LLM())
@@ -60,28 +90,10 @@ class Sidestep:
             # Before any client can come: to change it under a connection in the making breaks that one.
             ctx.options.update(connection_strategy="lazy")
             logger.info("sidestep: connection_strategy set to lazy, so that a host that is down cannot stop a call")
-        if secret := os.environ.pop(UPSTREAM_AUTH, ""):
-            # `sidestep run` stands in front of a proxy that wants a password: no command line shows it.
-            ctx.options.update(upstream_auth=secret)
-        self.calls.direct_hosts = os.environ.pop(DIRECT_HOSTS, None)
-        loader.add_option(
-            "sidestep_config",
-            str,
-            "",
-            "Sidestep's TOML file. Unset: ./sidestep.toml, then sidestep/config.toml in the user's "
-            "configuration folder, else every provider of the catalog whose key is in the environment.",
-        )
-        # mitmproxy's options know no optional bool.
-        loader.add_option(
-            "sidestep_tunnel_others",
-            str,
-            "",
-            "Whether TLS to hosts under no intercept passes unopened: true or false. Unset: what the [proxy] table of "
-            "Sidestep's configuration says.",
-            choices=TUNNEL_CHOICES,
-        )
 
     def configure(self, updated: set[str]) -> None:
+        if self._aside is not None:
+            return
         if (found := ctx.options.sidestep_tunnel_others) not in TUNNEL_CHOICES:
             self._refuse(f"sidestep_tunnel_others: expected true or false, found {found!r}")
             return
@@ -116,12 +128,17 @@ class Sidestep:
             self._watch_file()
 
     def running(self) -> None:
+        if self._aside is not None:
+            return
+        if self.engine is None and not self._refused:
+            # An addon that is added by `master.addons.add` is told of changes of options only.
+            self.configure(set())
         self._watch_file()
         self._keep(asyncio.get_running_loop().create_task(self._settle_in()))
 
     @staticmethod
     async def _settle_in() -> None:
-        """What is better done before somebody's call than in the middle of it."""
+        """What is better done before the first call than in the middle of it."""
         # The price list takes a quarter of a second to read.
         await asyncio.to_thread(prices.rates, "", "gpt-4o")
         # Nearly all that is there now stays: going through it each time costs the collector tens of milliseconds.
@@ -144,7 +161,7 @@ class Sidestep:
         self._keep(asyncio.get_running_loop().create_task(self._reload_on_change(self.path, stop)))
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
-        """Tasks that nobody holds may vanish."""
+        """Tasks that nothing refers to may vanish."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -202,6 +219,7 @@ class Sidestep:
     @command.command("sidestep.reload")
     def reload(self) -> None:
         """Read the configuration file again."""
+        self._engine()
         if not self._reload():
             raise exceptions.CommandError("the configuration has problems, see the log; the old one stays in force")
 
@@ -214,13 +232,34 @@ class Sidestep:
         logger.log(ALERT, f"sidestep: {name} is {'automatic' if state is None else state}")
 
     def _engine(self) -> Engine:
+        if self._aside is not None:
+            raise exceptions.CommandError(f"sidestep: {self._aside}")
         if self.engine is None:
             raise exceptions.CommandError("sidestep has no configuration yet")
         return self.engine
 
 
+def _add_options(loader: Loader) -> None:
+    loader.add_option(
+        "sidestep_config",
+        str,
+        "",
+        "Sidestep's TOML file. Unset: ./sidestep.toml, then sidestep/config.toml in the user's "
+        "configuration folder, else every provider of the catalog whose key is in the environment.",
+    )
+    # mitmproxy's options know no optional bool.
+    loader.add_option(
+        "sidestep_tunnel_others",
+        str,
+        "",
+        "Whether TLS to hosts under no intercept passes unopened: true or false. Unset: what the [proxy] table of "
+        "Sidestep's configuration says.",
+        choices=TUNNEL_CHOICES,
+    )
+
+
 def _is_unset(name: str) -> bool:
-    """Whether neither the user nor anybody else gave an option a value."""
+    """Whether an option was given no value, by the user or by another addon."""
     from mitmproxy import optmanager
 
     option = ctx.options._options.get(name)

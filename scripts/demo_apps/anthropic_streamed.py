@@ -7,8 +7,9 @@ from anthropic import Anthropic
 client = Anthropic()
 print("ready", flush=True)
 for line in sys.stdin:
-    messages = [{"role": "user", "content": line.strip()}]
-    with client.messages.stream(model="claude-opus-4-6", max_tokens=200, messages=messages) as stream:
+    with client.messages.stream(
+        model="claude-opus-4-6", max_tokens=200, messages=[{"role": "user", "content": line.strip()}]
+    ) as stream:
         for text in stream.text_stream:
             print(text, end="")
     print(flush=True)

@@ -7,6 +7,7 @@ from anthropic import Anthropic
 client = Anthropic()
 print("ready", flush=True)
 for line in sys.stdin:
-    messages = [{"role": "user", "content": line.strip()}]
-    answer = client.messages.create(model="claude-opus-4-6", max_tokens=200, messages=messages)
-    print(answer.content[0].text, flush=True)
+    answer = client.messages.create(
+        model="claude-opus-4-6", max_tokens=200, messages=[{"role": "user", "content": line.strip()}]
+    )
+    print("".join(block.text for block in answer.content if block.type == "text"), flush=True)

@@ -7,8 +7,10 @@ from openai import OpenAI
 client = OpenAI()
 print("ready", flush=True)
 for line in sys.stdin:
-    messages = [{"role": "user", "content": line.strip()}]
-    for chunk in client.chat.completions.create(model="gpt-4o", messages=messages, stream=True):
+    chunks = client.chat.completions.create(
+        model="gpt-4o", messages=[{"role": "user", "content": line.strip()}], stream=True
+    )
+    for chunk in chunks:
         for choice in chunk.choices:
             print(choice.delta.content or "", end="")
     print(flush=True)

@@ -297,8 +297,8 @@ def test_traffic_comes_back_in_a_ramp() -> None:
         for permit in out:
             circuit.settle(permit, SUCCESS, 17)
         out = []
-        while isinstance(permit := circuit.admit(17, LEASE), Permit):
-            out.append(permit)
+        while isinstance(granted := circuit.admit(17, LEASE), Permit):
+            out.append(granted)
         assert len(out) == round_of_answers
     assert circuit.snapshot(17).retry_after is None
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 from mitmproxy import http
-from mitmproxy.test import tflow
 
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import Outcome
+from sidestep.calls.flight import Flight
 from sidestep.calls.session import Session
 from sidestep.routing.engine import Attempt
+from support.flows import flow_of
 from support.world import World, answer, toml, user
 
 CUT = (
@@ -26,19 +27,20 @@ def test_a_stream_that_broke_after_content_keeps_no_conversation_and_its_tokens_
     world = World(toml("weighted", "", a=PRICE, b=""), random=lambda: 0.0)
     exchange = world.exchange(TURN)
     match = exchange.match
-    flow = tflow.tflow()
+    flow = flow_of()
     session = Session(flow, match, world.engine, lambda: world.now, acting=True)
-    session.call, session.exchange = exchange.call, exchange
+    session.exchange = exchange
     attempt = exchange.next(world.now)
     assert isinstance(attempt, Attempt)
-    session.begin(attempt)
+    flight = Flight(session, exchange, attempt)
+    session.show(flight)
     response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
-    watch = session.open_watch(response)
+    watch = flight.open(response)
     assert watch.feed(CUT).content
-    session.settle(judging.SUCCESS)
+    flight.settle(judging.SUCCESS)
     assert world.exchange(TURN).plan.candidates[0] is attempt.candidate
 
-    session.end(outcome)
+    flight.finish(outcome)
     exchange.failed(attempt, outcome, world.now)
 
     assert len(world.engine.conversations) == 0

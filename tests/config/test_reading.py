@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sidestep.breaker.circuit import CircuitSettings
 from sidestep.config import reading
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import TABLES, Price, Provider, Secret, Settings
+from sidestep.config.urls import BaseURL
 
 CANARY = "sk-CANARY-0123456789"
 
@@ -104,7 +106,7 @@ def test_defaults() -> None:
     tables = (*TABLES, "proxy")
     assert [getattr(written, t) for t in tables] == [getattr(empty, t) for t in tables]
     assert (written.mode, written.routes[0].strategy) == (empty.mode, "priority")
-    data = reading.tomllib.loads(CONTRACT)
+    data = tomllib.loads(CONTRACT)
     assert {t: set(data[t]) for t in tables} == {t: set(getattr(empty, t).__struct_fields__) for t in tables}
 
 
@@ -121,7 +123,7 @@ def test_contract() -> None:
     assert {f: getattr(azure, f) for f in azure.__struct_fields__ if f not in TABLES} == {
         "name": "azure-east",
         "dialect": "openai",
-        "base_url": reading.BaseURL("https", "example.openai.azure.com", 443, "/openai/v1"),
+        "base_url": BaseURL("https", "example.openai.azure.com", 443, "/openai/v1"),
         "api_key": Secret(CANARY),
         "auth": "api-key",
         "models": (("gpt-4o", "my-gpt4o"),),

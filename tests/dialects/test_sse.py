@@ -42,7 +42,8 @@ def meaning(events: list[Scanned]) -> list[tuple[bytes, bytes, bool]]:
 
 def reference(data: bytes) -> list[tuple[bytes, bytes]]:
     """The standard's own way: line by line."""
-    found, name, values = [], b"", []
+    found: list[tuple[bytes, bytes]] = []
+    name, values = b"", list[bytes]()
     for line in re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf"))[:-1]:
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")

@@ -40,7 +40,8 @@ def bomb(encoding: str, stream: bool) -> bytes:
         return gzip.compress(b"")[:10] + block * repeat
     if encoding == "br":
         b = brotli.Compressor(quality=1)
-        return b"".join(b.process(unit) for _ in range(repeat)) + b.finish()
+        parts: list[bytes] = [b.process(unit) for _ in range(repeat)]
+        return b"".join([*parts, b.finish()])
     z = zstd.ZstdCompressor()
     return b"".join(z.compress(unit) for _ in range(repeat)) + z.flush()
 

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import openai
 import pytest
@@ -20,7 +21,7 @@ from support.waiting import until
 Make = Callable[..., Provider]
 Start = Callable[..., Mitmdump]
 
-NO_RETRY = {"attempts": {"per_provider": 1, "wait_seconds": 0}}
+NO_RETRY: dict[str, Any] = {"attempts": {"per_provider": 1, "wait_seconds": 0}}
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 GOOD = Behaviour()
 DOWN = Behaviour(status=503)

@@ -119,7 +119,11 @@ def test_clients_that_leave(provider: Make, proxy: Start) -> None:
                 wire.reset()
 
     def many(count: int) -> None:
-        threads = [threading.Thread(target=lambda: [leave_once() for _ in range(count // 10)]) for _ in range(10)]
+        def some() -> None:
+            for _ in range(count // 10):
+                leave_once()
+
+        threads = [threading.Thread(target=some) for _ in range(10)]
         for thread in threads:
             thread.start()
         for thread in threads:

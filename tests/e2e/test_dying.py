@@ -281,7 +281,7 @@ class World:
 
         def over() -> bool:
             health.update(self.m.health())
-            return health["in_flight"] == 0
+            return bool(health["in_flight"] == 0)
 
         until(over, "no attempt is in flight")
         providers = health["providers"]
@@ -489,9 +489,10 @@ def test_apps_that_leave_between_two_attempts(combo: Combo, world: World) -> Non
     }.get(seen.json.get("user"), GOOD)
     calls = [*(("backoff", how) for how in WAYS[combo[:2]]), ("wait", "close")]
     with ExitStack() as stack:
-        left = []
+        left: list[tuple[App, str]] = []
         for user, how in calls:
-            app = stack.enter_context(world.app(case))
+            app = world.app(case)
+            stack.enter_context(app)
             app.send(stream=True, user=user)
             a.wait_for_request()
             left.append((app, how))

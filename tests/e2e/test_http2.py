@@ -52,7 +52,7 @@ class World:
 
         def over() -> bool:
             health.update(self.m.health())
-            return health["in_flight"] == 0
+            return bool(health["in_flight"] == 0)
 
         until(over, "no attempt is in flight")
         assert [p["permits_out"] for p in health["providers"].values()] == [0] * len(health["providers"])
@@ -74,9 +74,9 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World
     authority, folder = trustme.CA(), tmp_path_factory.mktemp("http2")
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     with ExitStack() as stack:
-        one = [stack.enter_context(Provider(name)) for name in "abab"]
+        one: list[Provider] = [stack.enter_context(Provider(name)) for name in "abab"]
         limits = (100, 100, 2, 1)
-        two = [
+        two: list[Provider] = [
             stack.enter_context(H2Provider(n, authority, max_streams=k)) for n, k in zip("abaa", limits, strict=True)
         ]
         mute = stack.enter_context(socket.create_server(("127.0.0.1", 0)))

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -254,7 +255,8 @@ def test_a_proxy_that_dies_is_told(ab: tuple[Provider, Provider], shell: Shell) 
     """The command goes on to its end; the last line says what happened, and where the log is."""
     with shell.start("cat") as process:
         until(lambda: len(shell.processes("cat")) == 1, "the command runs")
-        os.kill(*shell.processes("mitmproxy"), signal.SIGKILL)
+        (mitmproxy,) = shell.processes("mitmproxy")
+        os.kill(mitmproxy, signal.SIGKILL)
         out, err = process.communicate("still here", timeout=20)
     assert (out, process.returncode) == ("still here", 0)
     log, last = err.splitlines()
@@ -349,7 +351,11 @@ def test_a_child_finds_all_that_it_needs(ab: tuple[Provider, Provider], shell: S
     """What was in the environment is kept and added to; a certificate that was trusted before still is."""
     own = tmp_path / "own.pem"
     own.write_text("-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n")
-    before = {"NO_PROXY": "intern.example", "JAVA_TOOL_OPTIONS": "-Dmine=1", "NODE_EXTRA_CA_CERTS": str(own)}
+    before: dict[str, Any] = {
+        "NO_PROXY": "intern.example",
+        "JAVA_TOOL_OPTIONS": "-Dmine=1",
+        "NODE_EXTRA_CA_CERTS": str(own),
+    }
     script = "import json, os; print(json.dumps(dict(os.environ)))"
     env = json.loads(shell.run(sys.executable, "-c", script, **before).stdout)
     assert env["HTTPS_PROXY"] == env["https_proxy"] == env["HTTP_PROXY"]
@@ -412,7 +418,7 @@ def test_a_proxy_that_is_there_already_stays_in_front(ab: tuple[Provider, Provid
     shell.config.write_text(text)
     with ConnectProxy("user:secret-word", names) as corporate:
         shown = "import pathlib; print([p.read_bytes() for p in pathlib.Path('/proc').glob('[0-9]*/cmdline')])"
-        proxy = {"HTTPS_PROXY": corporate.url.replace("//", "//user:secret-word@")}
+        proxy: dict[str, Any] = {"HTTPS_PROXY": corporate.url.replace("//", "//user:secret-word@")}
         done = shell.run(sys.executable, "-c", ASK + shown, **proxy)
     assert text_of("b", Behaviour()) in done.stdout, done.stderr
     assert set(corporate.tunnels) == set(names)

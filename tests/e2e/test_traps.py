@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from support.calls import Client
 from support.provider import Behaviour, Provider, text_of
@@ -33,7 +34,7 @@ def test_a_refused_connection_is_tried_afresh(provider: Make, proxy: Start) -> N
     """mitmproxy keeps the error of a failed connect for the client connection's life; a later probe is a real one."""
     a = provider("a")
     a.refuse()
-    extra = {
+    extra: dict[str, Any] = {
         "circuit": {"failure_threshold": 1, "open_seconds": 0.2},
         "attempts": {"per_provider": 1, "wait_seconds": 0},
     }
@@ -88,8 +89,8 @@ def test_a_bug_of_ours_ends_one_call_and_no_other(provider: Make, proxy: Start, 
     a, b = provider("a"), provider("b")
     script = tmp_path / "saboteur.py"
     script.write_text(
-        "from sidestep.calls import Calls\n"
-        "from sidestep.watching import Watch\n"
+        "from sidestep.calls.hooks import Calls\n"
+        "from sidestep.calls.watching import Watch\n"
         "plan, feed = Calls._plan, Watch.feed\n"
         "def bad_plan(self, session):\n"
         "    if 'plan' in session.flow.request.headers: raise RuntimeError('SECRET TEXT')\n"

@@ -7,6 +7,7 @@ import re
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -25,7 +26,7 @@ from support.ways import Address, connect, listening, plain, socks5, tls
 Make = Callable[..., Provider]
 Start = Callable[..., Mitmdump]
 GOOD = Behaviour()
-TUNNEL = {"proxy": {"tunnel_others": True}}
+TUNNEL: dict[str, Any] = {"proxy": {"tunnel_others": True}}
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-import wsproto
 from mitmproxy import io
+from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, TextMessage
 
 from support.proxy import Mitmdump
@@ -140,7 +140,7 @@ class Echo:
         return False
 
     def _echo(self, sock: socket.socket, handshake: Handshake) -> None:
-        ws = wsproto.Connection(wsproto.ConnectionType.SERVER)
+        ws = Connection(ConnectionType.SERVER)
         binary = b""
         while data := sock.recv(65536):
             ws.receive_data(data)
@@ -164,7 +164,7 @@ class Echo:
                             sock.sendall(ws.send(BytesMessage(self.name.encode() + binary)))
                             binary = b""
                     case CloseConnection():
-                        if ws.state is not wsproto.ConnectionState.CLOSED:
+                        if ws.state is not ConnectionState.CLOSED:
                             sock.sendall(ws.send(event.response()))
                         return
 
@@ -189,7 +189,7 @@ class App(Wire):
 
     def __init__(self, m: Mitmdump, host: str = "row0.test", path: str = "/v1/responses", **headers: str) -> None:
         super().__init__(m, timeout=10)
-        self.ws = wsproto.Connection(wsproto.ConnectionType.CLIENT)
+        self.ws = Connection(ConnectionType.CLIENT)
         fields = {
             "Host": host,
             "Connection": "Upgrade",
@@ -387,7 +387,7 @@ def test_the_app_gets_426_when_all_fail(a: Echo, b: Echo, proxy: Start, subtests
     answers: list[int | str] = ["reset", "silent", 503, "refused"]
     m = proxy(config(a, b, rows=len(answers)))
     for i, answer in enumerate(answers):
-        with subtests.test(answer):
+        with subtests.test(str(answer)):
             for p in (a, b):
                 p.answer = answer
                 if answer == "refused":

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from mitmproxy import exceptions, hooks, http, options
 from mitmproxy.addonmanager import AddonManager
-from mitmproxy.proxy.layers.http import HttpRequestHook
-from mitmproxy.test import tflow
+from mitmproxy.proxy.layers.http._hooks import HttpRequestHook
 from mitmproxy.tools.dump import DumpMaster
 from mitmproxy.tools.web.master import WebMaster
 
 from sidestep.mitm.dispatch import Dispatch, listening
+from support.flows import flow_of
 
 
 def with_master(test: Callable[[AddonManager], Awaitable[None]], kind: type[Any] = DumpMaster) -> None:
@@ -41,7 +41,7 @@ class Late:
 
 
 async def call(manager: AddonManager) -> http.HTTPFlow:
-    flow = tflow.tflow()
+    flow = flow_of()
     await manager.handle_lifecycle(HttpRequestHook(flow))
     return flow
 
@@ -81,7 +81,7 @@ def test_addons_come_and_go() -> None:
 def test_an_addon_may_grow_a_hook() -> None:
     async def test(manager: AddonManager) -> None:
         Dispatch(manager).install()
-        late, seen = Late(), []
+        late, seen = Late(), list[http.HTTPFlow]()
         manager.add(late)
         await call(manager)
         late.request = seen.append  # type: ignore[attr-defined]
@@ -146,7 +146,7 @@ def test_a_manager_of_somebody_elses_is_left_alone() -> None:
         pass
 
     async def test(manager: AddonManager) -> None:
-        other = Other(manager.master)
+        other = Other(manager.master)  # type: ignore[no-untyped-call]
         Dispatch(other).install()
         assert "trigger_event" not in vars(other)
 

@@ -107,7 +107,8 @@ class WireGuard:
 
     def _carry_packets(self) -> None:
         while True:
-            ready, _, _ = select.select([self._tun, self._udp, self._wake], [], [])
+            sources: list[int | socket.socket] = [self._tun, self._udp, self._wake]
+            ready, _, _ = select.select(sources, [], [])
             if self._wake in ready:
                 return
             if self._tun in ready:

@@ -16,7 +16,7 @@ def may_use_keys(client: Client, networks: Iterable[str]) -> bool:
     address = _address(client.peername[0]) if client.peername else None
     if address is not None and address.is_loopback:
         return True
-    if getattr(ctx.options, "proxyauth", None):
+    if "proxyauth" in ctx.options and ctx.options.proxyauth:
         return True
     if isinstance(client.proxy_mode, LocalMode):
         return True  # captured programs run on this machine, whatever address they seem to come from

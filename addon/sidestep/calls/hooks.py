@@ -20,6 +20,7 @@ from sidestep.breaker import judging
 from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome
 from sidestep.calls import replies, story
 from sidestep.calls.clients import may_use_keys
+from sidestep.calls.flight import Flight
 from sidestep.calls.flows import Original, host_of, readable_body
 from sidestep.calls.session import Session
 from sidestep.calls.shared import Core
@@ -110,7 +111,7 @@ class Calls:
             return None
 
     def _plan(self, session: Session) -> bool:
-        """Read the call and choose who may answer. False: it goes where the app sent it."""
+        """Read the call and choose the providers that may answer. False: it goes where the app sent it."""
         flow, match, engine = session.flow, session.match, session.engine
         if flow.is_replay == "request" and (before := self.replayable.get(flow.id)) is not None:
             if flow.request.raw_content == before.sent_body:
@@ -121,7 +122,7 @@ class Calls:
         original = session.original
         query = flow.request.path.partition("?")[2]
         body = readable_body(original)
-        call = session.call = match.dialect.read(match.operation, match.tail, query, original.content_type, body)
+        call = match.dialect.read(match.operation, match.tail, query, original.content_type, body)
         now = self.core.clock()
 
         def plan(trusted: bool) -> table.Plan:
@@ -161,7 +162,7 @@ class Calls:
         if session.advice is not None:
             logger.info(session.advice, extra={"client": session.flow.client_conn.peername})
         if own is not None:
-            session.attempt = exchange.look_on(own, now)
+            session.flight = Flight(session, exchange, exchange.look_on(own, now))
             session.answered_by = own.provider
 
     def _advance(self, session: Session) -> Awaitable[None] | None:
@@ -203,7 +204,7 @@ class Calls:
         exchange = session.exchange
         assert exchange is not None
         if isinstance(step, Attempt):
-            session.begin(step)
+            session.show(Flight(session, exchange, step))
         elif not exchange.attempts:
             session.flow.response = replies.exhausted(exchange)
 
@@ -223,8 +224,8 @@ class Calls:
         if session is None or flow.response is None:
             return
         try:
-            if session.watch is None and session.attempt is not None:
-                self._record(session, flow.response)
+            if session.flight is not None and session.flight.watch is None:
+                self._record(session.flight, flow.response)
             told: tuple[Field, ...] = ()
             if session.acting and session.engine.settings.proxy.response_headers:
                 told = story.headers(session)
@@ -237,11 +238,11 @@ class Calls:
         except Exception as e:
             self.core.log_bug("responseheaders", e)
 
-    def _record(self, session: Session, response: http.Response) -> None:
+    def _record(self, flight: Flight, response: http.Response) -> None:
         """Judge from the hooks alone what a layer of ours does not carry: mode `observe`."""
-        watch = session.open_watch(response)
+        watch = flight.open(response)
         if watch.shape is Shape.OPAQUE:
-            session.settle(watch.judge_end())
+            flight.settle(watch.judge_end())
         elif watch.shape in (Shape.STREAM, Shape.FLOWING):
             before = response.stream
 
@@ -249,9 +250,9 @@ class Calls:
                 try:
                     piece = watch.feed(data)
                     if piece.content:
-                        session.settle(judging.SUCCESS)
+                        flight.settle(watch.opening)
                     if piece.error is not None:
-                        session.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
+                        flight.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
                 except Exception as e:
                     self.core.log_bug("stream", e)
                 return before(data) if callable(before) else data
@@ -265,14 +266,14 @@ class Calls:
         if session is None:
             return
         try:
-            attempt = session.attempt
-            if attempt is not None and attempt in session.engine.in_flight and session.watch is not None:
-                watch = session.watch
+            flight = session.flight
+            watch = None if flight is None else flight.watch
+            if flight is not None and watch is not None and flight.attempt in session.engine.in_flight:
                 if watch.shape in (Shape.WHOLE, Shape.ERROR) and flow.response is not None and not session.acting:
                     watch.feed(flow.response.raw_content or b"")
                 elif watch.shape is Shape.STREAM:
                     watch.rest()
-                session.end(watch.judge_end())
+                flight.finish(watch.judge_end())
             self._finish(session)
         except Exception as e:
             session.drop(judging.OURS)
@@ -307,21 +308,22 @@ class Calls:
         if session is None:
             return
         try:
-            session.end(self._judge_close(session, flow.websocket))
+            if session.flight is not None:
+                session.flight.finish(self._judge_close(session.flight, flow.websocket))
             self._finish(session)
         except Exception as e:
             self.core.log_bug("websocket_end", e)
 
     @staticmethod
-    def _judge_close(session: Session, ended: WebSocketData | None) -> Outcome:
+    def _judge_close(flight: Flight, ended: WebSocketData | None) -> Outcome:
         """What the end of a WebSocket says of its provider. Its reason is not quoted: it may hold anything."""
         code = None if ended is None else ended.close_code
         if ended is None or ended.closed_by_client or code in (None, *GOOD_CLOSES):
             return judging.SUCCESS
         if code == VANISHED:
-            session.note("the provider vanished without closing the WebSocket")
+            flight.note("the provider vanished without closing the WebSocket")
             return judging.TRUNCATED
-        session.note(f"the provider closed the WebSocket with code {code}")
+        flight.note(f"the provider closed the WebSocket with code {code}")
         return judging.STREAM_ERROR if code in PROVIDERS_CLOSES else judging.SUCCESS
 
     def _finish(self, session: Session) -> None:
@@ -354,8 +356,9 @@ class Calls:
 
     def broke(self, flow: http.HTTPFlow) -> None:
         session = self.sessions.get(flow.id)
-        if session is not None and session.attempt is not None:
-            session.settle(judging.CONNECT if session.attempt.headers_at is None else judging.TRUNCATED)
+        if session is not None and session.flight is not None:
+            came = session.flight.attempt.headers_at is not None
+            session.flight.settle(judging.TRUNCATED if came else judging.CONNECT)
 
     def phrase_exhausted(self, session: Session) -> http.Response:
         assert session.exchange is not None
@@ -370,7 +373,7 @@ class Calls:
         if session is not None:
             session.release()
             session.engine.live.discard(session)
-            session.attempt = None
+            session.flight = None
 
 
 def _host_of(flow: http.HTTPFlow) -> str:

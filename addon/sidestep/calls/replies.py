@@ -26,12 +26,12 @@ def error(dialect: Dialect, code: int, kind: ErrorKind, message: str, **headers:
 
 
 def exhausted(exchange: Exchange) -> http.Response:
-    """Nobody is left to ask: 503 when nobody was asked, else 502, or 504 for a timeout; 426 to a WebSocket
+    """No provider is left to ask: 503 when none was asked, else 502, or 504 for a timeout; 426 to a WebSocket
     handshake, on which the clients that can come back over HTTP."""
     dialect = exchange.match.dialect
     refused = exchange.refused
     why = "; ".join(_reason(r) for r in refused)
-    if exchange.call.operation.endswith(".websocket"):
+    if exchange.call.is_websocket:
         return error(dialect, 426, ErrorKind.SERVER, f"no provider takes this WebSocket now: {why or 'see HTTP'}")
     if not exchange.attempts:
         times = [r.retry_after for r in refused if r.retry_after is not None]

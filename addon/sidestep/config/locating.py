@@ -1,4 +1,4 @@
-"""Where the configuration is, and reading it. The only room besides `config` that touches a file."""
+"""Where the configuration is, and reading it. The only room besides `reading` that touches a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find_config(option: str, folder: Path | None = None) -> Path | None:
     if option:
         return Path(option).expanduser().absolute()
     here = (folder or Path.cwd()) / "sidestep.toml"
-    for candidate in (here, Path(platformdirs.user_config_dir("sidestep")) / "reading.toml"):
+    for candidate in (here, Path(platformdirs.user_config_dir("sidestep")) / "config.toml"):
         if candidate.is_file():
             return candidate
     return None

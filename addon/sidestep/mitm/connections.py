@@ -13,11 +13,12 @@ from mitmproxy.proxy import layer as proxy_layer
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.mode_specs import ReverseMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+from mitmproxy.proxy.tunnel import TunnelLayer
 from mitmproxy.tls import ClientHelloData, TlsData
 
 from sidestep.calls import replies
 from sidestep.calls.shared import Core
-from sidestep.mitm.handlers import see_off
+from sidestep.mitm.handlers import report_end
 from sidestep.mitm.layer import FailoverLayer
 from sidestep.mitm.stream import Conductor
 from sidestep.routing.engine import Engine
@@ -29,8 +30,8 @@ DISTRUSTED = 100
 
 
 class Connections:
-    """State: whom the layers ask, hosts whose certificates clients did not take, mitmproxy's own replay handler while
-    ours is in its place."""
+    """State: what the layers ask, hosts whose certificates clients did not take, kinds of HTTP layer that are not
+    mitmproxy's own and were told of, mitmproxy's own replay handler while ours is in its place."""
 
     name = "sidestep.connections"
 
@@ -38,6 +39,7 @@ class Connections:
         self.core = core
         self._conductor = conductor
         self._distrusted: set[str] = set()
+        self._foreign: set[type[HttpLayer]] = set()
         self._replay_handler: type[clientplayback.ReplayHandler] | None = None
 
     def running(self) -> None:
@@ -49,16 +51,22 @@ class Connections:
             self._replay_handler = None
 
     def next_layer(self, nextlayer: proxy_layer.NextLayer) -> None:
-        if nextlayer.layer is not None:
-            return
+        """Adopt the HTTP layer that is chosen, by mitmproxy or by another addon that was asked before this one."""
         try:
-            ctx.master.addons.get("nextlayer").next_layer(nextlayer)
-            found: Any = nextlayer.layer
-            while found is not None:
-                if type(found) is HttpLayer:
-                    FailoverLayer.adopt(found, self._conductor, self.core.clock)
-                    self.core.adopted.add(nextlayer.context.client.id)
-                found = getattr(found, "child_layer", None)
+            if nextlayer.layer is None:
+                ctx.master.addons.get("nextlayer").next_layer(nextlayer)
+            found = nextlayer.layer
+            while isinstance(found, TunnelLayer):
+                found = found.child_layer
+            if not isinstance(found, HttpLayer) or found.connections:
+                return  # another protocol, or a layer that has begun its work
+            if type(found) is HttpLayer:
+                FailoverLayer.adopt(found, self._conductor, self.core.clock)
+                self.core.adopted.add(nextlayer.context.client.id)
+            elif type(found) not in self._foreign:
+                self._foreign.add(type(found))
+                kind = f"{type(found).__module__}.{type(found).__qualname__}"
+                logger.warning(f"sidestep: calls pass through in an HTTP layer of another addon's own ({kind})")
         except Exception as e:
             self.core.log_bug("next_layer", e)
 
@@ -106,7 +114,7 @@ class Connections:
     def server_connected(self, data: ServerConnectionHookData) -> None:
         try:
             if data.client.id in self.core.adopted:
-                see_off(data.client, data.server)
+                report_end(data.client, data.server)
         except Exception as e:
             self.core.log_bug("server_connected", e)
 

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from mitmproxy import ctx
+from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import events
+from mitmproxy.proxy.server import ConnectionHandler
 
 
-def _handler_of(client: Connection) -> Any:
-    """mitmproxy's handler of a client connection, None if it is gone."""
-    server: Any = ctx.master.addons.get("proxyserver")
-    return server.connections.get(client.id)
+def _handler_of(client: Connection) -> ConnectionHandler | None:
+    """mitmproxy's handler of a client connection; None if it is gone, and for a replay, which has no client."""
+    server = ctx.master.addons.get("proxyserver")
+    return server.connections.get(client.id) if isinstance(server, Proxyserver) else None
 
 
 def client_is_slow(client: Connection) -> bool:
     """Whether data for this client waits inside mitmproxy: then the provider's silence is ours."""
-    try:
-        writer = _handler_of(client).transports[client].writer
-        size: int = writer.transport.get_write_buffer_size()
-    except (AttributeError, KeyError):
+    if (handler := _handler_of(client)) is None or (io := handler.transports.get(client)) is None:
         return False
-    return size > 0
+    # The streams of WireGuard and local mode do not tell.
+    return isinstance(io.writer, asyncio.StreamWriter) and io.writer.transport.get_write_buffer_size() > 0
 
 
-def see_off(client: Connection, server: Server) -> None:
+def report_end(client: Connection, server: Server) -> None:
     """See to it that the layers hear of a server connection's end. To be called by the task that carries it.
 
     mitmproxy (12.2.3 at least) loses that end where the task is cancelled while it waits in a hook or for its turn

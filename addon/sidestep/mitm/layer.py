@@ -1,4 +1,4 @@
-"""One client connection: failover streams, connect timeouts, one timer for all deadlines, joined writes.
+"""One client connection: failover streams, connects that can be withdrawn, one timer for all deadlines, joined writes.
 
 A `FailoverLayer` is mitmproxy's `HttpLayer` with another kind of stream.
 """
@@ -8,48 +8,40 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events
-from mitmproxy.proxy.layers.http import (
-    GetHttpConnection,
-    GetHttpConnectionCompleted,
-    HttpLayer,
-    RegisterHttpConnection,
-)
+from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, RegisterHttpConnection
 from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Client
+from mitmproxy.proxy.tunnel import TunnelLayer
 
 from sidestep.mitm.protocols import PatientHttp1Client, QuickHttp1Server
 from sidestep.mitm.stream import (
     GRACE_SECONDS,
-    QUEUED,
     TIMER_SLACK_SECONDS,
     Commands,
     Conductor,
     Expired,
     FailoverStream,
-    Phase,
+    FreshConnection,
 )
 
 FIRST_WRITE_BYTES = 1024
 """A response's head with the first event of a stream."""
-JUST_MADE_SECONDS = 0.25
-"""How long the report of a connection that was made may take to arrive."""
 
 
 class FailoverLayer(HttpLayer):
-    """mitmproxy's HTTP layer with failover streams, connect timeouts, and one timer for all deadlines.
+    """mitmproxy's HTTP layer with failover streams, connects that can be withdrawn, and one timer for all deadlines.
 
-    State beside the base class's: the deadlines of connections being made, the armed timers.
+    State beside the base class's: the armed timers, the server connections that a request has gone out on.
     """
 
     conductor: Conductor
     clock: Callable[[], float]
-    connecting: dict[Connection, tuple[float, float]]
     timers: dict[commands.Command, float]
     next_timer: float
-    given_up: set[Connection]
+    used: set[Connection]
 
     @classmethod
     def adopt(cls, layer: HttpLayer, conductor: Conductor, clock: Callable[[], float]) -> None:
@@ -58,10 +50,9 @@ class FailoverLayer(HttpLayer):
         assert isinstance(layer, cls)
         layer.conductor = conductor
         layer.clock = clock
-        layer.connecting = {}
         layer.timers = {}
         layer.next_timer = math.inf
-        layer.given_up = set()
+        layer.used = set()
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = self.streams[stream_id] = FailoverStream(self.context.fork(), stream_id)
@@ -85,26 +76,16 @@ class FailoverLayer(HttpLayer):
     # --- connections
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> Commands:
-        stream = self.command_sources.get(event)
-        known = tuple(self.waiting_for_establishment)
-        yield from super().get_connection(event, reuse=reuse)
-        if self.waiting_for_establishment and isinstance(stream, FailoverStream) and stream.session is not None:
-            for connection in self.waiting_for_establishment:
-                if connection not in known:
-                    seconds = stream.session.timeouts.connect
-                    self.connecting[connection] = (self.clock() + seconds, seconds)
-                    yield from self.arm(self.clock() + seconds)
+        yield from super().get_connection(event, reuse=reuse and not isinstance(event, FreshConnection))
 
     def register_connection(self, command: RegisterHttpConnection) -> Commands:
         connection = command.connection
-        self.connecting.pop(connection, None)
-        self.given_up.discard(connection)
         if connection not in self.waiting_for_establishment:
-            return  # who waited was told before
+            return  # whoever asked for it has withdrawn
         # A kept error would be given at once to every later request of this client: a probe could never pass.
         connection.error = None
         if not command.err and not self.waiting_for_establishment[connection]:
-            # Nobody wants it any more, and it holds one of the five places that there are for its address.
+            # No request wants it any more, and it holds one of the five places that there are for its address.
             yield commands.CloseConnection(self._outermost(connection))
         if not command.err:
             PatientHttp1Client.adopt(self.connections[connection].context.layers[-1])
@@ -112,10 +93,38 @@ class FailoverLayer(HttpLayer):
         if command.err:
             self._forget(connection)
 
+    def withdraw(self, asking: GetHttpConnection) -> Commands:
+        """A connection is wanted no longer: if nothing else waits for it, its making is broken off."""
+        self.command_sources.pop(asking, None)
+        connection = self._asked_for(asking)
+        if connection is None:
+            return
+        waiting = self.waiting_for_establishment[connection]
+        waiting[:] = [other for other in waiting if other is not asking]
+        outermost = self._outermost(connection)
+        # One that waits in line for one of the five places is closed once it is made: broken off in the line its end
+        # would never be reported, and a request that joined it meanwhile would wait for ever.
+        if not waiting and outermost.timestamp_start is not None:
+            del self.waiting_for_establishment[connection]
+            self.connections.pop(connection, None)
+            self.connections.pop(outermost, None)
+            yield commands.CloseConnection(outermost)
+
+    def connecting_for(self, asking: GetHttpConnection) -> float | None:
+        """Seconds since the connection asked for began to be made; None while it waits for one of five places."""
+        connection = self._asked_for(asking)
+        began = None if connection is None else self._outermost(connection).timestamp_start
+        return None if began is None else time.time() - began
+
+    def _asked_for(self, asking: GetHttpConnection) -> Connection | None:
+        # By identity: commands that ask for the same address are equal.
+        found = (c for c, waiting in self.waiting_for_establishment.items() if any(a is asking for a in waiting))
+        return next(found, None)
+
     def _outermost(self, connection: Connection) -> Connection:
         """The connection to the upstream proxy that this one is tunnelled through, or itself."""
-        tunnel: Connection = getattr(self.connections[connection], "tunnel_connection", connection)
-        return tunnel
+        handler = self.connections[connection]
+        return handler.tunnel_connection if isinstance(handler, TunnelLayer) else connection
 
     def _forget(self, connection: Connection) -> None:
         if (
@@ -124,6 +133,7 @@ class FailoverLayer(HttpLayer):
             and connection not in self.waiting_for_establishment
         ):
             self.connections.pop(connection, None)
+            self.used.discard(connection)
 
     def _is_forgotten(self, connection: Connection) -> bool:
         return (
@@ -132,11 +142,10 @@ class FailoverLayer(HttpLayer):
             and connection not in self.connections
         )
 
-    def is_queued(self, connection: Connection, up_id: int | None) -> bool:
-        """Whether a request still waits inside mitmproxy for a free HTTP/2 stream."""
-        handler = self.connections.get(connection)
-        queue: Any = getattr(handler.context.layers[-1], "stream_queue", ()) if handler is not None else ()
-        return up_id in queue
+    def queue_of(self, connection: Connection) -> dict[int, list[events.Event]]:
+        """The requests that still wait for a free stream of an HTTP/2 connection, by upstream id."""
+        client = self.connections[connection].context.layers[-1] if connection in self.connections else None
+        return client.stream_queue if isinstance(client, Http2Client) else {}
 
     # --- one timer
 
@@ -155,59 +164,19 @@ class FailoverLayer(HttpLayer):
         self.next_timer = min(self.timers.values(), default=math.inf)
         self.command_sources.pop(event.command, None)
         now = self.clock() + TIMER_SLACK_SECONDS
-        for connection, (at, seconds) in tuple(self.connecting.items()):
-            if at > now:
-                continue
-            yield from self._connect_expired(connection, seconds)
         for stream in tuple(self._routed_streams()):
             if stream.keep_alive_at is not None and stream.keep_alive_at <= now:
                 for sign in stream.signs_of_life():
                     yield from self.event_to_child(self.connections[self.context.client], sign)
-            if stream.deadline is None or stream.deadline > now:
+            if stream.due > now:
                 continue
-            if stream.phase is Phase.CONNECT:
-                stream.deadline = None
-                yield from self._queued_too_long(stream)
-            elif stream._paused:
-                # It waits for a hook, or somebody looks at it: nobody's silence. What came meanwhile comes first.
-                stream.deadline = self.clock() + GRACE_SECONDS
+            if stream._paused:
+                stream.postpone(self.clock() + GRACE_SECONDS)
             else:
-                stream.deadline = min(stream.deadline, self.clock())
                 yield from self.event_to_child(stream, Expired(stream.stream_id))
-        pending = [at for at, _ in self.connecting.values()]
-        for stream in self._routed_streams():
-            pending += [at for at in (stream.deadline, stream.keep_alive_at) if at is not None]
-        if pending:
-            yield from self.arm(max(min(pending), self.clock() + TIMER_SLACK_SECONDS))
-
-    def _queued_too_long(self, stream: FailoverStream) -> Commands:
-        """The request's time ran out while it waited for a connection: it waits no longer."""
-        for waiting in self.waiting_for_establishment.values():
-            for command in waiting:
-                if self.command_sources.get(command) is stream:
-                    waiting.remove(command)
-                    del self.command_sources[command]
-                    yield from self.event_to_child(stream, GetHttpConnectionCompleted(command, (None, QUEUED)))
-                    return
-
-    def _connect_expired(self, connection: Connection, seconds: float) -> Commands:
-        set_up = connection.timestamp_tcp_setup if isinstance(connection, Server) else None
-        if connection.timestamp_start is None or (set_up is not None and time.time() - set_up < JUST_MADE_SECONDS):
-            # Still queued inside mitmproxy for one of five places, or just made and not reported yet: to close
-            # it then would cancel the report, and whoever waits for it would wait for ever.
-            self.connecting[connection] = (self.clock() + min(seconds, GRACE_SECONDS), seconds)
-        elif connection in self.connections and connection.state is not ConnectionState.CLOSED:
-            self.connecting[connection] = (self.clock() + GRACE_SECONDS, seconds)
-            yield commands.CloseConnection(self._outermost(connection))
-        elif connection.timestamp_end is None and set_up is None and connection not in self.given_up:
-            self.given_up.add(connection)
-            self.connecting[connection] = (self.clock() + GRACE_SECONDS, seconds)
-            yield commands.CloseConnection(self._outermost(connection))
-        else:
-            # Closed, and nobody was told: tell them.
-            self.connecting.pop(connection, None)
-            if connection in self.waiting_for_establishment:
-                yield from self.register_connection(RegisterHttpConnection(connection, "connect timed out"))
+        due = min((stream.due for stream in self._routed_streams()), default=math.inf)
+        if due < math.inf:
+            yield from self.arm(max(due, self.clock() + TIMER_SLACK_SECONDS))
 
     def _routed_streams(self) -> Iterator[FailoverStream]:
         for stream_id, stream in self.streams.items():

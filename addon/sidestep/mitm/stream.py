@@ -1,13 +1,16 @@
-"""One client request: sends attempts, watches what comes back, lets the app see one good answer.
+"""One client request: carries out what is decided elsewhere. Attempts are sent, fed with what comes back, cancelled.
 
-It knows no circuit and no route: a `Session` says what the current attempt is, and the hook `sidestep_next` asks for
-the next one. Each attempt has an upstream stream id of its own, so that whatever an abandoned one still sends finds
-nobody. A stream whose flow is not routed behaves as mitmproxy's own.
+It knows no circuit and no route, and what an answer is worth is `holding`'s to say: a `Session` says what the next
+attempt is, the hook `sidestep_next` asks for it. Each attempt is a `Flight` with an upstream stream id of its own, so
+that whatever an abandoned one still sends finds nothing. A stream whose flow is not routed behaves as mitmproxy's own.
+
+An attempt must not wait while mitmproxy pauses this stream (for a hook, or while a user looks at it): connections are
+asked for without a pause, what comes for an attempt is fed to it at once, and what has to be done about it queues.
 """
 
 from __future__ import annotations
 
-import enum
+import collections
 import itertools
 import logging
 import math
@@ -17,12 +20,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mitmproxy import flow, http
-from mitmproxy.connection import Connection
+from mitmproxy.connection import Connection, Server
+from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.net.server_spec import ServerSpec
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import (
     DropStream,
     GetHttpConnection,
+    GetHttpConnectionCompleted,
     HTTPMode,
     HttpStream,
     SendHttp,
@@ -44,13 +50,13 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
 
 from sidestep.breaker import judging
-from sidestep.breaker.outcomes import ErrorFacts, ErrorKind, Kind, Outcome, Then
-from sidestep.calls.decoding import EncodingError
+from sidestep.breaker.outcomes import Kind, Outcome
+from sidestep.calls.flight import Flight
+from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
-from sidestep.calls.watching import ERROR_BODY_BYTES, Piece, Shape, Watch
-from sidestep.config.settings import Provider
+from sidestep.calls.watching import Shape
 from sidestep.mitm.handlers import client_is_slow
-from sidestep.mitm.protocols import HonestWebsocketLayer
+from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError
 
 logger = logging.getLogger(__name__)
 
@@ -58,17 +64,14 @@ Commands = layer.CommandGenerator[None]
 
 MAX_REQUEST_BYTES = 256 * 1024 * 1024
 """A routed request's body is kept to be sent again; a larger one goes where the app sent it."""
-ERROR_BODY_SECONDS = 5.0
-"""An error body that does not come in this time is judged by its status alone."""
 GRACE_SECONDS = 1.0
-"""How long a connection that was made, or closed by us, may take to be reported."""
+"""How much longer a deadline waits that came while mitmproxy had paused the stream."""
 KEEP_ALIVE_SECONDS = 5.0
 """While a whole stream is held back the app is sent a sign of life this often."""
 TIMER_SLACK_SECONDS = 0.05
 """A deadline this much earlier than the armed timer is worth a timer of its own."""
 
-QUEUED = "no connection was free in time"
-
+FROM_SERVER = (ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError)
 
 _upstream_ids = itertools.count(1 << 40)
 
@@ -89,7 +92,7 @@ class Conductor(Protocol):
         ...
 
     def phrase_exhausted(self, session: Session) -> http.Response:
-        """The answer when nobody is left to ask and nobody has answered."""
+        """The answer when no provider is left to ask and none has answered."""
         ...
 
 
@@ -99,11 +102,16 @@ class Parent(Protocol):
     conductor: Conductor
     streams: dict[int, HttpStream]
     connections: dict[Connection, layer.Layer]
+    used: set[Connection]
     next_timer: float
 
     def arm(self, at: float) -> Commands: ...
 
-    def is_queued(self, connection: Connection, up_id: int | None) -> bool: ...
+    def withdraw(self, asking: GetHttpConnection) -> Commands: ...
+
+    def connecting_for(self, asking: GetHttpConnection) -> float | None: ...
+
+    def queue_of(self, connection: Connection) -> dict[int, list[events.Event]]: ...
 
 
 @dataclass
@@ -114,98 +122,180 @@ class SidestepNextHook(commands.StartHook):
     flow: http.HTTPFlow
 
 
+class FreshConnection(GetHttpConnection):
+    """A connection that shares no other's fate: neither one that exists nor one that is being made. No dataclass of its
+    own: that would take the hash by identity away."""
+
+
 @dataclass
 class Expired(HttpEvent):
     """A deadline of this stream may have passed."""
 
 
-class Phase(enum.Enum):
-    IDLE = "idle"
-    """No attempt is under way."""
-    CONNECT = "connect"
-    HEADERS = "headers"
-    """Sent; waiting for the response headers."""
-    HOLD = "hold"
-    """Headers have come, held back until the answer is known to be one."""
-    FLOW = "flow"
-    """The app sees the answer."""
+@dataclass
+class News(HttpEvent):
+    """Something has to be done about an attempt."""
 
-
-@dataclass(slots=True)
-class Held:
-    """An answer held back: its head, and what it would look like to the app so far."""
-
-    headers: ResponseHeaders
-    data: list[bytes]
-    size: int = 0
-    ended: bool = False
-    rank: int = 0
-    provider: Provider | None = None
+    flight: Flight
+    step: Step
 
 
 class FailoverStream(HttpStream):
-    """One client request. State: the session, the phase, the upstream id, the held answer, the best failed
-    answer so far, the deadline of the phase, when to send the next sign of life (monotonic seconds),
-    whether the app has been sent headers made up by us: from then on everything must end in band; whether
-    the pieces of a flowing stream may take the short way; and the proxy behind this one, if there is one."""
+    """One client request.
+
+    State: the session; the attempts under way and what asks for their connections, by upstream id; the attempt whose
+    answer the app sees, and the best failed one so far; events that came while another was worked off; when to send the
+    next sign of life (monotonic seconds); whether the app has been sent headers made up by us: from then on everything
+    must end in band; whether pieces of a flowing stream may take the short way; the proxy behind this one, if there is
+    one.
+    """
 
     session: Session | None = None
-    phase: Phase = Phase.IDLE
-    up_id: int | None = None
-    upstream: Connection | None = None
-    held: Held | None = None
-    best: Held | None = None
-    deadline: float | None = None
+    winner: Flight | None = None
+    best: Flight | None = None
     keep_alive_at: float | None = None
     made_up: bool = False
     dropped: bool = False
     asked_session: bool = False
     skims: bool = False
+    busy: bool = False
     via: ServerSpec | None = None
     parent: Parent
+    flights: dict[int, Flight]
+    asking: dict[int, GetHttpConnection]
+    inbox: collections.deque[events.Event]
 
-    # --- the way in and out: ids, credentials, and the guard
+    def __init__(self, context: Context, stream_id: int) -> None:
+        super().__init__(context, stream_id)
+        self.flights = {}
+        self.asking = {}
+        self.inbox = collections.deque()
+
+    # --- the way in and out: ids, the inbox, and the guard
 
     def handle_event(self, event: events.Event) -> Commands:
-        if self.phase is Phase.CONNECT and isinstance(event, RequestProtocolError) and self.session is not None:
-            # It waits in line until the connection is made or not; the permit need not.
-            self.session.drop(judging.CLIENT_GONE)
-        if self.skims and type(event) is ResponseData and event.stream_id == self.up_id and self._skim(event):
+        if self.skims and type(event) is ResponseData and self._skim(event):
             event.stream_id = self.stream_id
             yield SendHttp(event, self.context.client)
             return
+        if self.busy and not self._is_recursion(event):
+            # A command of ours was answered at once (a connection to reuse): after what is under way.
+            self.inbox.append(event)
+            return
+        nested, self.busy = self.busy, True
         try:
-            for command in super().handle_event(event):
-                if isinstance(command, SendHttp):
-                    if command.connection is not self.context.client:
-                        if not self._addressed(command):
-                            continue
-                    elif self.made_up and isinstance(command.event, ResponseHeaders):
-                        continue  # the app has headers already
-                elif isinstance(command, DropStream):
-                    self.dropped = True
-                    if self.up_id is not None:
-                        self.parent.streams.pop(self.up_id, None)
-                yield command
+            yield from self._sent(self._route(event))
+            while self.inbox and not nested:
+                yield from self._sent(self._route(self.inbox.popleft()))
         except Exception as e:
             if self.session is None:
                 raise
-            yield from self._crashed(e)
+            yield from self._crashed(self.session, e)
+        finally:
+            self.busy = nested
 
-    def _addressed(self, command: SendHttp) -> bool:
-        """Give an event for a server the attempt's own id; False if there is nobody to get it."""
-        if command.connection not in self.parent.connections:
+    def _is_recursion(self, event: events.Event) -> bool:
+        """Whether the base class gives itself a body that it has collected (`stream_large_bodies`): now, or it would
+        come after what follows it."""
+        return isinstance(event, (RequestData, ResponseData)) and event.stream_id == self.stream_id
+
+    def _route(self, event: events.Event) -> Commands:
+        """What belongs to an attempt goes there, even while the stream is paused; all else takes mitmproxy's way."""
+        if isinstance(event, GetHttpConnectionCompleted):
+            # By identity: commands that ask for the same address are equal.
+            up_id = next((i for i, asking in self.asking.items() if asking is event.command), None)
+            if up_id is not None:
+                del self.asking[up_id]
+                yield from self._connected(self.flights[up_id], *event.reply)
+                return
+        elif isinstance(event, HttpEvent) and event.stream_id != self.stream_id:
+            flight = self.flights.get(event.stream_id)
+            if flight is not None:
+                event.stream_id = self.stream_id
+                yield from self._received(flight, event)
+            return  # else of an attempt that was given up
+        elif isinstance(event, RequestProtocolError) and self.session is not None and self.winner is None:
+            # It may wait in line for a hook to end; the attempts, and their permits, need not.
+            yield from self._cancel_all(None)
+        yield from super().handle_event(event)
+
+    def _received(self, flight: Flight, event: HttpEvent) -> Commands:
+        if isinstance(event, ResponseTrailers) and self.context.client.alpn != b"h2":
+            return  # mitmproxy's HTTP/1 server cannot send them
+        if flight is self.winner:
+            yield from super().handle_event(event)
+            return
+        match event:
+            case ResponseHeaders() if self._is_refused(event.response):
+                step = flight.refused()
+            case ResponseHeaders():
+                step = flight.answers(event.response, bodiless=event.end_stream)
+            case ResponseData():
+                step = flight.feed(event.data)
+            case ResponseEndOfMessage():
+                step = flight.end()
+            case ResponseTrailers():
+                flight.take_trailers(event.trailers)
+                return
+            case MalformedHeadError() if flight.response is None:
+                flight.connection = None
+                step = flight.refused()
+            case _ if self._broke_idle(flight):
+                yield from self._renew(flight)
+                return
+            case _:
+                step = flight.broke()
+        if step.do is Do.HOLD:
+            yield from self._arm(flight)
+        else:
+            yield from super().handle_event(News(self.stream_id, flight, step))
+
+    def _is_refused(self, response: http.Response) -> bool:
+        """Whether this head would not be passed on: the app would get a page of mitmproxy's in its place. A 101 to what
+        was no handshake would make the app's next request a message to that server."""
+        if response.status_code == 101:
+            return self.session is None or not self.session.is_websocket
+        if not self.context.options.validate_inbound_headers:
             return False
-        if self.session is not None:
-            if self.up_id is None:
-                return False
-            command.event.stream_id = self.up_id
-        return True
+        try:
+            validate_headers(response)
+        except ValueError:
+            return True
+        return False
 
-    def _crashed(self, error: Exception) -> Commands:
+    def _broke_idle(self, flight: Flight) -> bool:
+        """Whether a connection that had served before has ended, just when it was used again, before any byte came."""
+        connection = flight.connection
+        return flight.is_reused and flight.response is None and connection is not None and not connection.connected
+
+    def _renew(self, flight: Flight) -> Commands:
+        """That was no provider's failure: the same attempt goes on, on a connection that is made for it."""
+        flight.connection = None
+        yield from self._cancel(flight)
+        flight.renew()
+        yield from self._start(flight, FreshConnection)
+
+    def _sent(self, given: Commands) -> Commands:
+        """The same commands, each for a server with the id of its attempt."""
+        for command in given:
+            if isinstance(command, SendHttp):
+                if command.connection is self.context.client:
+                    if self.made_up and isinstance(command.event, ResponseHeaders):
+                        continue  # the app has headers already
+                elif command.connection not in self.parent.connections:
+                    continue
+                elif self.session is not None and command.event.stream_id == self.stream_id:
+                    if self.winner is None:
+                        continue  # the base class speaks to what it takes for its server
+                    command.event.stream_id = self.winner.up_id
+            elif isinstance(command, DropStream):
+                self.dropped = True
+                for up_id in self.flights:
+                    self.parent.streams.pop(up_id, None)
+            yield command
+
+    def _crashed(self, session: Session, error: Exception) -> Commands:
         """A bug of ours ends this one call with an error; no piece of an answer is lost in silence."""
-        session = self.session
-        assert session is not None
         at = error.__traceback__
         while at is not None and at.tb_next is not None:
             at = at.tb_next
@@ -214,19 +304,13 @@ class FailoverStream(HttpStream):
         logger.error(f"sidestep: internal error ({type(error).__name__}{place}); one call was ended")
         self._paused = None
         self._paused_event_queue.clear()
-        upstream, up_id = self.upstream, self.up_id
-        parent = self.parent
+        self.inbox.clear()
         self.client_state = self.server_state = self.state_errored
-        self.deadline = None
         session.drop(judging.OURS)
         self.flow.error = flow.Error("sidestep: internal error")
         self.flow.live = False
-        if up_id is not None:
-            parent.streams.pop(up_id, None)
-            if upstream is not None and upstream in parent.connections:
-                cancel = RequestProtocolError(up_id, "internal error", ErrorCode.CANCEL)
-                yield SendHttp(cancel, upstream)
         self.session = None
+        yield from self._cancel_all(judging.OURS)
         if self.dropped:
             return  # the app has had its end
         yield SendHttp(
@@ -238,24 +322,26 @@ class FailoverStream(HttpStream):
 
     def _handle_event(self, event: events.Event) -> Commands:
         session = self.session
-        if isinstance(event, HttpEvent) and event.stream_id != self.stream_id:
-            # Not in `handle_event`: an event may have waited there while its attempt was given up.
-            if event.stream_id != self.up_id:
-                return
-            event.stream_id = self.stream_id
-        if session is None or self.phase is Phase.IDLE:
-            if not isinstance(event, Expired):
+        if session is None:
+            if isinstance(event, (RequestProtocolError, ResponseProtocolError)):
+                yield from self.handle_protocol_error(event)
+            elif not isinstance(event, (Expired, News)):
                 yield from super()._handle_event(event)
-        elif isinstance(event, ResponseTrailers) and self.context.client.alpn != b"h2":
-            pass  # mitmproxy's HTTP/1 server cannot send them
+        elif isinstance(event, News):
+            if event.flight is self.winner:
+                yield from self._carry_out(session, event.flight, event.step)
+            elif event.flight.up_id in self.flights and self.winner is None:
+                yield from self._act(session, event.flight, event.step)
         elif isinstance(event, Expired):
-            yield from self._on_expired()
+            yield from self._on_expired(session)
+        elif isinstance(event, FROM_SERVER) and self.winner is not None and self.winner.up_id not in self.flights:
+            pass  # it waited here while its attempt was given up
         elif isinstance(event, (RequestProtocolError, ResponseProtocolError)):
             yield from self.handle_protocol_error(event)
-        elif self.phase is Phase.FLOW and isinstance(event, ResponseData):
-            yield from self._on_flowing(event)
-        elif self.phase is Phase.FLOW and isinstance(event, ResponseEndOfMessage):
-            yield from self._on_flow_end(event)
+        elif self.winner is not None and isinstance(event, ResponseData):
+            yield from self._on_flowing(session, self.winner, event)
+        elif self.winner is not None and isinstance(event, ResponseEndOfMessage):
+            yield from self._carry_out(session, self.winner, self.winner.end())
         else:
             yield from super()._handle_event(event)
 
@@ -285,25 +371,25 @@ class FailoverStream(HttpStream):
                 return
             if self.flow.response:
                 session.drop(judging.OURS)
-                session.attempt = None
+                session.flight = None
                 yield from self._answer()
-            elif session.attempt is None:
+            elif session.flight is None:
                 self.session = None
                 yield from self._send_unrouted()
             else:
-                if session.complete and session.keep_alive:
+                if session.keep_alive:
                     self.keep_alive_at = session.clock() + KEEP_ALIVE_SECONDS
                     yield from self.parent.arm(self.keep_alive_at)
                 # For all attempts: the connection of one may be direct, and a script may have chosen another proxy.
                 self.via = self.flow.server_conn.via
-                yield from self._attempt()
+                yield from self._start(session.flight)
         else:
             yield from super().state_consume_request_body(event)
 
     def signs_of_life(self) -> Iterator[HttpEvent]:
         """What keeps the app from giving up while its whole answer is held back."""
         session = self.session
-        if session is None or self.phase is Phase.FLOW:
+        if session is None or self.winner is not None:
             self.keep_alive_at = None
             return
         self.keep_alive_at = session.clock() + KEEP_ALIVE_SECONDS
@@ -315,7 +401,6 @@ class FailoverStream(HttpStream):
     def _answer(self) -> Commands:
         """Give the client the response that was set, by us or by another addon."""
         assert self.flow.response is not None
-        self.phase = Phase.IDLE
         self.flow.response.timestamp_start = time.time()
         yield HttpResponseHeadersHook(self.flow)
         if (yield from self.check_killed(True)):
@@ -325,8 +410,7 @@ class FailoverStream(HttpStream):
     def _send_unrouted(self) -> Commands:
         """What the base class does once the request hook is over."""
         if (yield from self.make_server_connection()):
-            request = self.flow.request
-            yield from self._send(request, self.stream_id, self.context.server)
+            yield from self._send(self.flow.request, self.stream_id, self.context.server)
 
     def _send(self, head: http.Request, stream_id: int, server: Connection) -> Commands:
         content, trailers = self.flow.request.raw_content, self.flow.request.trailers
@@ -341,374 +425,214 @@ class FailoverStream(HttpStream):
 
     # --- attempts
 
-    def _attempt(self) -> Commands:
-        """Send attempts until one has been sent whole, or nobody is left."""
-        session = self.session
-        assert session is not None
-        while True:
-            self.phase = Phase.CONNECT
-            self.up_id = next(_upstream_ids)
-            self.parent.streams[self.up_id] = self
-            self.server_state = self.state_wait_for_response_headers
-            self.held = None
-            request = self.flow.request
-            via = None if self.via is None or session.passes_proxy_by() else self.via
-            yield from self._arm(math.inf)
-            connection, error = yield GetHttpConnection(
-                (request.host, request.port),
-                request.scheme == "https",
-                via,
-                self.flow.server_conn.transport_protocol,
-            )
-            if error is None:
-                self.upstream = connection
-            if (yield from self.check_killed(True)):
-                return
-            if error is not None:
-                if (yield from self._move_on(judging.QUEUED if error == QUEUED else judging.CONNECT)):
-                    continue
-                return
-            self.context.server = self.flow.server_conn = connection
-            self.phase = Phase.HEADERS
-            to_proxy = self.mode is HTTPMode.upstream and via is not None and request.scheme == "http"
-            head = session.outgoing(to_http1=connection.alpn != b"h2", to_proxy=to_proxy)
-            timeouts = session.timeouts
-            yield from self._arm(timeouts.first_byte if session.streaming else timeouts.headers)
-            yield from self._send(head, self.up_id, connection)
-            return
+    def _start(self, flight: Flight, kind: type[GetHttpConnection] = GetHttpConnection) -> Commands:
+        """Ask for a connection. The answer comes to `_connected`, perhaps before this is over."""
+        request = self.flow.request
+        flight.up_id = next(_upstream_ids)
+        self.flights[flight.up_id] = flight
+        self.parent.streams[flight.up_id] = self
+        self.server_state = self.state_wait_for_response_headers
+        asking = kind(
+            (request.host, request.port),
+            request.scheme == "https",
+            self._via(flight),
+            self.flow.server_conn.transport_protocol,
+        )
+        # mitmproxy pauses a layer where this is True and it has not been taken over by another.
+        asking.blocking = self  # type: ignore[assignment]
+        self.asking[flight.up_id] = asking
+        flight.bound(flight.session.clock() + flight.timeouts.connect)
+        yield from self._arm(flight)
+        yield asking
 
-    def _abandon(self) -> Commands:
-        """Nothing more is wanted of the attempt under way."""
-        up_id, upstream = self.up_id, self.upstream
-        phase_before = self.phase
-        self.deadline = None
-        self.phase = Phase.IDLE
-        if up_id is None:
-            return
-        # A connection that was made for us and not used must be closed too: it would hold one of the five
-        # places that mitmproxy has for an address. An HTTP/2 stream that was not opened needs no reset.
-        unused_h2 = phase_before is Phase.CONNECT and upstream is not None and upstream.alpn == b"h2"
-        ended = self.held is not None and self.held.ended
-        if upstream is not None and not ended and not unused_h2:
-            yield SendHttp(RequestProtocolError(up_id, "abandoned", ErrorCode.CANCEL), upstream)
-        self.parent.streams.pop(up_id, None)
-        self.up_id = None
-        self.upstream = None
+    def _via(self, flight: Flight) -> ServerSpec | None:
+        """The proxy that an attempt goes through."""
+        return None if self.via is None or flight.passes_proxy_by() else self.via
 
-    def _move_on(self, outcome: Outcome) -> layer.CommandGenerator[bool]:
-        """The attempt failed before the app saw a byte. True if the flow is now the next attempt."""
-        session = self.session
-        assert session is not None
-        exchange, attempt = session.exchange, session.attempt
-        assert exchange is not None
-        assert attempt is not None
+    def _connected(self, flight: Flight, connection: Connection | None, _: str | None) -> Commands:
+        if connection is None:
+            yield from super().handle_event(News(self.stream_id, flight, flight.broke()))
+            return
+        flight.connection = connection
+        if self.flow.error is not None:  # it was killed meanwhile
+            yield from super().handle_event(Expired(self.stream_id))
+            return
+        assert isinstance(connection, Server)
+        self.context.server = self.flow.server_conn = connection
+        to_proxy = (
+            self.mode is HTTPMode.upstream and self._via(flight) is not None and self.flow.request.scheme == "http"
+        )
+        head = flight.outgoing(to_http1=connection.alpn != b"h2", to_proxy=to_proxy)
+        flight.sent(reused=connection in self.parent.used)
+        self.parent.used.add(connection)
+        yield from self._arm(flight)
+        yield from self._send(head, flight.up_id, connection)
+
+    def _cancel(self, flight: Flight) -> Commands:
+        """Nothing more is wanted of an attempt."""
+        self.flights.pop(flight.up_id, None)
+        self.parent.streams.pop(flight.up_id, None)
+        flight.deadline = None
+        asking, connection = self.asking.pop(flight.up_id, None), flight.connection
+        flight.connection = None
+        if asking is not None:
+            yield from self.parent.withdraw(asking)
+        elif connection is not None and connection in self.parent.connections:
+            if connection.alpn == b"h2" and (
+                not flight.is_sent or self.parent.queue_of(connection).pop(flight.up_id, None) is not None
+            ):
+                return  # no stream of it was opened; a reset would wait in line behind the whole request
+            # Also where it was not used: an HTTP/1 connection holds one of the five places for its address.
+            yield SendHttp(RequestProtocolError(flight.up_id, "abandoned", ErrorCode.CANCEL), connection)
+
+    def _cancel_all(self, outcome: Outcome | None) -> Commands:
+        """No attempt is wanted any more. None: the app has left, and each attempt's wait says what that means."""
+        for flight in tuple(self.flights.values()):
+            flight.drop(flight.client_gone() if outcome is None else outcome)
+            yield from self._cancel(flight)
+
+    def _act(self, session: Session, flight: Flight, step: Step) -> Commands:
+        """An attempt whose answer the app has not seen has come to something."""
+        outcome = step.outcome
+        if self.flow.error is not None and (yield from self.check_killed(True)):
+            return
+        if step.do is Do.RELEASE and not (self.made_up and outcome is not None and _needs_head(flight, outcome)):
+            yield from self._commit(session, flight, step)
+        else:
+            yield from self._move_on(session, flight, judging.OURS if outcome is None else outcome)
+
+    def _move_on(self, session: Session, flight: Flight, outcome: Outcome) -> Commands:
+        """An attempt failed before the app saw a byte: the next one, or the end."""
+        exchange = flight.exchange
         if outcome.reason == "credential":
-            logger.error(f"sidestep: {attempt.candidate.provider.name} refuses its key ({outcome.status})")
-        self._keep_answer(exchange.rank(outcome))
-        yield from self._abandon()
-        self.held = None
-        session.end(outcome)
-        exchange.failed(attempt, outcome, session.clock())
-        session.attempt = None
+            logger.error(f"sidestep: {flight.provider.name} refuses its key ({outcome.status})")
+        self._keep_answer(flight, exchange.rank(outcome))
+        yield from self._cancel(flight)
+        flight.finish(outcome)
+        exchange.failed(flight.attempt, outcome, session.clock())
+        session.flight = None
         if exchange.may_move_on(outcome):
             yield SidestepNextHook(self.flow)
             if (yield from self.check_killed(True)):
-                return False
-            if session.attempt is not None:
-                return True
-        yield from self._conclude()
-        return False
+                return
+            if session.flight is not None:
+                yield from self._start(session.flight)
+                return
+        yield from self._conclude(session)
 
-    def _keep_answer(self, rank: int) -> None:
-        held = self.held
-        if held is None or not held.ended or held.headers.response.status_code < 400:
+    def _keep_answer(self, flight: Flight, rank: int) -> None:
+        if not flight.is_answer or flight.response is None:
             return
-        session = self.session
-        assert session is not None
-        assert session.attempt is not None
-        held.rank = rank
-        held.provider = session.attempt.candidate.provider
+        flight.ended = True
+        flight.rank = rank
         if self.best is None or (rank >= self.best.rank and self.best.rank < 2):
-            self.best = held
+            self.best = flight
 
-    def _conclude(self) -> Commands:
-        """Nobody is left: the app gets the best failed answer, else an error of ours."""
-        session = self.session
-        assert session is not None
-        self.phase = Phase.IDLE
+    def _conclude(self, session: Session) -> Commands:
+        """No provider is left: the app gets the best failed answer, else an error of ours."""
         best, self.best = self.best, None
         if session.is_websocket:
             best = None  # on a 426 the clients that can come back over HTTP, on anything else they give up
         if self.made_up:
-            kind, message = session.phrase_nobody()
+            kind, message = session.phrase_exhausted()
             yield from self._close_in_band(message, session.error_event(kind, message))
-            return
-        if best is not None:
+        elif best is not None:
             session.answered_by = best.provider
-            yield from self._withhold_key(best)
-            yield from self._let_go(best)
-            return
-        self.flow.response = self.parent.conductor.phrase_exhausted(session)
-        yield from self._answer()
+            best.withhold_key()
+            best.frame()
+            yield from self._release(best)
+        else:
+            self.flow.response = self.parent.conductor.phrase_exhausted(session)
+            yield from self._answer()
 
-    def _withhold_key(self, held: Held) -> Commands:
-        """A provider that repeats our key to it is not quoted."""
-        session = self.session
-        assert session is not None
-        if held.provider is None:
-            return
-        replaced = session.without_key(held.headers.response, b"".join(held.data), held.provider)
-        if replaced is None:
-            return
-        held.data[:] = [replaced]
-        if not held.ended:
-            yield from self._abandon()
-            held.ended = True
-            assert session.attempt is not None
-            assert session.attempt.outcome is not None
-            session.end(session.attempt.outcome)
+    def _commit(self, session: Session, flight: Flight, step: Step) -> Commands:
+        """From here on the app sees this answer."""
+        watch, response = flight.watch, flight.response
+        assert watch is not None
+        assert response is not None
+        self.winner = flight  # before anything is yielded: what comes from now on follows what is held
+        self.best = None
+        session.flight = flight
+        session.answered_by = flight.provider
+        if watch.shape is Shape.ERROR and flight.withhold_key() and not flight.ended:
+            yield from self._cancel(flight)
+            flight.ended = True
+            flight.drop(flight.attempt.outcome or judging.OURS)
+        flight.frame()
+        if watch.shape is not Shape.WHOLE and not flight.ended and response.status_code >= 200:
+            response.stream = True  # else mitmproxy would collect it, however long it becomes
+        yield from self._arm(flight)
+        yield from self._release(flight)
+        if step.error is not None and not self._is_over():
+            yield from self._end_in_band(session, flight, judging.STREAM_ERROR, step)
 
-    def _let_go(self, held: Held) -> Commands:
+    def _release(self, flight: Flight) -> Commands:
         """Let the base class have a held answer, as if it came now."""
-        if held.provider is not None and self.session is not None:
-            self.session.scrub(held.headers.response, held.provider)
+        assert flight.response is not None
+        flight.scrub()
         self.server_state = super().state_wait_for_response_headers
-        yield from super().state_wait_for_response_headers(held.headers)
-        for data in held.data:
-            if data and not self._is_over():
+        yield from self.server_state(ResponseHeaders(self.stream_id, flight.response, flight.bodiless))
+        held, flight.data = flight.data, []
+        for data in held:
+            if not self._is_over():
                 yield from self.server_state(ResponseData(self.stream_id, data))
-        held.data.clear()
-        if held.ended and not self._is_over():
+        if flight.ended and not self._is_over():
             yield from self.server_state(ResponseEndOfMessage(self.stream_id))
 
     def _is_over(self) -> bool:
         return self.server_state in (self.state_errored, self.state_done)
 
-    # --- the answer, held back
-
-    def state_wait_for_response_headers(self, event: events.Event) -> Commands:
-        session = self.session
-        if session is None or session.attempt is None:
-            yield from super().state_wait_for_response_headers(event)
-            return
-        assert isinstance(event, ResponseHeaders)
-        watch = session.open_watch(event.response)
-        held = self.held = Held(event, [])
-        self.phase = Phase.HOLD
-        if watch.shape is Shape.OPAQUE:
-            outcome = watch.judge_end()
-            if outcome.kind is Kind.FAILURE:
-                yield from self._failed(outcome)
-                return
-            session.settle(outcome)
-            yield from self._commit(held)
-            return
-        timeouts = session.timeouts
-        match watch.shape:
-            case Shape.STREAM:
-                yield from self._arm(timeouts.first_content)
-            case Shape.ERROR:
-                yield from self._arm(min(timeouts.idle, ERROR_BODY_SECONDS))
-            case _:
-                yield from self._arm(timeouts.idle)
-        self.server_state = self.state_hold
-
-    def state_hold(self, event: events.Event) -> Commands:
-        session, held = self.session, self.held
-        assert session is not None
-        assert held is not None
-        watch = session.watch
-        assert watch is not None
-        if isinstance(event, ResponseData):
-            piece = self._read(watch, event.data)
-            held.data.append(piece.forward)
-            held.size += len(piece.forward)
-            if watch.shape is Shape.WHOLE:
-                yield from self._arm(session.timeouts.idle)
-            if piece.content:
-                session.settle(judging.SUCCESS)
-            if session.complete and watch.shape is Shape.STREAM and held.size <= session.hold_bytes:
-                yield from self._hold_whole(watch, held, piece)
-            elif piece.content:
-                yield from self._commit(held)
-                if piece.error is not None:
-                    yield from self._end_in_band(judging.STREAM_ERROR, piece.error)
-            elif piece.error is not None:
-                yield from self._failed(watch.judge_error_event(piece.error))
-            elif watch.shape is Shape.ERROR and held.size > ERROR_BODY_BYTES:
-                yield from self._judged(watch.judge_end(), held)
-            elif held.size > session.hold_bytes:
-                session.note("answer larger than hold_bytes: let go before it was known to be good")
-                if watch.shape is Shape.WHOLE:
-                    session.settle(judging.SUCCESS)
-                    watch.let_flow()
-                yield from self._commit(held)
-        elif isinstance(event, ResponseEndOfMessage):
-            rest = watch.rest()
-            held.ended = True
-            if rest.forward:
-                held.data.append(rest.forward)
-            if rest.error is not None and not watch.begun:
-                yield from self._failed(watch.judge_error_event(rest.error))
-            else:
-                yield from self._judged(watch.judge_end(), held)
-        else:
-            held.headers.response.trailers = getattr(event, "trailers", None)
-
-    def _hold_whole(self, watch: Watch, held: Held, piece: Piece) -> Commands:
-        """`commit = "complete"`: nothing is let go before the stream's end."""
-        session = self.session
-        assert session is not None
-        if piece.error is not None:
-            begun = watch.begun
-            yield from self._failed(judging.BROKEN_STREAM if begun else watch.judge_error_event(piece.error))
-        elif watch.finished:
-            yield from self._commit(held)
-        elif watch.begun:
-            yield from self._arm(session.timeouts.idle)
-
-    def _judged(self, outcome: Outcome, held: Held) -> Commands:
-        """A whole answer has its outcome: hand it over or move on."""
-        session = self.session
-        assert session is not None
-        if outcome.reason == "truncated":
-            yield from self._failed(judging.CUT_STREAM)
-        elif self.made_up and outcome.kind is not Kind.SUCCESS:
-            yield from self._failed(outcome)
-        elif outcome.kind is Kind.SUCCESS or outcome.then is Then.HAND_OVER:
-            if held.ended:
-                session.end(outcome)
-            else:
-                session.settle(outcome)
-            yield from self._commit(held)
-        else:
-            yield from self._failed(outcome)
-
-    def _failed(self, outcome: Outcome) -> Commands:
-        if (yield from self._move_on(outcome)):
-            yield from self._attempt()
-
-    def _commit(self, held: Held) -> Commands:
-        """From here on the app sees this answer."""
-        session = self.session
-        assert session is not None
-        watch = session.watch
-        assert watch is not None
-        self.held = None
-        self.best = None
-        assert session.attempt is not None
-        session.answered_by = held.provider = session.attempt.candidate.provider
-        if watch.shape is Shape.ERROR:
-            yield from self._withhold_key(held)
-        self.phase = Phase.FLOW
-        if watch.plain and watch.shape is Shape.STREAM:
-            held.headers.response.headers.pop("content-encoding", None)
-        if watch.shape is not Shape.WHOLE and not held.ended and held.headers.response.status_code >= 200:
-            held.headers.response.stream = True  # else mitmproxy would collect it, however long it becomes
-        if watch.shape is Shape.OPAQUE:
-            self.deadline = None
-        else:
-            yield from self._arm(session.timeouts.idle)
-        yield from self._let_go(held)
-
     # --- the answer, flowing
-
-    def _read(self, watch: Watch, data: bytes) -> Piece:
-        session = self.session
-        assert session is not None
-        try:
-            piece = watch.feed(data)
-        except EncodingError:
-            return Piece(data, error=ErrorFacts(ErrorKind.SERVER, "the answer is not in its content encoding"))
-        if piece.dropped:
-            session.note(f"{piece.dropped} event(s) that were no valid JSON dropped")
-        return piece
 
     def _skim(self, event: ResponseData) -> bool:
         """Whether a piece of a flowing stream can go on as it is, with nothing to be done about it: the short way
         of nearly all that ever comes."""
-        session = self.session
-        if session is None or self._paused or self.phase is not Phase.FLOW:
+        winner = self.winner
+        if winner is None or event.stream_id != winner.up_id or self._paused or self.busy or self.session is None:
             return False
-        watch = session.watch
         try:
-            if watch is None or not watch.skim(event.data):
-                return False
+            return winner.skim(event.data)
         except Exception as e:
             logger.debug(f"sidestep: {type(e).__name__} while skimming a stream")
             return False  # the long way meets it again, and is guarded
-        if self.deadline is not None:
-            self.deadline = session.clock() + session.timeouts.idle
-        return True
 
-    def _may_skim(self, watch: Watch) -> bool:
-        """Whether nobody else wants to see the pieces of this stream."""
+    def _may_skim(self, winner: Flight) -> bool:
+        """Whether nothing else wants to see the pieces of this stream."""
         response = self.flow.response
         return (
-            watch.skimmable
+            winner.skimmable
             and response is not None
             and response.stream is True
             and not self.context.options.store_streamed_bodies
         )
 
-    def _on_flowing(self, event: ResponseData) -> Commands:
-        session = self.session
-        assert session is not None
-        watch = session.watch
-        assert watch is not None
-        self.skims = self.skims or self._may_skim(watch)
-        if self.deadline is not None:
-            self.deadline = session.clock() + session.timeouts.idle
-        if watch.shape is not Shape.STREAM:
-            yield from self.server_state(event)
+    def _on_flowing(self, session: Session, winner: Flight, event: ResponseData) -> Commands:
+        self.skims = self.skims or self._may_skim(winner)
+        yield from self._carry_out(session, winner, winner.feed(event.data))
+
+    def _carry_out(self, session: Session, winner: Flight, step: Step) -> Commands:
+        """Something has come of the answer that the app sees."""
+        if step.data and not self._is_over():
+            yield from self.server_state(ResponseData(self.stream_id, step.data))
+        if self._is_over():
             return
-        begun = watch.begun
-        piece = self._read(watch, event.data)
-        if piece.content and not begun:
-            session.settle(judging.SUCCESS)
-        if piece.forward:
-            event.data = piece.forward
-            yield from self.server_state(event)
-        if piece.error is not None and not self._is_over():
-            yield from self._end_in_band(judging.STREAM_ERROR, piece.error)
+        if step.do is Do.BREAK:
+            yield from self._end_in_band(session, winner, step.outcome or judging.TRUNCATED, step)
+        elif winner.ended:
+            yield from self.server_state(ResponseEndOfMessage(self.stream_id))
 
-    def _on_flow_end(self, event: ResponseEndOfMessage) -> Commands:
-        session = self.session
-        assert session is not None
-        watch = session.watch
-        assert watch is not None
-        self.deadline = None
-        if watch.shape is Shape.STREAM:
-            rest = watch.rest()
-            if rest.error is not None:
-                yield from self._end_in_band(judging.STREAM_ERROR, rest.error)
-                return
-            outcome = watch.judge_end()
-            if outcome.kind is Kind.FAILURE:
-                yield from self._end_in_band(judging.TRUNCATED, None)
-                return
-            session.end(outcome)
-            if rest.forward:
-                yield from self.server_state(ResponseData(self.stream_id, rest.forward))
-        elif watch.shape is not Shape.OPAQUE:
-            session.end(watch.judge_end())
-        yield from self.server_state(event)
-
-    def _end_in_band(self, outcome: Outcome, error: ErrorFacts | None) -> Commands:
+    def _end_in_band(self, session: Session, winner: Flight, outcome: Outcome, step: Step) -> Commands:
         """The app has seen a part of the answer: an error event ends it, or else the wire is cut."""
-        session = self.session
-        assert session is not None
-        watch, call = session.watch, session.call
+        watch, response = winner.watch, self.flow.response
         assert watch is not None
-        assert call is not None
-        response = self.flow.response
-        kind, message = session.phrase_broken(outcome, error)
-        session.end(outcome)
-        session.note(message)
-        yield from self._abandon()
-        whole = watch.plain and response is not None and "content-length" not in response.headers
-        last = session.error_event(kind, message)
-        if last and (self.made_up or (whole and watch.shape is Shape.STREAM)):
+        kind, message = winner.phrase_broken(outcome, step.error)
+        winner.finish(outcome)
+        winner.note(message)
+        yield from self._cancel(winner)
+        extensible = watch.plain and watch.shape is Shape.STREAM
+        extensible = extensible and response is not None and "content-length" not in response.headers
+        last = winner.quotable(step.told) or session.error_event(kind, message)
+        if last and (self.made_up or extensible):
             yield from self._close_in_band(message, last)
             return
         self.flow.error = flow.Error(message)
@@ -733,126 +657,109 @@ class FailoverStream(HttpStream):
         yield DropStream(self.stream_id)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
 
-    # --- ends that are nobody's message
+    # --- ends that are no message
 
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Commands:
-        session = self.session
-        if session is None or self.phase is Phase.IDLE:
-            if session is not None:
-                session.drop(judging.CLIENT_GONE)
-            elif isinstance(event, ResponseProtocolError):
+        session, winner = self.session, self.winner
+        if session is None:
+            if isinstance(event, ResponseProtocolError):
                 self.parent.conductor.broke(self.flow)
-            yield from super().handle_protocol_error(event)
         elif isinstance(event, RequestProtocolError):
-            self.deadline = None
-            session.drop(session.client_gone())
-            yield from super().handle_protocol_error(event)
-        elif self.phase is Phase.FLOW:
-            yield from self._cut(event)
-        else:
-            self.upstream = None
-            yield from self._failed(self._broken())
-
-    def _broken(self) -> Outcome:
-        """The outcome of a connection that broke before the app saw a byte."""
-        held = self.held
-        if held is None:
-            return judging.CONNECT
-        status = held.headers.response.status_code
-        session = self.session
-        assert session is not None
-        watch = session.watch
-        if watch is not None and watch.shape is Shape.ERROR:
-            return watch.judge_end()
-        if watch is not None and watch.shape is Shape.STREAM and watch.begun:
-            return judging.CUT_STREAM
-        return judging.judge_no_answer(status)
-
-    def _cut(self, event: ResponseProtocolError) -> Commands:
-        """The provider's connection broke while the app was reading."""
-        session = self.session
-        assert session is not None
-        watch = session.watch
-        assert watch is not None
-        self.upstream = None
-        if watch.shape is Shape.STREAM:
-            if watch.finished:
-                # The answer is whole: that its transport ended badly is not the app's concern.
-                yield from self._on_flow_end(ResponseEndOfMessage(self.stream_id))
-            else:
-                yield from self._end_in_band(judging.TRUNCATED, None)
-            return
-        session.end(judging.TRUNCATED)
+            session.drop(judging.CLIENT_GONE if winner is None else winner.client_gone())
+        elif winner is not None:
+            step = winner.broke()
+            if step.do is not Do.BREAK or (winner.watch is not None and winner.watch.shape is Shape.STREAM):
+                yield from self._carry_out(session, winner, step)
+                return
+            winner.finish(step.outcome or judging.TRUNCATED)
         yield from super().handle_protocol_error(event)
 
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         killed = yield from super().check_killed(emit_error_hook)
         session = self.session
         if killed and session is not None:
-            by_us = self.flow.error is not None and self.flow.error.msg == flow.Error.KILLED_MESSAGE
-            session.drop(judging.KILLED if by_us else judging.CLIENT_GONE)
-            yield from self._abandon()
+            by_user = self.flow.error is not None and self.flow.error.msg == flow.Error.KILLED_MESSAGE
+            outcome = judging.KILLED if by_user else judging.CLIENT_GONE
+            session.drop(outcome)
+            yield from self._cancel_all(outcome)
             yield DropStream(self.stream_id)
         return killed
 
     def flow_done(self) -> Commands:
-        self.deadline = None
-        if self.session is None:
+        session, winner = self.session, self.winner
+        if winner is not None:
+            winner.deadline = None
+        if session is None:
             yield from super().flow_done()
             return
         if not self.flow.websocket:
-            self.session.drop(judging.OURS)
+            session.drop(judging.OURS)
         for command in super().flow_done():
             HonestWebsocketLayer.adopt(self.child_layer)
             yield command
 
     # --- deadlines
 
-    def _arm(self, seconds: float) -> Commands:
-        session = self.session
-        assert session is not None
-        assert session.exchange is not None
-        at = session.clock() + seconds
-        if self.phase is not Phase.FLOW:
-            at = min(at, session.exchange.deadline)
-        self.deadline = at
-        if at + TIMER_SLACK_SECONDS < self.parent.next_timer:
+    @property
+    def due(self) -> float:
+        """When something has to be looked at again."""
+        times = [f.deadline for f in self._awaited()]
+        return min([t for t in (*times, self.keep_alive_at) if t is not None], default=math.inf)
+
+    def _awaited(self) -> tuple[Flight, ...]:
+        return tuple(self.flights.values()) if self.winner is None else (self.winner,)
+
+    def postpone(self, until: float) -> None:
+        """The stream is paused, for a hook or because a user looks at it: that is no provider's silence."""
+        for flight in self._awaited():
+            if flight.deadline is not None and flight.deadline < until:
+                flight.deadline = until
+
+    def _arm(self, flight: Flight) -> Commands:
+        at = flight.deadline
+        if at is not None and at + TIMER_SLACK_SECONDS < self.parent.next_timer:
             yield from self.parent.arm(at)
 
-    def _on_expired(self) -> Commands:
-        session = self.session
-        assert session is not None
+    def _on_expired(self, session: Session) -> Commands:
+        if self.flow.error is not None and (yield from self.check_killed(True)):
+            return
         now = session.clock()
-        if self.deadline is None or now < self.deadline:
-            return
-        if self.phase is Phase.CONNECT:
-            return
-        upstream = self.upstream
-        if self.phase is Phase.HEADERS and upstream is not None and self.parent.is_queued(upstream, self.up_id):
-            if now >= session.exchange_deadline:
-                yield from self._failed(judging.QUEUED)
+        for flight in self._awaited():
+            if flight.deadline is None or now < flight.deadline:
+                continue
+            if flight is self.winner:
+                yield from self._gone_silent(session, flight, now)
+            elif (seconds := self._spared(flight)) is not None:
+                if now >= flight.exchange.deadline:
+                    yield from self._move_on(session, flight, judging.QUEUED)
+                else:
+                    flight.bound(now + seconds)
+                    yield from self._arm(flight)
             else:
-                yield from self._arm(session.timeouts.first_byte)
-            return
-        if self.phase is Phase.FLOW:
-            if client_is_slow(self.context.client):
-                yield from self._arm(session.timeouts.idle)
-                return
-            watch = session.watch
-            if watch is not None and watch.finished:
-                yield from self._abandon_finished()
-            else:
-                yield from self._end_in_band(judging.STALLED, None)
-        elif self.held is not None and session.watch is not None and session.watch.shape is Shape.ERROR:
-            yield from self._judged(session.watch.judge_end(), self.held)
-        else:
-            yield from self._failed(judging.TIMEOUT)
+                yield from self._act(session, flight, flight.expired())
 
-    def _abandon_finished(self) -> Commands:
-        """The answer is whole but its connection stays open: end it for the app."""
-        up_id, upstream = self.up_id, self.upstream
-        yield from self._on_flow_end(ResponseEndOfMessage(self.stream_id))
-        if up_id is not None and upstream is not None:
-            self.parent.streams.pop(up_id, None)
-            if upstream in self.parent.connections:
-                yield SendHttp(RequestProtocolError(up_id, "abandoned", ErrorCode.CANCEL), upstream)
+    def _spared(self, flight: Flight) -> float | None:
+        """Seconds that an attempt may still take, for it has waited inside mitmproxy, for a connection or for an HTTP/2
+        stream: no provider's silence. None: it has had its time."""
+        asking, timeouts = self.asking.get(flight.up_id), flight.timeouts
+        if asking is not None:
+            connecting = self.parent.connecting_for(asking)
+            left = timeouts.connect - (connecting or 0.0)
+            return left if left > TIMER_SLACK_SECONDS else None
+        if flight.connection is not None and flight.up_id in self.parent.queue_of(flight.connection):
+            return timeouts.first_byte
+        return None
+
+    def _gone_silent(self, session: Session, winner: Flight, now: float) -> Commands:
+        if client_is_slow(self.context.client):
+            winner.bound(now + winner.timeouts.idle)
+            yield from self._arm(winner)
+            return
+        yield from self._carry_out(session, winner, winner.expired())
+        yield from self._cancel(winner)  # where the answer is whole but its connection stays open
+
+
+def _needs_head(flight: Flight, outcome: Outcome) -> bool:
+    """Whether an answer cannot be told once the app has a head: an error's status, a document in place of a stream."""
+    stream = flight.watch is not None and flight.watch.shape is Shape.STREAM
+    return outcome.kind is not Kind.SUCCESS and not stream

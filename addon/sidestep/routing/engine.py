@@ -74,6 +74,11 @@ class Attempt:
         word = "pending" if self.outcome is None else self.outcome.label
         return f"{self.candidate.provider.name}:{word}"
 
+    def __repr__(self) -> str:
+        outcome = "pending" if self.outcome is None else f"{self.outcome.kind} {self.outcome.label}"
+        candidate = self.candidate
+        return f"Attempt({candidate.provider.name}, model={candidate.model!r}, {outcome}, status={self.status})"
+
 
 class Engine:
     """The mutable knowledge behind all requests.

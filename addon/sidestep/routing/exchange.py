@@ -117,6 +117,12 @@ class Exchange:
         """What `x-sidestep-attempts` says."""
         return ", ".join(a.label for a in self.attempts)
 
+    def __repr__(self) -> str:
+        return (
+            f"Exchange({self.id}, route={self.match.route.name}, model={self.call.model!r}, [{self.trail}],"
+            f" deadline={self.deadline:.3f})"
+        )
+
     # --- in which order
 
     def _in_order(self, plan: Plan, body_bytes: int, now: float) -> Plan:

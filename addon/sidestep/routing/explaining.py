@@ -41,9 +41,9 @@ def explain(settings: Settings, url: str, model: str | None, method: str | None 
     path = base.path + ("/" if bare.endswith("/") else "")
     routes = table.RouteTable(settings.routes)
     match = routes.match(method, base.scheme, base.host, base.port, path)
-    if match is None or (match.operation.endswith(".websocket") and not websocket):
+    read = None if match is None else match.dialect.read(match.operation, match.tail, _model_of(query), "", b"{}")
+    if match is None or read is None or (read.is_websocket and not websocket):
         return found | {"why": _why_not(settings, base, path, method)}
-    read = match.dialect.read(match.operation, match.tail, _model_of(query), "", b"{}")
     asked = model if model is not None else read.model
     call = Call(read.dialect, read.operation, asked, stream=read.stream)
     candidates = routes.candidates(match, asked, trusted_client=True)

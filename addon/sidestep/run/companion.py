@@ -28,7 +28,7 @@ MESSAGES = 100
 
 
 class _Errors(logging.Handler):
-    """Errors of anybody, warnings of ours."""
+    """All errors, and our own warnings."""
 
     def __init__(self, companion: Companion) -> None:
         super().__init__(logging.WARNING)
@@ -87,7 +87,9 @@ class Companion:
     async def _talk(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self._sock)
         port = ctx.master.addons.get("proxyserver").listen_addrs()[0][1]
-        self._say({"ready": {"port": port, "web": getattr(ctx.master, "web_url", None)}})
+        master: Any = ctx.master
+        web = master.web_url if "web_port" in ctx.options else None  # that option is mitmweb's
+        self._say({"ready": {"port": port, "web": web}})
         try:
             while line := await reader.readline():
                 match line.strip():

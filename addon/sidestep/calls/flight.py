@@ -1,0 +1,299 @@
+"""One attempt under way: everything that lives as long as it does, and nothing longer.
+
+mitmproxy's public API only: what connections and streams are made of is the layer's to know. The engine's `Attempt` is
+the record that stays; a `Flight` is born with it and dies when its last word is said.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mitmproxy import http
+from mitmproxy.connection import Connection
+
+from sidestep import credentials
+from sidestep.breaker import judging
+from sidestep.breaker.outcomes import ErrorFacts, ErrorKind, Kind, Outcome
+from sidestep.calls import flows
+from sidestep.calls.decoding import decoded_start
+from sidestep.calls.holding import Do, Holding, Step
+from sidestep.calls.session import Session
+from sidestep.calls.watching import Shape, Watch
+from sidestep.config.settings import Provider, TimeoutSettings
+from sidestep.no_proxy import is_direct
+from sidestep.routing import prices
+from sidestep.routing.engine import Attempt
+from sidestep.routing.exchange import Exchange
+
+NOTES = 20
+"""Notes kept of one attempt."""
+
+
+class Flight:
+    """State: the upstream stream's id and connection, once there are any; the answer so far (its head, what of its body
+    is held back, whether it has ended), its watch and the policy that holds it; the deadline for the next sign of life
+    (monotonic seconds, None: nothing bounds it)."""
+
+    def __init__(self, session: Session, exchange: Exchange, attempt: Attempt) -> None:
+        self.session = session
+        self.exchange = exchange
+        self.attempt = attempt
+        self.watch: Watch | None = None
+        self.holding: Holding | None = None
+        self.up_id = 0
+        self.is_sent = False
+        self.is_reused = False
+        """It went out on a connection that had served before, for the first time."""
+        self._renewed = False
+        self.connection: Connection | None = None
+        self.deadline: float | None = None
+        self.response: http.Response | None = None
+        self.data: list[bytes] = []
+        self.bodiless = False
+        self.ended = False
+        self.rank = 0
+        """How fit this failed answer is to be the app's (`Exchange.rank`)."""
+
+    def __repr__(self) -> str:
+        at = "answering" if self.response is not None else "sent" if self.is_sent else "connecting"
+        return f"Flight({self.attempt!r}, {at}{', ended' if self.ended else ''}, deadline={self.deadline})"
+
+    @property
+    def provider(self) -> Provider:
+        return self.attempt.candidate.provider
+
+    @property
+    def timeouts(self) -> TimeoutSettings:
+        return self.provider.timeouts
+
+    # --- sending
+
+    def outgoing(self, *, to_http1: bool, to_proxy: bool) -> http.Request:
+        """The request's head as it is sent, with the credential."""
+        request, original = self.session.flow.request, self.session.original
+        return flows.outgoing(request, original, self.attempt.candidate, to_http1=to_http1, to_proxy=to_proxy)
+
+    def passes_proxy_by(self) -> bool:
+        """Whether it goes to its host directly, though there is a proxy behind this one."""
+        request, direct_hosts = self.session.flow.request, self.session.direct_hosts
+        return direct_hosts is not None and is_direct(direct_hosts, request.host, request.port)
+
+    def sent(self, *, reused: bool) -> None:
+        """The request has gone out, on a connection that has served before or not: its provider is waited for."""
+        self.is_sent = True
+        self.is_reused = reused and not self._renewed
+        call, timeouts = self.exchange.call, self.timeouts
+        self.bound(self.session.clock() + (timeouts.first_byte if call.stream else timeouts.headers))
+
+    def renew(self) -> None:
+        """An idle connection broke when it was used again: it is sent once more, on another."""
+        self._renewed = True
+        self.is_sent = False
+        self.note("an idle connection had ended: sent on a fresh one")
+
+    def bound(self, deadline: float | None) -> None:
+        """Wait until then at most. While the app sees nothing of the answer, its request's budget ends all waiting."""
+        held = self.holding is None or not self.holding.released
+        self.deadline = min(deadline or self.exchange.deadline, self.exchange.deadline) if held else deadline
+
+    # --- what comes back
+
+    def open(self, response: http.Response) -> Watch:
+        """The head of the answer has come."""
+        session, exchange, attempt = self.session, self.exchange, self.attempt
+        now = session.clock()
+        attempt.headers_at = now
+        attempt.status = response.status_code
+        complete = session.acting and self.provider.stream.commit == "complete" and exchange.call.stream
+        self.watch = Watch(
+            session.match.dialect,
+            exchange.call,
+            own_provider=attempt.candidate.own,
+            own_credential=attempt.candidate.own_credential,
+            status=response.status_code,
+            fields=response.data.headers.fields,
+            wall_now=time.time(),
+            unwrap=complete,
+        )
+        self.response = response
+        self.holding = Holding(
+            self.watch, self.timeouts, complete=complete, hold_bytes=self.provider.stream.hold_bytes, now=now
+        )
+        return self.watch
+
+    def answers(self, response: http.Response, *, bodiless: bool) -> Step:
+        """The head of the answer has come: what is to be done about it."""
+        self.open(response)
+        self.bodiless = bodiless
+        assert self.holding is not None
+        return self._taken(self.holding.begin())
+
+    def refused(self) -> Step:
+        """What came in place of a head cannot be passed on."""
+        return Step(Do.FAIL, outcome=judging.BAD_HEAD)
+
+    def feed(self, data: bytes) -> Step:
+        """Some bytes of its body have come."""
+        assert self.holding is not None
+        return self._taken(self.holding.feed(data, self.session.clock()))
+
+    def end(self) -> Step:
+        """It has ended by itself."""
+        assert self.holding is not None
+        self.connection = None  # nothing is left there to be cancelled
+        return self._taken(self.holding.end(self.session.clock()))
+
+    def broke(self) -> Step:
+        """The connection could not be made, or broke."""
+        self.connection = None
+        if self.holding is None:
+            return Step(Do.FAIL, outcome=judging.CONNECT)
+        return self._taken(self.holding.broke(self.session.clock()))
+
+    def expired(self) -> Step:
+        """The deadline has passed."""
+        if self.holding is None:
+            return Step(Do.FAIL, outcome=judging.TIMEOUT if self.is_sent else judging.CONNECT)
+        return self._taken(self.holding.expired(self.session.clock()))
+
+    @property
+    def skimmable(self) -> bool:
+        return self.holding is not None and self.holding.skimmable
+
+    def skim(self, data: bytes) -> bool:
+        """`feed`, for a piece of a stream that only has to be passed on; False if `feed` has to be asked."""
+        if self.holding is None or not self.holding.skim(data, self.session.clock()):
+            return False
+        self.deadline = self.holding.deadline
+        return True
+
+    def take_trailers(self, trailers: http.Headers) -> None:
+        if self.response is not None:
+            self.response.trailers = trailers
+
+    def _taken(self, step: Step) -> Step:
+        """A step's part that concerns the record alone: it does not wait until the app can be told."""
+        assert self.holding is not None
+        self.bound(self.holding.deadline)
+        self.ended = self.holding.ended
+        if step.do in (Do.HOLD, Do.RELEASE, Do.FAIL) and step.data:
+            self.data.append(step.data)
+        if step.note:
+            self.note(step.note)
+        if step.outcome is not None and step.do in (Do.HOLD, Do.RELEASE, Do.FORWARD):
+            if step.ended:
+                self.finish(step.outcome)
+            else:
+                self.settle(step.outcome)
+        return step
+
+    # --- settling: once; a success at first content may be taken back
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give the attempt its outcome."""
+        session, attempt = self.session, self.attempt
+        now = session.clock()
+        if outcome.kind is Kind.SUCCESS and attempt.content_at is None:
+            attempt.content_at = now
+        earlier = attempt.outcome
+        # An attempt that is over has had its last word: what breaks once the app has gone blames no provider.
+        over = attempt not in session.engine.in_flight
+        if earlier is None or (earlier.kind is Kind.SUCCESS and outcome.kind is Kind.FAILURE and not over):
+            session.engine.settle(attempt, outcome, now)
+            told = self.watch.headers if self.watch and self.watch.tells_limits else {}
+            self.exchange.settled(attempt, told, now, time.time())
+
+    def finish(self, outcome: Outcome) -> None:
+        """The attempt is over, with this as the last word on it: the one door for every end."""
+        self.settle(outcome)
+        engine, attempt, watch = self.session.engine, self.attempt, self.watch
+        if watch is not None:
+            watch.note_usage()
+            attempt.usage = watch.usage
+            if watch.usage is not None:
+                attempt.cost = prices.cost(self.provider, attempt.candidate.model, watch.usage)
+            if watch.ids:
+                engine.issued(watch.ids, self.provider)
+        engine.ended(attempt, self.session.clock())
+
+    def drop(self, outcome: Outcome) -> None:
+        """Close whatever is still open of the attempt, with this outcome."""
+        if self.attempt in self.session.engine.in_flight:
+            self.finish(outcome)
+
+    def note(self, text: str) -> None:
+        """Something that the attempt's story should tell. Never a quotation."""
+        if len(self.attempt.notes) < NOTES:
+            self.attempt.notes.append(text)
+
+    def client_gone(self) -> Outcome:
+        """What the app's leaving says of the provider."""
+        waited = self.session.clock() - self.attempt.started
+        came = self.attempt.headers_at is not None
+        return judging.judge_client_gone(waited, self.timeouts.first_byte, byte_came=came)
+
+    # --- what the app is told
+
+    def frame(self) -> None:
+        """Make the head say what is sent: what of a body is decoded, or ends early, has another length."""
+        watch, response = self.watch, self.response
+        if watch is None or response is None:
+            return
+        headers = response.headers
+        if watch.shape is Shape.STREAM and watch.plain and "content-encoding" in headers:
+            del headers["content-encoding"]
+            if headers.pop("content-length", None) is not None and response.http_version == "HTTP/1.1":
+                headers["transfer-encoding"] = "chunked"
+        if self.ended and "content-length" in headers and self.session.flow.request.method != "HEAD":
+            headers["content-length"] = str(sum(map(len, self.data)))
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether what is held is all that the provider has said: an answer that the app may get."""
+        return self.ended or (self.watch is not None and self.watch.gave_up)
+
+    def phrase_broken(self, outcome: Outcome, error: ErrorFacts | None) -> tuple[ErrorKind, str]:
+        """What the app is told of a stream that broke after content."""
+        name = self.provider.name
+        if error is None:
+            how = "went silent" if outcome.reason == "timeout" else "ended before its end"
+            return ErrorKind.SERVER, f"the stream from {name} {how}"
+        if not error.message or credentials.bears_secret(
+            error.message.encode("utf-8", "replace"), self.session.secrets
+        ):
+            return error.kind, f"{name} ended the stream with an error"
+        return error.kind, error.message
+
+    def quotable(self, told: bytes) -> bytes:
+        """A provider's own words, unless they repeat a key."""
+        return b"" if credentials.bears_secret(told, self.session.secrets) else told
+
+    def withhold_key(self) -> bool:
+        """Put an error of ours in place of an error body that repeats a key. Whether that was needed."""
+        response, body, secrets = self.response, b"".join(self.data), self.session.secrets
+        assert response is not None
+        readable = decoded_start(response.headers.get("content-encoding", ""), body)
+        if not credentials.bears_secret(readable, secrets) and not credentials.bears_secret(body, secrets):
+            return False
+        text = f"{self.provider.name} answered {response.status_code}; its words are withheld: they repeat its key"
+        replaced = self.session.match.dialect.phrase_error(response.status_code, ErrorKind.SERVER, text)
+        response.headers.pop("content-encoding", None)
+        response.headers["content-type"] = "application/json"
+        if "content-length" in response.headers:
+            response.headers["content-length"] = str(len(replaced))
+        self.data = [replaced]
+        return True
+
+    def scrub(self) -> None:
+        """Take our key out of the head of an answer that repeats it."""
+        response, key = self.response, self.provider.api_key
+        if response is None or key is None:
+            return
+        secret = key.reveal().encode("utf-8", "replace")
+        data = response.data
+        if len(secret) < credentials.SECRET_LENGTH:
+            return
+        if secret in data.reason:
+            data.reason = b""
+        if any(secret in value for _, value in data.headers.fields):
+            data.headers.fields = tuple(f for f in data.headers.fields if secret not in f[1])

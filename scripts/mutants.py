@@ -1,0 +1,441 @@
+"""Makes small mistakes in the pure rooms, one at a time, and tells which of them the quick suite does not notice.
+
+    ./scripts/mutants [--seed N] [--sample K] [--jobs N] [PLACE…]
+
+A PLACE is a folder (`routing`), a file (`routing/table.py`) or a line of it (`routing/table.py:150`) under
+addon/sidestep; by default, all pure rooms. The sample is drawn with the seed: the same seed, sample, places and sources
+give the same mutants, and a sample of 0 means all of them. The exit code is 1 if fewer than 90 % were killed.
+
+Each worker has a copy of the tree in a temporary folder and changes one file there; the working tree is only read. The
+quick suite is run once without a mutant, to learn by coverage which tests run through which line; a mutant is then
+tried by those tests alone, the ones of its own folder first. What is run at import only, a table or a default, is tried
+by the whole quick suite. A test that fails, or a run that takes too long, has killed the mutant.
+
+Not made are mutants that nobody could tell from the original: of docstrings, annotations, decorators, `assert`,
+`__repr__`, log lines and `strict=`. Strings are left as they are.
+
+mutmut and cosmic-ray were looked at. Neither draws a seeded sample; mutmut 3 leaves out tables and properties and keeps
+its copies inside the tree, and cosmic-ray changes the files in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = Path("addon/sidestep")
+PURE = (
+    "breaker",
+    "calls/decoding.py",
+    "calls/holding.py",
+    "calls/watching.py",
+    "config",
+    "credentials.py",
+    "dialects",
+    "routing",
+    "status.py",
+)
+TARGET = 0.9
+QUICK = ["tests", "--ignore=tests/e2e"]
+COPIED = ("addon", "tests", "scripts", "pyproject.toml", "README.md")
+TIMES_AS_LONG = 3.0
+"""A mutant's tests are given so many times what the whole quick suite took without it, in parallel: what takes longer
+hangs."""
+MOST_NAMED = 200
+"""Tests that are named one by one; of more than these, their files are."""
+SHOWN = 110
+"""Letters of a change that are printed."""
+
+COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+}
+CALLED = {"min": "max", "max": "min", "any": "all", "all": "any"}
+LOGGERS = frozenset({"logger", "logging", "warnings"})
+NEVER_DROPPED = frozenset({"strict"})
+"""Keyword arguments that only guard against bugs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One mistake: a node of a file's tree, and what stands in its place. `file` is relative to addon/sidestep."""
+
+    file: str
+    line: int
+    statement: range
+    """The lines of its statement up to the mistake: by these is known who runs it."""
+    original: str
+    tree: ast.Module
+    old: ast.AST
+    new: ast.AST
+
+    @property
+    def source(self) -> str:
+        """The whole file with the mistake in it."""
+        # The copy holds the very same node, so that it can be found there.
+        copied = copy.deepcopy(self.tree, {id(self.old): self.old})
+        return ast.unparse(ast.fix_missing_locations(Replace(self.old, self.new).visit(copied)))
+
+    def __str__(self) -> str:
+        return f"{SOURCES / self.file}:{self.line}  {shown(self.old, self.new)}"
+
+
+# --- making them
+
+
+class Replace(ast.NodeTransformer):
+    """Puts one node in the place of another."""
+
+    def __init__(self, old: ast.AST, new: ast.AST) -> None:
+        self.old = old
+        self.new = new
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        return self.new if node is self.old else self.generic_visit(node)
+
+
+def parts(node: ast.AST) -> Iterator[ast.AST]:
+    """A node's own children, without those in which a mistake would not show."""
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list", "type_params"):
+            continue
+        if isinstance(node, ast.ClassDef) and name == "keywords":
+            continue
+        yield from (v for v in (value if isinstance(value, list) else [value]) if isinstance(v, ast.AST))
+
+
+def is_silent(node: ast.AST) -> bool:
+    """Whether no test could tell a mistake in it."""
+    if isinstance(node, ast.FunctionDef):
+        return node.name == "__repr__"
+    if isinstance(node, ast.Expr):
+        called = node.value.func if isinstance(node.value, ast.Call) else None
+        logs = isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id in LOGGERS
+        return logs or isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return isinstance(node, (ast.Assert, ast.Import, ast.ImportFrom)) or (
+        isinstance(node, ast.keyword) and node.arg in NEVER_DROPPED
+    )
+
+
+def mistakes(node: ast.AST) -> Iterator[ast.AST]:
+    """What could stand in a node's place."""
+    match node:
+        case ast.Compare(ops=ops):
+            for i, op in enumerate(ops):
+                yield ast.Compare(node.left, [*ops[:i], COMPARED[type(op)](), *ops[i + 1 :]], node.comparators)
+        case ast.BoolOp(op=op, values=values):
+            yield ast.BoolOp(ast.And() if isinstance(op, ast.Or) else ast.Or(), values)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            yield operand
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            yield operand
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in COMPUTED and not has_text(node):
+            yield ast.BinOp(left, COMPUTED[type(op)](), right)
+        case ast.Constant(value=bool(value)):
+            yield ast.Constant(not value)
+        case ast.Constant(value=int(value) | float(value)):
+            yield ast.Constant(value + 1)
+            if value in (1, 2):
+                yield ast.Constant(value - 1)
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in CALLED:
+            yield ast.Call(ast.Name(CALLED[name]), args, keywords)
+        case ast.IfExp(test=test, body=body, orelse=orelse) if is_plain(test):
+            yield ast.IfExp(ast.UnaryOp(ast.Not(), test), body, orelse)
+        case ast.If(test=test, body=body, orelse=orelse) if is_plain(test):
+            yield ast.If(ast.UnaryOp(ast.Not(), test), body, orelse)
+        case ast.While(test=test, body=body, orelse=orelse) if is_plain(test):
+            yield ast.While(ast.UnaryOp(ast.Not(), test), body, orelse)
+        case ast.Return(value=value) if value is not None and not is_none(value):
+            yield ast.Return(ast.Constant(None))
+        case ast.Continue():
+            yield ast.Break()
+        case ast.Expr() | ast.AugAssign() | ast.Delete() | ast.Raise():
+            yield ast.Pass()
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
+            yield ast.Pass()
+    if isinstance(node, ast.Call):
+        for i, keyword in enumerate(node.keywords):
+            if keyword.arg is not None and keyword.arg not in NEVER_DROPPED:
+                yield ast.Call(node.func, node.args, node.keywords[:i] + node.keywords[i + 1 :])
+
+
+def is_plain(test: ast.expr) -> bool:
+    """Whether no other mistake already turns this condition round."""
+    return not isinstance(test, (ast.Compare, ast.BoolOp)) and not (
+        isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
+    )
+
+
+def is_none(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def has_text(node: ast.AST) -> bool:
+    """Whether arithmetic with it would only raise."""
+    if isinstance(node, ast.BinOp):
+        return has_text(node.left) or has_text(node.right)
+    return isinstance(node, (ast.JoinedStr, ast.List, ast.Tuple, ast.Dict)) or (
+        isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, (str, bytes)))
+    )
+
+
+def shown(old: ast.AST, new: ast.AST) -> str:
+    """The change in a line: what two texts have in common at the ends is left out of a long one."""
+    before, after = (" ".join(ast.unparse(ast.fix_missing_locations(n)).split()) for n in (old, new))
+    if isinstance(new, ast.Pass):
+        return f"dropped: {before[:SHOWN]}"
+    if len(before) + len(after) > SHOWN:
+        same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
+        start = max(0, same - SHOWN // 4)
+        before, after = before[start : start + SHOWN // 2], after[start : start + SHOWN // 2]
+    return f"{before} → {after}"
+
+
+def mutants_of(path: Path, file: str) -> Iterator[Mutant]:
+    """All mutants of one file, in the order of its lines."""
+    original = path.read_text()
+    tree = ast.parse(original)
+    waiting: list[tuple[ast.AST, int]] = [(tree, 1)]
+    while waiting:
+        node, first = waiting.pop()
+        if is_silent(node):
+            continue
+        if isinstance(node, ast.stmt):
+            first = node.lineno
+        waiting.extend((part, first) for part in reversed(list(parts(node))))
+        for new in mistakes(node):
+            assert isinstance(node, (ast.expr, ast.stmt))
+            statement = range(first, node.lineno + 1)
+            yield Mutant(file, node.lineno, statement, original, tree, node, ast.copy_location(new, node))
+
+
+def all_mutants(places: list[str]) -> list[Mutant]:
+    """Those of these places, by file and line. ValueError: there is no such place."""
+    found = []
+    for place in places:
+        name, _, line = place.partition(":")
+        path = ROOT / SOURCES / name
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        for file in files:
+            if not file.is_file():
+                if place in PURE:
+                    continue
+                raise ValueError(f"expected a folder or file under {SOURCES}, found {place}")
+            of_file = mutants_of(file, file.relative_to(ROOT / SOURCES).as_posix())
+            found += [m for m in of_file if not line or m.line == int(line)]
+    return found
+
+
+# --- killing them
+
+
+Tests = dict[str, dict[int, set[str]]]
+"""Of each file, the tests that run through each line; an empty set for a line that is run at import only."""
+
+
+def tests_by_line(folder: Path, jobs: int) -> Tests:
+    """What the quick suite runs through. SystemExit: it fails without a mutant."""
+    run = Run(
+        folder,
+        [*QUICK, "-n", str(jobs), "--cov", "--cov-context=test", "--cov-report="],
+        3600.0,
+        # The monitoring of newer Pythons is quicker, but cannot tell one test from another.
+        {"COVERAGE_CORE": "ctrace", "COVERAGE_FILE": "measured"},
+    )
+    while (passed := run.passed()) is None:
+        time.sleep(0.05)
+    if not passed:
+        raise SystemExit("the quick suite fails without a mutant")
+    report = ["json", "-q", "--show-contexts", "--data-file=measured", "-o", "measured.json"]
+    subprocess.run([sys.executable, "-m", "coverage", *report], cwd=folder, check=True)
+    found: Tests = {}
+    for path, measured in json.loads((folder / "measured.json").read_text())["files"].items():
+        # A context is a test's name, and after a bar whether it was its body or what made it ready.
+        found[Path(path).relative_to(SOURCES).as_posix()] = {
+            int(line): {context.partition("[")[0].partition("|")[0] for context in contexts if context}
+            for line, contexts in measured["contexts"].items()
+        }
+    return found
+
+
+def tests_for(mutant: Mutant, tests: Tests) -> list[str]:
+    """The tests that can notice a mutant, those of its room and folder first."""
+    by_line = tests[mutant.file]
+    if not any(line in by_line for line in mutant.statement):
+        return []
+    names = {name for line in mutant.statement for name in by_line.get(line, ())}
+    if not names:
+        files = (path.relative_to(ROOT) for path in ROOT.glob("tests/**/test_*.py"))
+        names = {path.as_posix() for path in files if path.parts[1] != "e2e"}
+    elif len(names) > MOST_NAMED:
+        names = {name.partition("::")[0] for name in names}
+    folder = Path("tests", mutant.file).parent.as_posix()
+    room = f"{folder}/test_{Path(mutant.file).stem}.py"
+    return sorted(names, key=lambda n: (not n.startswith(room), not n.startswith(folder + "/"), n))
+
+
+class Run:
+    """Some tests, under way in a process group of their own. State: the process, and when it must have ended."""
+
+    def __init__(self, folder: Path, tests: list[str], seconds: float, more: dict[str, str] | None = None) -> None:
+        """`more`: variables of the environment."""
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+        # A mutant has the time stamp of its second: what was compiled of one must not be taken for the next.
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
+        self.process = subprocess.Popen(
+            [*command, *tests],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.until = time.monotonic() + seconds
+
+    def passed(self) -> bool | None:
+        """Whether all tests passed; None while that is open. Whoever takes too long has failed."""
+        code = self.process.poll()
+        if code is None and time.monotonic() < self.until:
+            return None
+        self.end()
+        return code == 0
+
+    def end(self) -> None:
+        """Nothing that was started remains."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Worker:
+    """A copy of the tree and what is tried in it. State: the mutant and the run under way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in COPIED:
+            source = ROOT / name
+            copied = shutil.copytree if source.is_dir() else shutil.copy2
+            copied(source, folder / name)
+        self.mutant: Mutant | None = None
+        self.run: Run | None = None
+
+    def begin(self, mutant: Mutant, tests: list[str], seconds: float) -> None:
+        """Make a mistake here and begin to run these tests, which are given so long."""
+        self.mutant = mutant
+        (self.folder / SOURCES / mutant.file).write_text(mutant.source)
+        self.run = Run(self.folder, tests, seconds)
+
+    def survived(self) -> bool | None:
+        """Whether the mutant did; None while that is open."""
+        assert self.run is not None
+        assert self.mutant is not None
+        passed = self.run.passed()
+        if passed is not None:
+            (self.folder / SOURCES / self.mutant.file).write_text(self.mutant.original)
+            self.run = None
+        return passed
+
+
+def survivors_of(sample: list[Mutant], jobs: int) -> list[Mutant]:
+    """Those of the sample that no test of the quick suite notices."""
+    survivors: list[Mutant] = []
+    waiting = sample[::-1]
+    done = 0
+
+    def judged(mutant: Mutant, survived: bool, why: str = "") -> None:
+        nonlocal done
+        done += 1
+        print(f"{done:4}/{len(sample)} {'SURVIVED' if survived else 'killed  '} {mutant}{why}", flush=True)
+        if survived:
+            survivors.append(mutant)
+
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+        workers = [Worker(Path(place, str(i))) for i in range(jobs)]
+        began = time.monotonic()
+        tests = tests_by_line(workers[0].folder, jobs)
+        whole = time.monotonic() - began
+        print(f"the quick suite passes without a mutant, in {whole:.0f} s", flush=True)
+        try:
+            while done < len(sample):
+                for worker in workers:
+                    if worker.run is not None:
+                        survived = worker.survived()
+                        if survived is not None and worker.mutant is not None:
+                            judged(worker.mutant, survived)
+                    elif waiting:
+                        mutant = waiting.pop()
+                        chosen = tests_for(mutant, tests)
+                        if chosen:
+                            worker.begin(mutant, chosen, TIMES_AS_LONG * whole)
+                        else:
+                            judged(mutant, survived=True, why="  (no test runs it)")
+                time.sleep(0.02)
+        finally:
+            for worker in workers:
+                if worker.run is not None:
+                    worker.run.end()
+    return survivors
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="mutants", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sample", type=int, default=100, metavar="K", help="how many; 0: all (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="at the same time (default: %(default)s)")
+    parser.add_argument("places", nargs="*", metavar="PLACE", help="under addon/sidestep (default: all pure rooms)")
+    options = parser.parse_args()
+    try:
+        found = all_mutants(options.places or list(PURE))
+    except ValueError as e:
+        parser.error(str(e))
+    drawn = random.Random(options.seed).sample(range(len(found)), min(options.sample or len(found), len(found)))
+    sample = [found[i] for i in sorted(drawn)]
+    if not sample:
+        parser.error("there are no mutants of these places")
+    print(f"{len(sample)} of {len(found)} mutants, seed {options.seed}", flush=True)
+    began = time.monotonic()
+    survivors = survivors_of(sample, options.jobs)
+    killed = len(sample) - len(survivors)
+    print(f"\n{killed} of {len(sample)} killed ({killed / len(sample):.0%}) in {time.monotonic() - began:.0f} s")
+    if survivors:
+        print("not noticed:")
+        for mutant in sorted(survivors, key=lambda m: (m.file, m.line)):
+            print(f"  {mutant}")
+    return int(killed < TARGET * len(sample))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

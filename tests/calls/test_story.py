@@ -1,0 +1,288 @@
+"""What mitmweb shows of a routed flow: whole header fields, comments and metadata."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from mitmproxy import http
+
+from sidestep.breaker import judging
+from sidestep.breaker.circuit import State
+from sidestep.breaker.outcomes import Kind, Outcome, Then
+from sidestep.calls import story
+from sidestep.calls.session import Session
+from sidestep.dialects.base import Usage
+from sidestep.routing.engine import Refused
+from sidestep.routing.exchange import Exchange, Exhausted
+from support.flows import answered, ask, flow_of, session_of
+from support.world import World
+
+DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
+MISTAKEN = Outcome(Kind.NEUTRAL, "client_error", Then.HAND_OVER, 400)
+TEXT = """
+circuit = { scope = "provider" }
+
+[[providers]]
+name = "home"
+dialect = "openai"
+base_url = "http://app.test/v1"
+
+[[providers]]
+name = "away"
+dialect = "openai"
+base_url = "http://away.test/v1"
+api_key = "secret-key"
+models = { m = "my-m" }
+
+[[routes]]
+name = "chat"
+intercept = ["http://app.test/v1"]
+providers = ["home", "away"]
+"""
+
+
+class Told:
+    """A call with its session. State: the world, the exchange, the flow."""
+
+    def __init__(self, *, acting: bool = True) -> None:
+        self.world = World(TEXT)
+        self.exchange: Exchange = self.world.exchange()
+        self.flow: http.HTTPFlow = flow_of()
+        self.session: Session = session_of(self.world, self.exchange, self.flow, acting=acting)
+
+    def fails(self, outcome: Outcome, status: int | None = None) -> Told:
+        """The next attempt ends so, before the app saw a byte."""
+        attempt = ask(self.world, self.exchange)
+        attempt.status = status
+        self.world.now += 0.5
+        self.world.fail(self.exchange, outcome)
+        return self
+
+    def answers(self, outcome: Outcome = judging.SUCCESS, status: int = 200) -> Told:
+        """The next attempt has its answer, and the app gets it."""
+        attempt = ask(self.world, self.exchange)
+        self.world.now += 0.1234
+        attempt.headers_at, attempt.status = self.world.now, status
+        self.world.now += 0.1
+        attempt.content_at = self.world.now
+        self.world.engine.settle(attempt, outcome, self.world.now)
+        self.world.now += 1
+        self.world.engine.ended(attempt, self.world.now)
+        answered(self.flow, status)
+        self.session.answered_by = attempt.candidate.provider
+        return self
+
+    def nobody(self) -> Told:
+        """There is nobody left to ask."""
+        assert isinstance(self.exchange.next(self.world.now), Exhausted)
+        return self
+
+    def shown(self) -> tuple[str, str]:
+        """Comment and marker."""
+        story.tell(self.session)
+        return self.flow.comment, self.flow.marked
+
+    def metadata(self) -> dict[str, Any]:
+        story.tell(self.session)
+        found: dict[str, Any] = self.flow.metadata["sidestep"]
+        return found
+
+
+# --- comment and marker
+
+
+def test_a_call_that_its_own_provider_answers_bears_no_mark() -> None:
+    """What is as without Sidestep looks as without Sidestep; so do the app's own mistakes."""
+    assert Told().answers().shown() == ("", "")
+    assert Told().answers(MISTAKEN, 400).shown() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "word"),
+    [
+        (DOWN, 503, "503"),
+        (judging.TIMEOUT, None, "timeout"),
+        (Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 402, 9), 402, "402"),
+    ],
+)
+def test_a_rerouted_call_says_after_what(outcome: Outcome, status: int | None, word: str) -> None:
+    told = Told().fails(outcome, status).answers()
+    assert told.shown() == (f"app.test → away after home:{word}", ":twisted_rightwards_arrows:")
+
+
+def test_all_failed_attempts_are_named_in_their_order() -> None:
+    told = Told()
+    told.fails(Outcome(Kind.FAILURE, "http_5xx", Then.RETRY, 503), 503)
+    told.world.now += 1
+    told.fails(DOWN, 503).answers()
+    assert told.shown()[0] == "app.test → away after home:503, home:503"
+
+
+def test_a_neutral_end_is_no_failure_to_be_told() -> None:
+    """The attempt is in the metadata all the same."""
+    told = Told().fails(Outcome(Kind.NEUTRAL, "conflict", Then.NEXT, 409), 409).answers()
+    assert told.shown() == ("app.test → away", ":twisted_rightwards_arrows:")
+    assert [a["reason"] for a in told.metadata()["attempts"]] == ["conflict", "ok"]
+
+
+def test_a_call_that_went_elsewhere_at_once_says_for_which_reason() -> None:
+    """Its own provider was not asked."""
+    told = Told()
+    told.world.engine.hold("home", State.FORCED_OPEN)
+    told.answers()
+    told.exchange.refused = (Refused("home", "forced_open", None),)
+    assert told.shown() == ("app.test → away for home is forced_open", ":twisted_rightwards_arrows:")
+    assert told.metadata()["refused"] == [{"provider": "home", "reason": "forced_open"}]
+
+
+def test_an_answer_that_failed_in_the_apps_hands_says_so() -> None:
+    """A stream that broke after content: who answered, and how it ended."""
+    told = Told().answers(judging.STALLED)
+    assert told.shown() == ("app.test → home, which failed: home:timeout", ":red_circle:")
+    told = Told().fails(DOWN, 503).answers(judging.TRUNCATED)
+    assert told.shown() == ("app.test → away after home:503, which failed: away:truncated", ":red_circle:")
+
+
+def test_a_call_that_nobody_answered_says_why() -> None:
+    """What failed; where nobody was asked, why not; else nothing more."""
+    assert Told().fails(DOWN, 503).fails(judging.TIMEOUT).nobody().shown() == (
+        "app.test → nobody (home:503, away:timeout)",
+        ":red_circle:",
+    )
+    told = Told()
+    for name in ("home", "away"):
+        told.world.engine.hold(name, State.FORCED_OPEN)
+    assert told.nobody().shown() == ("app.test → nobody (home: forced_open, away: forced_open)", ":red_circle:")
+    assert Told().shown() == ("app.test → nobody", ":red_circle:")
+
+
+def test_an_onlooker_marks_nothing_and_gives_its_advice() -> None:
+    """In mode `observe` the flow went where the app sent it."""
+    told = Told(acting=False).fails(DOWN, 503)
+    assert told.shown() == ("", "")
+    assert "advice" not in told.metadata()
+    told.session.advice = "would ask away after home:503"
+    assert told.shown() == ("would ask away after home:503", "")
+    assert told.metadata()["advice"] == "would ask away after home:503"
+
+
+def test_advice_does_not_hide_what_happened() -> None:
+    told = Told().fails(DOWN, 503).answers()
+    told.session.advice = "advice"
+    assert told.shown()[0] == "app.test → away after home:503"
+
+
+# --- metadata
+
+
+def test_the_whole_story_is_plain_data() -> None:
+    """Names, statuses, times and counts; never a key. It survives being saved, and may be told again."""
+    told = Told().fails(judging.TIMEOUT).answers()
+    last = told.exchange.attempts[-1]
+    last.usage, last.cost = Usage(7, 3, cached=5), 0.25
+    last.notes.append("an event was dropped")
+    story.tell(told.session)
+    found = told.metadata()
+    assert found == {
+        "request_id": told.exchange.id,
+        "route": "chat",
+        "dialect": "openai",
+        "operation": "chat/completions",
+        "model": "m",
+        "provider": "away",
+        "attempts": [
+            {
+                "provider": "home",
+                "model": "m",
+                "outcome": "failure",
+                "reason": "timeout",
+                "status": None,
+                "started_ms": 0.0,
+                "headers_ms": None,
+                "content_ms": None,
+                "end_ms": 500.0,
+                "tokens": None,
+                "cost": None,
+                "notes": [],
+            },
+            {
+                "provider": "away",
+                "model": "my-m",
+                "outcome": "success",
+                "reason": "ok",
+                "status": 200,
+                "started_ms": 500.0,
+                "headers_ms": 123.4,
+                "content_ms": 223.4,
+                "end_ms": 1223.4,
+                "tokens": {"input": 7, "output": 3, "cached": 5},
+                "cost": 0.25,
+                "notes": ["an event was dropped"],
+            },
+        ],
+        "refused": [],
+    }
+    assert json.loads(json.dumps(found)) == found
+    assert "secret-key" not in json.dumps(found)
+    assert found["attempts"][1]["notes"] is not last.notes, "what is told later does not change it"
+
+
+def test_an_attempt_under_way_has_no_outcome_yet() -> None:
+    told = Told()
+    ask(told.world, told.exchange)
+    found = told.metadata()
+    assert found["provider"] is None
+    assert [(a["outcome"], a["reason"], a["end_ms"]) for a in found["attempts"]] == [(None, None, None)]
+
+
+def test_a_call_that_was_never_planned_has_no_story() -> None:
+    """Its body was not read: the flow stays as it is."""
+    flow = flow_of()
+    session = session_of(World(TEXT), None, flow)
+    story.tell(session)
+    assert (flow.metadata, flow.comment, flow.marked) == ({}, "", "")
+    assert story.headers(session) == ()
+
+
+# --- header fields
+
+
+def test_the_fields_of_an_answer() -> None:
+    """Who asked for it, who answered, and what was tried before, in this order."""
+    told = Told().fails(DOWN, 503).answers()
+    assert story.headers(told.session) == (
+        (b"x-sidestep-request-id", told.exchange.id.encode()),
+        (b"x-sidestep-provider", b"away"),
+        (b"x-sidestep-attempts", b"home:503, away:200"),
+    )
+
+
+def test_the_fields_of_an_error_of_our_own() -> None:
+    """Nobody answered."""
+    told = Told().fails(judging.TIMEOUT).fails(DOWN, 503).nobody()
+    assert story.headers(told.session) == (
+        (b"x-sidestep-request-id", told.exchange.id.encode()),
+        (b"x-sidestep-attempts", b"home:timeout, away:503"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "word"),
+    [
+        (None, None, "home:pending"),
+        (None, 206, "home:206"),
+        (judging.SUCCESS, 201, "home:201"),
+        (judging.SUCCESS, None, "home:200"),
+        (DOWN, 503, "home:503"),
+        (judging.judge_no_answer(200), 200, "home:bad_response"),
+        (MISTAKEN, 400, "home:400"),
+    ],
+)
+def test_each_attempt_is_named_by_what_is_known_of_it(outcome: Outcome | None, status: int | None, word: str) -> None:
+    """One not judged yet by the status that is going out; a 200 that was no answer is not called 200."""
+    told = Told()
+    attempt = ask(told.world, told.exchange)
+    attempt.outcome, attempt.status = outcome, status
+    assert story.trail(told.exchange.attempts, None) == word

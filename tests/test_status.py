@@ -1,0 +1,261 @@
+"""What people and machines see of the engine: whole answers, and the facts on the page."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from sidestep import status
+from sidestep.breaker import judging
+from sidestep.breaker.circuit import State
+from sidestep.breaker.outcomes import Kind, Outcome, Then
+from sidestep.dialects.base import Usage
+from support.flows import ask
+from support.world import World, toml
+
+ANNOUNCED = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429, 7.5)
+IDLE: dict[str, Any] = {
+    "state": "closed",
+    "failure_count": 0,
+    "successes": 0,
+    "failures": 0,
+    "retry_after": None,
+    "permits_out": 0,
+    "in_flight": 0,
+    "cooldown": None,
+}
+
+
+def world(names: str = "abc", scope: str = "provider", strategy: str = "priority") -> World:
+    circuit = f'[circuit]\nfailure_threshold = 2\nopen_seconds = 20\nscope = "{scope}"'
+    return World(toml(strategy, circuit, **dict.fromkeys(names, "")))
+
+
+def busy() -> World:
+    """One provider whose circuit is open, one that cools down, one that is being asked."""
+    w = world()
+    assert w.call(failing="a") == "ab"
+    exchange = w.exchange()
+    ask(w, exchange)
+    w.fail(exchange, judging.TIMEOUT)
+    ask(w, exchange)
+    w.fail(exchange, ANNOUNCED)
+    ask(w, exchange)
+    w.now += 0.25
+    return w
+
+
+def providers(w: World) -> dict[str, Any]:
+    found: dict[str, Any] = status.health(w.engine, w.now)[1]["providers"]
+    return found
+
+
+# --- health
+
+
+def test_at_first_all_is_well() -> None:
+    """Every provider is there before any was asked."""
+    w = world()
+    body = {"status": "ok", "mode": "enforce", "in_flight": 0, "providers": dict.fromkeys("abc", IDLE)}
+    assert status.health(w.engine, w.now) == (200, body)
+
+
+def test_each_provider_with_its_circuit_its_counts_and_its_cooldown() -> None:
+    """Seconds from now; counts are of the window, and of failures in a row."""
+    w = busy()
+    assert status.health(w.engine, w.now) == (
+        200,
+        {
+            "status": "degraded",
+            "mode": "enforce",
+            "in_flight": 1,
+            "providers": {
+                "a": {**IDLE, "state": "open", "failure_count": 2, "failures": 2, "retry_after": 19.75},
+                "b": {**IDLE, "successes": 1, "cooldown": {"seconds": 7.25, "reason": "rate_limit", "limits": 1}},
+                "c": {**IDLE, "permits_out": 1, "in_flight": 1},
+            },
+        },
+    )
+    w.now += 7.25
+    assert providers(w)["b"]["cooldown"] is None
+
+
+@pytest.mark.parametrize(
+    ("held", "code", "word"),
+    [
+        ({}, 200, "ok"),
+        ({"a": State.DISABLED}, 200, "ok"),
+        ({"a": State.FORCED_OPEN}, 200, "degraded"),
+        (dict.fromkeys("abc", State.DISABLED), 200, "ok"),
+        (dict.fromkeys("abc", State.FORCED_OPEN), 503, "unhealthy"),
+    ],
+)
+def test_how_it_is_going(held: dict[str, State], code: int, word: str) -> None:
+    """Unhealthy only when no provider would take a call: that is what a health check acts on."""
+    w = world()
+    for name, state in held.items():
+        w.engine.hold(name, state)
+    found, body = status.health(w.engine, w.now)
+    assert (found, body["status"]) == (code, word)
+    assert {n: p["state"] for n, p in body["providers"].items()} == {
+        **dict.fromkeys("abc", "closed"),
+        **{n: str(s) for n, s in held.items()},
+    }
+
+
+def fail_model(w: World, model: str, times: int = 2) -> None:
+    for _ in range(times):
+        exchange = w.exchange({"model": model})
+        ask(w, exchange)
+        w.fail(exchange, Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503))
+
+
+def test_with_a_circuit_per_model_a_provider_is_shown_by_its_worst_model() -> None:
+    """Its counts are those of all its models, its time that of the first that may be asked again; it takes calls while
+    any model may be asked for."""
+    w = world("a", scope="model")
+    assert providers(w)["a"] == {**IDLE, "models": {}}
+    fail_model(w, "m")
+    w.now += 5
+    fail_model(w, "n")
+    both = {"m": "open", "n": "open"}
+    found = {**IDLE, "state": "open", "failure_count": 4, "failures": 4, "retry_after": 15.0, "models": both}
+    assert providers(w)["a"] == found
+    assert status.health(w.engine, w.now)[0] == 503
+    fail_model(w, "o", times=1)
+    assert providers(w)["a"]["models"] == {**both, "o": "closed"}
+    assert (providers(w)["a"]["state"], status.health(w.engine, w.now)[0]) == ("open", 200)
+    w.now += 15
+    assert providers(w)["a"]["models"] == {"m": "half_open", "n": "open", "o": "closed"}
+
+
+def test_the_time_to_first_content_where_it_is_measured() -> None:
+    """In milliseconds, of a provider over all its models."""
+    w = world("ab", strategy="fastest")
+    exchange = w.exchange()
+    attempt = ask(w, exchange)
+    w.now += 0.1234
+    w.settle(exchange, judging.SUCCESS)
+    name = attempt.candidate.provider.name
+    assert providers(w)[name]["first_content_ms"] == 123.4
+    assert [n for n, p in providers(w).items() if "first_content_ms" in p] == [name]
+
+
+def test_what_came_of_all_requests() -> None:
+    """For `sidestep run` to say at its end; the most frequent reroute first."""
+    w = world()
+    assert status.summary(w.engine) == {"calls": 0, "failed": 0, "rerouted": []}
+    w.engine.requests_total.update({("r", "answered"): 5, ("s", "failed"): 2, ("r", "failed"): 1})
+    w.engine.rerouted.update({("a", "b"): 1, ("a", "c"): 3})
+    assert status.summary(w.engine) == {
+        "calls": 8,
+        "failed": 3,
+        "rerouted": [{"from": "a", "to": "c", "count": 3}, {"from": "a", "to": "b", "count": 1}],
+    }
+
+
+# --- metrics
+
+
+def test_every_metric() -> None:
+    """All lines, save those that explain them: names and labels are what dashboards are made of."""
+    w = busy()
+    w.engine.requests_total.update({("r", "answered"): 5, ("q", "failed"): 2})
+    w.engine.rerouted.update({("a", "b"): 2, ("a", "c"): 3})
+    attempt = next(iter(w.engine.in_flight))
+    attempt.usage, attempt.cost = Usage(10, 4), 0.5
+    w.engine.settle(attempt, judging.SUCCESS, w.now)
+    w.engine.ended(attempt, w.now)
+    ask(w, w.exchange())
+    lines = [line for line in status.metrics(w.engine, w.now).decode().splitlines() if not line.startswith("# HELP")]
+    states = ("closed", "open", "half_open", "forced_open", "disabled")
+    state = {"a": "open", "b": "closed", "c": "closed"}
+    assert lines == [
+        "# TYPE sidestep_attempts_total counter",
+        'sidestep_attempts_total{outcome="failure",provider="a",reason="timeout"} 2.0',
+        'sidestep_attempts_total{outcome="cooldown",provider="b",reason="rate_limit"} 1.0',
+        'sidestep_attempts_total{outcome="success",provider="b",reason="ok"} 1.0',
+        'sidestep_attempts_total{outcome="success",provider="c",reason="ok"} 1.0',
+        "# TYPE sidestep_requests_total counter",
+        'sidestep_requests_total{result="failed",route="q"} 2.0',
+        'sidestep_requests_total{result="answered",route="r"} 5.0',
+        "# TYPE sidestep_rerouted_total counter",
+        "sidestep_rerouted_total 5.0",
+        "# TYPE sidestep_tokens_total counter",
+        'sidestep_tokens_total{direction="input",provider="c"} 10.0',
+        'sidestep_tokens_total{direction="output",provider="c"} 4.0',
+        "# TYPE sidestep_cost_usd_total counter",
+        'sidestep_cost_usd_total{provider="c"} 0.5',
+        "# TYPE sidestep_circuit_state gauge",
+        *[
+            f'sidestep_circuit_state{{provider="{name}",state="{each}"}} {float(state[name] == each)}'
+            for name in "abc"
+            for each in states
+        ],
+        "# TYPE sidestep_circuit_failures gauge",
+        'sidestep_circuit_failures{provider="a"} 2.0',
+        'sidestep_circuit_failures{provider="b"} 0.0',
+        'sidestep_circuit_failures{provider="c"} 0.0',
+        "# TYPE sidestep_permits_out gauge",
+        'sidestep_permits_out{provider="a"} 0.0',
+        'sidestep_permits_out{provider="b"} 0.0',
+        'sidestep_permits_out{provider="c"} 1.0',
+        "# TYPE sidestep_cooldown_seconds gauge",
+        'sidestep_cooldown_seconds{provider="a"} 0.0',
+        'sidestep_cooldown_seconds{provider="b"} 7.25',
+        'sidestep_cooldown_seconds{provider="c"} 0.0',
+        "# TYPE sidestep_attempts_in_flight gauge",
+        "sidestep_attempts_in_flight 1.0",
+    ]
+
+
+# --- the page
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells of the table's rows, without their markup."""
+    table = page.partition("<table>")[2].partition("</table>")[0]
+    return [
+        [" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in re.findall("<td.*?</td>", row)]
+        for row in table.split("<tr>")[2:]
+    ]
+
+
+def test_the_page_shows_what_health_says() -> None:
+    """A row for each provider, with the time until it is asked again, whatever it is that it waits for."""
+    w = busy()
+    page = status.page(w.engine, w.now).decode()
+    assert rows(page) == [
+        ["a", "open", "2", "0", "2", "0", "20 s"],
+        ["b", "closed cooldown: rate_limit", "0", "1", "0", "0", "8 s"],
+        ["c", "closed", "0", "0", "0", "1", ""],
+    ]
+    assert "<title>Sidestep: degraded</title>" in page
+    assert "<h1>Sidestep: <b class=degraded>degraded</b></h1>" in page
+    assert "Mode enforce, 1 attempts in flight, 0 requests rerouted." in page
+
+
+def test_the_page_shows_routes_and_the_latest_events_first() -> None:
+    w = busy()
+    w.now += 59.75
+    page = status.page(w.engine, w.now).decode()
+    routes = re.findall("<li>(.*?)</li>", page.partition("<h2>Routes</h2>")[2].partition("</ul>")[0])
+    assert routes == ["http://app.test/v1 → a, b, c <small>priority</small>"]
+    events = re.findall("<li>(.*?)</li>", page.partition("<h2>Events</h2>")[2])
+    assert events == [
+        "<small>    60 s ago</small> b: cooldown (rate_limit)",
+        "<small>    60 s ago</small> a: closed → open (timeout)",
+    ]
+
+
+def test_the_page_is_safe_from_the_words_of_providers() -> None:
+    """What they say may come to a reason; it is text, and no markup."""
+    w = world()
+    exchange = w.exchange()
+    ask(w, exchange)
+    w.fail(exchange, Outcome(Kind.COOLDOWN, "<script>alert(1)</script>", Then.NEXT, 429, 30))
+    page = status.page(w.engine, w.now).decode()
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;") == 2, "in the row and in the event"

@@ -17,7 +17,8 @@ from sidestep.routing.exchange import Exchange, Exhausted
 from support.world import CHAT, World
 
 LIMITED = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429, 60)
-SPENT = Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, 600)
+SPENT = Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, 600, account=True)
+TOO_LARGE = Outcome(Kind.NEUTRAL, "size_limited", Then.NEXT, 429, size_limited=True)
 DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
 EMBEDDINGS = "/v1/embeddings"
 OWN_THEN_B = """
@@ -91,7 +92,7 @@ def test_one_provider_alone_that_limits_a_call_is_sent_the_next(
         (LIMITED, {"model": "n"}, "own"),
         (LIMITED, {"path": EMBEDDINGS}, "own"),
         (LIMITED, {"credential": "y"}, "own"),
-        (replace(LIMITED, size_limited=True), {}, "own"),
+        (TOO_LARGE, {}, "own"),
         (SPENT, {"model": "n"}, "b"),
         (SPENT, {"path": EMBEDDINGS}, "b"),
         (replace(LIMITED, account=True), {"model": "n"}, "b"),

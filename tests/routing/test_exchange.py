@@ -17,7 +17,7 @@ from support.world import World
 DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
 SILENT = Outcome(Kind.FAILURE, "timeout", Then.NEXT)
 LIMITED = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429)
-SPENT = Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, 600)
+SPENT = Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, 600, account=True)
 TEXT = """
 circuit = { failure_threshold = 1, open_seconds = 2, probe_wait_seconds = 10 }
 attempts = { max = 12, wait_seconds = 3 }
@@ -357,7 +357,7 @@ def test_in_company_those_not_asked_yet_come_first() -> None:
     [
         SPENT,
         limited(60),
-        replace(LIMITED, size_limited=True),
+        Outcome(Kind.NEUTRAL, "size_limited", Then.NEXT, 429, size_limited=True),
         Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404),
     ],
 )
@@ -416,7 +416,7 @@ def test_in_company_a_long_open_time_is_told_at_once() -> None:
 
 TOO_LONG = Outcome(Kind.NEUTRAL, "context_too_long", Then.LARGER, 400)
 LACKING = Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404)
-OURS = Outcome(Kind.COOLDOWN, "credential", Then.NEXT, 401, 600)
+OURS = Outcome(Kind.COOLDOWN, "credential", Then.NEXT, 401, 600, account=True)
 
 
 def test_whose_answer_the_app_gets_in_the_end() -> None:

@@ -17,7 +17,8 @@ from sidestep.routing.exchange import Exchange, Exhausted
 from support.world import CHAT, World
 
 LIMITED = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429, 60)
-SPENT = Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, 600)
+SPENT = Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, 600, account=True)
+TOO_LARGE = Outcome(Kind.NEUTRAL, "size_limited", Then.NEXT, 429, size_limited=True)
 DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
 EMBEDDINGS = "/v1/embeddings"
 OWN_THEN_B = """
@@ -91,7 +92,7 @@ def test_one_provider_alone_that_limits_a_call_is_sent_the_next(
         (LIMITED, {"model": "n"}, "own"),
         (LIMITED, {"path": EMBEDDINGS}, "own"),
         (LIMITED, {"credential": "y"}, "own"),
-        (replace(LIMITED, size_limited=True), {}, "own"),
+        (TOO_LARGE, {}, "own"),
         (SPENT, {"model": "n"}, "b"),
         (SPENT, {"path": EMBEDDINGS}, "b"),
         (replace(LIMITED, account=True), {"model": "n"}, "b"),
@@ -186,6 +187,21 @@ def test_circuits_of_made_up_models_push_out_one_another(monkeypatch: pytest.Mon
     assert all(len(model) <= 256 for model in circuits)
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_reload_keeps_what_is_known_of_unchanged_providers(changed: bool) -> None:
+    """Of one that is another provider now nothing is known: neither limits nor failures."""
+    world = World(OWN_THEN_B)
+    meets(world, DOWN)
+    meets(world, judging.CONNECT)
+    meets(world, LIMITED, "n")
+    world.reload(OWN_THEN_B.replace('name = "own"\n', 'name = "own"\nweight = 2\n') if changed else OWN_THEN_B)
+    assert asked(world, world.exchange({"model": "n"}, CHAT, "x")) == ("own" if changed else "b")
+    own = world.engine.settings.providers[0]
+    seen = status.provider_status(world.engine, own, world.now)
+    assert seen["failures"] == (0 if changed else 2)
+    assert seen["models"] == ({"n": "closed"} if changed else {"m": "closed", "n": "closed"})
+
+
 # --- what is seen
 
 
@@ -208,10 +224,14 @@ def test_the_state_of_a_provider_is_the_worst_of_its_circuits() -> None:
         exchange = next_of(world, model)
         world.settle(exchange)
     for _ in range(2):
+        meets(world, DOWN, "p")
+    world.now += 5
+    for _ in range(2):
         meets(world, judging.CONNECT, "n")
     seen = status.provider_status(world.engine, own, world.now)
-    assert (seen["state"], seen["models"]) == ("open", {"m": "closed", "n": "closed"})
-    assert (seen["successes"], seen["failures"]) == (2, 2)
+    assert (seen["state"], seen["models"]) == ("open", {"p": "open", "m": "closed", "n": "closed"})
+    assert (seen["successes"], seen["failures"]) == (2, 4)
+    assert seen["retry_after"] == 15, "before that none is asked, whatever its model's circuit says"
     assert status.health(world.engine, world.now)[0] == 503
 
 

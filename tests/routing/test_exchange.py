@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from support.world import World
 DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
 SILENT = Outcome(Kind.FAILURE, "timeout", Then.NEXT)
 LIMITED = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429)
-SPENT = Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, 600)
+SPENT = Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, 600, account=True)
 TEXT = """
 circuit = { failure_threshold = 1, open_seconds = 2, probe_wait_seconds = 10 }
 attempts = { max = 12, wait_seconds = 3 }
@@ -158,6 +159,15 @@ def test_a_time_that_comes_soon_is_waited_for_once() -> None:
     assert asked(w, w.exchange()) == "a"
 
 
+def test_the_limit_of_one_that_is_refused_is_not_waited_for() -> None:
+    """Its circuit would refuse it then: the others are asked at once."""
+    w = world(0)
+    all_fail(w, limited(4), SPENT)
+    w.now += 2
+    w.engine.hold("a", State.FORCED_OPEN)
+    assert asked(w, w.exchange()) == "b"
+
+
 def test_a_limit_that_this_request_met_is_waited_out_or_left() -> None:
     """Alone, a request asks the provider that limited it again only where the time named is short."""
     w = world(0)
@@ -285,6 +295,51 @@ def test_in_company_a_provider_that_failed_is_asked_again_after_its_open_time() 
     assert asked(w, w.exchange()) == "b"
 
 
+def test_alone_a_provider_that_failed_is_not_asked_again() -> None:
+    """However long the others took to fail."""
+    w = world(0, TEXT.replace("failure_threshold = 1", "failure_threshold = 9"))
+    exchange = all_fail(w, DOWN)
+    assert asked(w, exchange) == "b"
+    w.now += 60
+    w.fail(exchange, SILENT)
+    assert exchange.next(w.now) == Exhausted(())
+
+
+def test_in_company_it_is_tried_as_at_first() -> None:
+    """Once more at the same provider, and after each attempt there is a whole wait for the next."""
+    w = world(text=TEXT.replace("failure_threshold = 1", "failure_threshold = 9"))
+    exchange = all_fail(w, DOWN, DOWN)
+    waited = 0.0
+    for _ in range(4):
+        while isinstance(answer := exchange.next(w.now), Wait):
+            w.now += answer.seconds
+            waited += answer.seconds
+        assert isinstance(answer, Attempt)
+        w.now += 1
+        w.fail(exchange, DOWN)
+    assert waited < 9
+    w.now += 2.5
+    assert asked(w, exchange) == "a"
+    w.fail(exchange, replace(DOWN, then=Then.RETRY))
+    wait = exchange.next(w.now)
+    assert isinstance(wait, Wait)
+    assert wait.reason == "backoff"
+
+
+def test_each_attempt_in_company_has_a_whole_wait_after_it() -> None:
+    """The bound is that of a wait, not of the request, which has its own."""
+    w = world()
+    exchange = all_fail(w, DOWN, DOWN)
+    for _ in range(5):
+        wait = exchange.next(w.now)
+        assert isinstance(wait, Wait)
+        w.now += wait.seconds
+        for name in "ab":
+            assert asked(w, exchange) == name
+            w.fail(exchange, DOWN)
+    assert w.now > 1009
+
+
 def test_in_company_those_not_asked_yet_come_first() -> None:
     """One that failed this request comes after one that only would rather not be asked."""
     w = world()
@@ -297,9 +352,17 @@ def test_in_company_those_not_asked_yet_come_first() -> None:
     assert asked(w, exchange) == "a"
 
 
-@pytest.mark.parametrize("outcome", [SPENT, Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404)])
-def test_what_does_not_pass_is_not_asked_again(outcome: Outcome) -> None:
-    """A spent account or a missing model is the same in two seconds."""
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        SPENT,
+        limited(60),
+        Outcome(Kind.NEUTRAL, "size_limited", Then.NEXT, 429, size_limited=True),
+        Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404),
+    ],
+)
+def test_what_does_not_pass_soon_is_not_asked_again(outcome: Outcome) -> None:
+    """A spent account, a request that is too large or a missing model is the same in two seconds."""
     w = world()
     exchange = all_fail(w, outcome, outcome)
     assert isinstance(exchange.next(w.now), Exhausted)
@@ -353,7 +416,7 @@ def test_in_company_a_long_open_time_is_told_at_once() -> None:
 
 TOO_LONG = Outcome(Kind.NEUTRAL, "context_too_long", Then.LARGER, 400)
 LACKING = Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404)
-OURS = Outcome(Kind.COOLDOWN, "credential", Then.NEXT, 401, 600)
+OURS = Outcome(Kind.COOLDOWN, "credential", Then.NEXT, 401, 600, account=True)
 
 
 def test_whose_answer_the_app_gets_in_the_end() -> None:

@@ -23,9 +23,6 @@ ANNOUNCED_MAX_SECONDS = 86_400.0
 """An announced end is believed up to a day: a broken header must not ban a provider for ever."""
 FORESEEN = "limit_foreseen"
 """The reason while a provider that answers has said that its limit is used up."""
-ACCOUNT_REASONS = frozenset({"quota", "credential"})
-"""Cooldowns of a whole account, whether or not the outcome says so: an account that is spent or barred answers no
-call."""
 MAX_COOLDOWNS = 5_000
 """An app that makes up models or keys must not fill the memory: the ones not used for longest go first."""
 COOLDOWNS_BYTES = 4 << 20
@@ -137,7 +134,7 @@ class Cooldowns:
         """
         if outcome.size_limited:
             return None
-        blamed = limited.account if outcome.account or outcome.reason in ACCOUNT_REASONS else limited
+        blamed = limited.account if outcome.account else limited
         self._cooldown(blamed).start(now, outcome.cooldown_seconds, outcome.reason)
         return blamed
 

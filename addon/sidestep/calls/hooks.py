@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Iterable
 
 from mitmproxy import http
@@ -17,6 +16,7 @@ from mitmproxy.websocket import WebSocketData
 from wsproto.frame_protocol import Opcode
 
 from sidestep.breaker import judging
+from sidestep.breaker.bounded import Bounded
 from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome
 from sidestep.calls import replies, story
 from sidestep.calls.clients import may_use_keys
@@ -36,6 +36,8 @@ REPLAYABLE = 64
 """Finished requests whose originals are kept in memory, for `replay.client` to send them as the app did."""
 REPLAYABLE_BYTES = 1 << 20
 """Larger bodies are not kept for a replay."""
+REPLAYABLE_TOTAL = 32 << 20
+"""Bytes of all bodies that are kept."""
 GOOD_CLOSES = (1000, 1001, 1005)
 """WebSocket close codes (RFC 6455): done, going away, none given."""
 PROVIDERS_CLOSES = (1011, 1012, 1013, 1014)
@@ -52,7 +54,7 @@ class Calls:
     def __init__(self, core: Core) -> None:
         self.core = core
         self.sessions: dict[str, Session] = {}
-        self.replayable: OrderedDict[str, Original] = OrderedDict()
+        self.replayable: Bounded[str, Original] = Bounded(REPLAYABLE, REPLAYABLE_TOTAL, lambda o: len(o.body or b""))
         self.direct_hosts: str | None = None
 
     def done(self) -> None:
@@ -341,9 +343,7 @@ class Calls:
             engine.rerouted[(session.match.addressed, last.candidate.provider.name)] += 1
         story.tell(session)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
-            self.replayable[flow.id] = session.original
-            while len(self.replayable) > REPLAYABLE:
-                self.replayable.popitem(last=False)
+            self.replayable.put(flow.id, session.original)
 
     # --- what the layer asks
 

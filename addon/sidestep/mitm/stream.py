@@ -525,7 +525,7 @@ class FailoverStream(HttpStream):
             return
         flight.ended = True
         flight.rank = rank
-        if self.best is None or (rank >= self.best.rank and self.best.rank < 2):
+        if self.best is None or rank > self.best.rank:
             self.best = flight
 
     def _conclude(self, session: Session) -> Commands:

@@ -1,4 +1,4 @@
-"""What is known of the providers now: circuits, cooldowns, models they lack, who issued what.
+"""What is known of the providers now: circuits, cooldowns, models they lack, which issued what.
 
 One `Engine` a process. Pure: `now` is an argument, nothing here waits, nothing here knows mitmproxy. What one
 request does with this knowledge is `exchange`; what people see of it is `status`.
@@ -103,7 +103,7 @@ class Engine:
         """Attempts that are over, by provider, outcome and reason."""
         self.requests_total: Counter[tuple[str, str]] = Counter()
         self.rerouted: Counter[tuple[str, str]] = Counter()
-        """Requests answered by another provider than their own: who was addressed, who answered."""
+        """Requests answered by another provider than their own: which was addressed, and which answered."""
         self.tokens_total: Counter[tuple[str, str]] = Counter()
         self.cost_total: Counter[str] = Counter()
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)
@@ -285,7 +285,7 @@ class Engine:
         return lambda provider, model: self.knows_model(provider, model, now)
 
     def issued(self, ids: tuple[str, ...], provider: Provider) -> None:
-        """Remember who issued these identifiers, for later calls that are pinned by them."""
+        """Remember which provider issued these identifiers, for later calls that are pinned by them."""
         self._note_issued(ids, Issued(provider.name, provider.issuer))
 
     def disown(self, ids: Iterable[str]) -> None:

@@ -367,7 +367,7 @@ class Exchange:
         elif outcome.then is Then.LARGER:
             self._spend_not_larger_than(candidate)
         else:
-            passes = outcome.kind is Kind.FAILURE or (outcome.reason == "rate_limit" and not outcome.size_limited)
+            passes = outcome.kind is Kind.FAILURE or outcome.reason == "rate_limit"
             pause = max(candidate.provider.circuit.open_seconds, announced or 0.0)
             self._spent[name] = now + pause if passes else NEVER_AGAIN
 

@@ -36,7 +36,7 @@ TUNNEL_CHOICES = ("", "true", "false")
 
 
 class Sidestep:
-    """The addon. State: its parts, which are there once it is loaded; the configuration's file and who watches it,
+    """The addon. State: its parts, which are there once it is loaded; the configuration's file and what watches it,
     what was refused of it; on a mitmproxy that lacks what is needed, the part that stands aside."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class Sidestep:
 
     @staticmethod
     async def _settle_in() -> None:
-        """What is better done before somebody's call than in the middle of it."""
+        """What is better done before the first call than in the middle of it."""
         # The price list takes a quarter of a second to read.
         await asyncio.to_thread(prices.rates, "", "gpt-4o")
         # Nearly all that is there now stays: going through it each time costs the collector tens of milliseconds.
@@ -161,7 +161,7 @@ class Sidestep:
         self._keep(asyncio.get_running_loop().create_task(self._reload_on_change(self.path, stop)))
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
-        """Tasks that nobody holds may vanish."""
+        """Tasks that nothing refers to may vanish."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -259,7 +259,7 @@ def _add_options(loader: Loader) -> None:
 
 
 def _is_unset(name: str) -> bool:
-    """Whether neither the user nor anybody else gave an option a value."""
+    """Whether an option was given no value, by the user or by another addon."""
     from mitmproxy import optmanager
 
     option = ctx.options._options.get(name)

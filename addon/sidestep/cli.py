@@ -99,8 +99,8 @@ def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command:
     """
     from sidestep.run import running
 
-    wishes = proxy.Wishes(web=web, keep=keep, config=str(config_file or ""), confdir=confdir)
-    raise SystemExit(running.run(command, wishes, script_path(), os.environ))
+    options = proxy.RunOptions(web=web, keep=keep, config=str(config_file or ""), confdir=confdir)
+    raise SystemExit(running.run(command, options, script_path(), os.environ))
 
 
 @main.command()

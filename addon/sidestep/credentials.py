@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from functools import lru_cache
+from hashlib import blake2b
+from secrets import token_bytes
 from urllib.parse import unquote_plus
 
 from sidestep.config.settings import Provider
@@ -34,7 +36,8 @@ CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "acces
 """Query parameters that bear a credential; Gemini's is `key`."""
 SECRET_LENGTH = 8
 """Shorter values are no keys; looking for them would find them everywhere."""
-
+_FINGERPRINT_KEY = token_bytes(32)
+"""Of this process alone: a fingerprint of a key is worth nothing elsewhere."""
 
 Field = tuple[bytes, bytes]
 
@@ -110,6 +113,19 @@ def with_credentials(path: bytes, original: bytes) -> bytes:
     """A path that was rewritten, with the query parameters that bear a credential in the original."""
     secret = [part for part in original.partition(b"?")[2].split(b"&") if _is_credential_parameter(as_text(part))]
     return path + (b"&" if b"?" in path else b"?") + b"&".join(secret) if secret else path
+
+
+def fingerprint(fields: Iterable[Field], path: bytes) -> str:
+    """A short name of the credential in these header fields and in this path's query: the same for the same one in this
+    process, and nothing can be learnt from it. Empty where there is none. Cookies do not count, for servers renew
+    them while the key stays the same.
+    """
+    digest = blake2b(key=_FINGERPRINT_KEY, digest_size=16)
+    parts = [name.lower() + b":" + value for name, value in fields if name.lower() != b"cookie"]
+    parts += [part for part in path.partition(b"?")[2].split(b"&") if _is_credential_parameter(as_text(part))]
+    for part in sorted(parts):
+        digest.update(len(part).to_bytes(8) + part)
+    return digest.hexdigest() if parts else ""
 
 
 def as_text(path: bytes) -> str:

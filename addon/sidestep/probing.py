@@ -57,7 +57,7 @@ def _probe(provider: Provider, context: ssl.SSLContext, seconds: float) -> Probe
     if provider.dialect == "anthropic":
         request.add_header(*_VERSION)
     for name, value in credential_fields(provider):
-        # Unredirected, and so not shown to anybody else: `urllib` gives the other headers to proxies, too.
+        # Unredirected, and so not shown to another host: `urllib` gives the other headers to proxies, too.
         request.add_unredirected_header(name.decode("latin-1"), value.decode("latin-1"))
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirect)
     end = time.monotonic() + seconds
@@ -86,7 +86,7 @@ def _judge(provider: Provider, status: int, body: bytes) -> Probe:
     elif status in (404, 405):
         entry = catalog.CATALOG.get(provider.name)
         if entry is not None and entry.base_url == str(provider.base_url):
-            # The address is known to be right: not everybody who speaks a dialect lists models.
+            # The address is known to be right: not every provider of a dialect lists its models.
             return Probe(provider.name, None, status, f"{text}: it answers, and has no list of models")
         text += ": is base_url right?"
     elif 300 <= status < 400:

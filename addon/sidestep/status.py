@@ -20,44 +20,60 @@ from sidestep.routing.engine import Engine
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+MODELS_LISTED = 100
+"""Of one provider, the worst first: an app that makes up models must not make the page endless."""
+
 _OPEN = frozenset({State.OPEN, State.FORCED_OPEN})
 _CLOSED = frozenset({State.CLOSED, State.DISABLED})
 _WORST_FIRST = (State.FORCED_OPEN, State.OPEN, State.HALF_OPEN, State.CLOSED, State.DISABLED)
 
 
 def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str, Any]:
-    """One provider's line in `/health`. Times are seconds from now."""
-    snapshots = {model: c.snapshot(now) for model, c in engine.circuits_of(provider).items()}
-    states = {s.state for s in snapshots.values()}
-    # With a circuit per model a provider is as well as its best model: the others can still be asked.
-    state = next((s for s in reversed(_WORST_FIRST) if s in states), State.CLOSED)
-    cooldown = engine.cooldown(provider.name)
-    remaining = cooldown.remaining(now)
-    retry = [s.retry_after for s in snapshots.values() if s.retry_after is not None]
+    """One provider's line in `/health`. Times are seconds from now.
+
+    Its state is the worst of its circuits: its own, and those of its models. Each attempt succeeds in the circuit of
+    its model and fails in one of both, so that no attempt is counted twice.
+    """
+    own = engine.circuit_of(provider).snapshot(now)
+    models = {model: circuit.snapshot(now) for model, circuit in engine.circuits_of_models(provider).items()}
+    snapshots = [own, *models.values()]
+    counted = list(models.values()) if provider.circuit.scope == "model" else [own]
+    states = {s.state for s in snapshots}
+    retry = [s.retry_after for s in ([own] if own.retry_after is not None else snapshots) if s.retry_after is not None]
+    cooling = engine.cooldowns.of(provider.name, now)
+    longest = next(iter(cooling.values()), None)
     status: dict[str, Any] = {
-        "state": str(state),
-        "failure_count": sum(s.failure_count for s in snapshots.values()),
-        "successes": sum(s.successes for s in snapshots.values()),
-        "failures": sum(s.failures for s in snapshots.values()),
+        "state": str(next(s for s in _WORST_FIRST if s in states)),
+        "failure_count": sum(s.failure_count for s in snapshots),
+        "successes": sum(s.successes for s in counted),
+        "failures": sum(s.failures for s in snapshots),
         "retry_after": round(min(retry), 3) if retry else None,
-        "permits_out": sum(s.permits_out for s in snapshots.values()),
+        "permits_out": own.permits_out,
         "in_flight": engine.out[provider.name],
-        "cooldown": None if remaining <= 0 else {"seconds": round(remaining, 3), "reason": cooldown.reason(now)},
+        "cooldown": None
+        if longest is None
+        else {"seconds": round(longest.seconds, 3), "reason": longest.reason, "limits": len(cooling)},
     }
     if (seconds := engine.strategist.paces.overall(provider.name)) is not None:
         status["first_content_ms"] = round(seconds * 1000, 1)
     if provider.circuit.scope == "model":
-        status["models"] = {model or "": str(s.state) for model, s in snapshots.items()}
+        worst = sorted(models.items(), key=lambda item: _WORST_FIRST.index(item[1].state))
+        status["models"] = {model: str(s.state) for model, s in worst[:MODELS_LISTED]}
     return status
+
+
+def _is_down(engine: Engine, provider: Provider, now: float) -> bool:
+    """Whether it would take no call now: its own circuit is open, or that of each of its models."""
+    models = [c.state(now) for c in engine.circuits_of_models(provider).values()]
+    return engine.circuit_of(provider).state(now) in _OPEN or (bool(models) and all(s in _OPEN for s in models))
 
 
 def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of `/health`."""
     providers = {p.name: provider_status(engine, p, now) for p in engine.settings.providers}
-    states = [State(p["state"]) for p in providers.values()]
-    if all(s in _CLOSED for s in states):
+    if all(State(p["state"]) in _CLOSED for p in providers.values()):
         word = "ok"
-    elif all(s in _OPEN for s in states):
+    elif all(_is_down(engine, p, now) for p in engine.settings.providers):
         word = "unhealthy"
     else:
         word = "degraded"

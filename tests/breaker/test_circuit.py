@@ -48,6 +48,12 @@ def grant(circuit: Circuit, now: float, lease: float = LEASE) -> Permit:
     return permit
 
 
+def grant_insisting(circuit: Circuit, now: float) -> Permit:
+    permit = circuit.admit(now, LEASE, insist=True)
+    assert isinstance(permit, Permit)
+    return permit
+
+
 def refused_for(circuit: Circuit, now: float) -> float | None:
     refusal = circuit.admit(now, LEASE)
     assert isinstance(refusal, Refusal)
@@ -215,9 +221,9 @@ def test_refuses_until_its_time_and_says_when(jitter: float, seconds: float) -> 
     for _ in range(3):
         attempt(circuit, FAILURE, 0)
     assert refused_for(circuit, 0) == pytest.approx(seconds)
-    assert not circuit.would_admit(seconds - 0.01)
+    assert circuit.refusal(seconds - 0.01) is not None
     assert refused_for(circuit, seconds - 0.01) == pytest.approx(0.01)
-    assert circuit.would_admit(seconds)
+    assert circuit.refusal(seconds) is None
     assert grant(circuit, seconds).probe
 
 
@@ -262,17 +268,67 @@ def test_doubling_never_shortens() -> None:
     assert circuit.snapshot(400).retry_after == 400
 
 
-def test_a_doubled_open_time_can_be_cut_short_to_the_plain_one() -> None:
-    """Not further, and what was not doubled stays as it is; the next slow probe doubles on from what it was."""
+def test_the_doubled_part_of_an_open_time_refuses_none_that_insists() -> None:
+    """Only that part: the plain open time refuses all. The next slow probe doubles on from what it was."""
     circuit = opened()
-    assert circuit.hasten(1) is None
+    assert circuit.refusal(1, insist=True) == Refusal("open", 14)
     attempt(circuit, SLOW, 15)
-    assert (circuit.hasten(20), circuit.would_admit(20)) == (10, False)
-    assert circuit.snapshot(20).retry_after == 25
-    assert (circuit.hasten(30), circuit.would_admit(30)) == (0, True)
-    assert circuit.hasten(30) is None
-    attempt(circuit, SLOW, 30)
+    assert circuit.refusal(20) == Refusal("open", 25)
+    assert circuit.refusal(20, insist=True) == Refusal("open", 10)
+    assert circuit.refusal(30) == Refusal("open", 15)
+    assert circuit.state(30) is State.OPEN
+    probe = circuit.admit(30, LEASE, insist=True)
+    assert isinstance(probe, Permit)
+    assert probe.probe
+    assert circuit.refusal(30, insist=True) == Refusal("probing", LEASE)
+    circuit.settle(probe, SLOW, 30)
     assert circuit.snapshot(30).retry_after == 60
+
+
+def test_traffic_comes_back_in_a_ramp() -> None:
+    """Closed by a probe it takes two at a time, then one more with each success; whoever insists is let through."""
+    circuit = opened()
+    attempt(circuit, SUCCESS, 15)
+    out = [grant(circuit, 16) for _ in range(2)]
+    assert circuit.refusal(16) == Refusal("recovering", 14)
+    assert isinstance(circuit.admit(16, LEASE), Refusal)
+    out.append(grant_insisting(circuit, 16))
+    for round_of_answers in (5, 10, 20):
+        for permit in out:
+            circuit.settle(permit, SUCCESS, 17)
+        out = []
+        while isinstance(granted := circuit.admit(17, LEASE), Permit):
+            out.append(granted)
+        assert len(out) == round_of_answers
+    assert circuit.snapshot(17).retry_after is None
+
+
+def test_the_ramp_ends_after_an_open_time() -> None:
+    """Whatever its requests take: after `open_seconds` all are let through."""
+    circuit = opened()
+    attempt(circuit, SUCCESS, 15)
+    for _ in range(2):
+        grant(circuit, 16, lease=600)
+    assert circuit.refusal(29.9) is not None
+    assert [grant(circuit, 30) for _ in range(50)]
+
+
+def test_one_at_a_time_meets_no_ramp() -> None:
+    """An app that waits for each answer has its provider back at once."""
+    circuit = opened()
+    for i in range(5):
+        attempt(circuit, SUCCESS, 15 + i)
+
+
+def test_permits_from_before_take_no_place_in_the_ramp() -> None:
+    """What hung while the circuit was open is no part of the traffic that comes back."""
+    circuit = make()
+    for _ in range(5):
+        grant(circuit, 0, lease=600)
+    for _ in range(3):
+        attempt(circuit, FAILURE, 0)
+    attempt(circuit, SUCCESS, 15)
+    grant(circuit, 16)
 
 
 def test_the_first_probe_to_fail_reopens_whatever_the_others_say() -> None:
@@ -541,7 +597,7 @@ def test_defaults_are_the_contract() -> None:
         "open_seconds_max": 300,
         "half_open_probes": 1,
         "probe_wait_seconds": 10,
-        "scope": "provider",
+        "scope": "model",
     }
 
 
@@ -572,7 +628,7 @@ def test_impossible_settings_are_refused(bad: dict[str, object]) -> None:
         msgspec.convert(bad, CircuitSettings)
 
 
-@pytest.mark.parametrize("good", [{"failure_rate": 1}, {"probe_wait_seconds": 0}, {"scope": "model"}], ids=str)
+@pytest.mark.parametrize("good", [{"failure_rate": 1}, {"probe_wait_seconds": 0}, {"scope": "provider"}], ids=str)
 def test_settings_at_their_edges_are_taken(good: dict[str, object]) -> None:
     """The ends of a range belong to it."""
     msgspec.convert(good, CircuitSettings)
@@ -633,48 +689,46 @@ class CircuitMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.pass_time(seconds)
 
-    @rule()
-    def hasten(self) -> None:
-        """Only an open circuit is hastened, never to before its plain open time is over."""
+    def ask(self, lease: float, *, insist: bool = False) -> Permit | Refusal:
         before = self.look()
-        seconds = self.circuit.hasten(self.now)
+        refusal = self.circuit.refusal(self.now, insist=insist)
+        assert self.look() == before
+        answer = self.circuit.admit(self.now, lease, insist=insist)
         after = self.look()
-        if seconds == 0:
-            assert (before.state, after.state) == (State.OPEN, State.HALF_OPEN)
-            assert self.now >= self.earliest
-        else:
-            assert after == before
-            assert seconds is None or (before.state is State.OPEN and seconds < (before.retry_after or 0))
-
-    def ask(self, lease: float) -> Permit | Refusal:
-        before = self.look()
-        would = self.circuit.would_admit(self.now)
-        answer = self.circuit.admit(self.now, lease)
-        assert isinstance(answer, Permit) is would
         if isinstance(answer, Permit):
-            assert before.state in (State.CLOSED, State.HALF_OPEN, State.DISABLED)
-            assert answer.probe is (before.state is State.HALF_OPEN)
-            assert (answer.generation, answer.granted_at) == (before.generation, self.now)
+            assert refusal is None
+            assert before.state is not State.FORCED_OPEN
+            # Insisting lets through before the doubled open time is over, and not before the plain one.
+            assert before.state is not State.OPEN or insist
+            assert answer.probe is (after.state is State.HALF_OPEN)
+            assert (answer.generation, answer.granted_at) == (after.generation, self.now)
             if answer.probe:
                 assert self.now >= self.earliest
             self.out.append(answer)
-        elif before.state is State.HALF_OPEN:
+            return answer
+        assert answer == refusal
+        assert after == before
+        if before.state is State.HALF_OPEN:
             assert answer.reason == "probing"
             assert before.probes_out == self.circuit.settings.half_open_probes
             ends = [p.lease_until for p in self.out if p.probe and p.generation == before.generation]
             assert answer.retry_after == min(ends) - self.now
+        elif before.state is State.CLOSED:
+            assert answer.reason == "recovering"
+            assert not insist
+            assert before.permits_out > 0
         else:
             assert (before.state, answer.reason) in ((State.OPEN, "open"), (State.FORCED_OPEN, "forced_open"))
         return answer
 
-    @rule(lease=st.floats(0.1, 60))
-    def admit(self, lease: float) -> None:
-        self.ask(lease)
+    @rule(lease=st.floats(0.1, 60), insist=st.booleans())
+    def admit(self, lease: float, insist: bool) -> None:
+        self.ask(lease, insist=insist)
 
-    @rule(lease=st.floats(0.1, 60))
-    def refused_comes_back_at_the_time_named(self, lease: float) -> None:
+    @rule(lease=st.floats(0.1, 60), insist=st.booleans())
+    def refused_comes_back_at_the_time_named(self, lease: float, insist: bool) -> None:
         """A refusal says when to come back; then it is admitted, or refused with a new honest time."""
-        refusal = self.ask(lease)
+        refusal = self.ask(lease, insist=insist)
         if isinstance(refusal, Permit):
             return
         if refusal.reason == "forced_open":
@@ -683,7 +737,7 @@ class CircuitMachine(RuleBasedStateMachine):
         assert refusal.retry_after is not None
         assert 0 < refusal.retry_after <= 60
         self.pass_time(refusal.retry_after + 1e-6)
-        assert isinstance(self.ask(lease), Permit)
+        assert isinstance(self.ask(lease, insist=insist), Permit)
 
     @precondition(lambda self: self.out)
     @rule(data=st.data(), outcome=OUTCOMES)
@@ -762,7 +816,7 @@ class CircuitMachine(RuleBasedStateMachine):
     def break_down(self) -> None:
         """Fail until it opens, so that the other rules often meet an open circuit."""
         while self.look().state is State.CLOSED:
-            permit = self.ask(1.0)
+            permit = self.ask(1.0, insist=True)
             assert isinstance(permit, Permit)
             assert self.circuit.settle(permit, FAILURE, self.now)
             self.out.remove(permit)

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidestep.breaker.cooldown import ANNOUNCED_MAX_SECONDS, Cooldown
+from sidestep.breaker import cooldown as cooldown_room
+from sidestep.breaker.cooldown import (
+    ANNOUNCED_MAX_SECONDS,
+    FORESEEN,
+    Cooldown,
+    Cooldowns,
+    Cooling,
+    Source,
+    Subject,
+    subject,
+)
+from sidestep.breaker.outcomes import Kind, Outcome, Then
+
+
+def remaining(cooldown: Cooldown, now: float) -> float:
+    cooling = cooldown.cooling(now)
+    return 0 if cooling is None else cooling.seconds
+
+
+def reason_of(cooldown: Cooldown, now: float) -> str:
+    cooling = cooldown.cooling(now)
+    return "" if cooling is None else cooling.reason
 
 
 def test_a_new_one_passes_nobody_over() -> None:
     """Before the first cooldown nothing remains and there is no reason."""
     cooldown = Cooldown()
-    assert (cooldown.remaining(0), cooldown.reason(0)) == (0, "")
+    assert (remaining(cooldown, 0), reason_of(cooldown, 0)) == (0, "")
 
 
 def test_lasts_until_its_deadline() -> None:
     """It remains, with its reason, until the deadline and not a moment longer."""
     cooldown = Cooldown()
     cooldown.start(100, 30, "quota")
-    assert (cooldown.remaining(110), cooldown.reason(110)) == (20, "quota")
-    assert (cooldown.remaining(130), cooldown.reason(130)) == (0, "")
-    assert (cooldown.remaining(500), cooldown.reason(500)) == (0, "")
+    assert (remaining(cooldown, 110), reason_of(cooldown, 110)) == (20, "quota")
+    assert (remaining(cooldown, 130), reason_of(cooldown, 130)) == (0, "")
+    assert (remaining(cooldown, 500), reason_of(cooldown, 500)) == (0, "")
 
 
 @pytest.mark.parametrize("first_is_later", [True, False])
@@ -33,7 +55,7 @@ def test_the_later_deadline_keeps_its_reason(first_is_later: bool) -> None:
     both = [(600.0, "quota"), (3.0, "rate_limit")]
     for seconds, reason in both if first_is_later else reversed(both):
         cooldown.start(0, seconds, reason)
-    assert (cooldown.remaining(0), cooldown.reason(0)) == (600, "quota")
+    assert (remaining(cooldown, 0), reason_of(cooldown, 0)) == (600, "quota")
 
 
 def test_unannounced_ones_double_to_a_minute() -> None:
@@ -41,8 +63,8 @@ def test_unannounced_ones_double_to_a_minute() -> None:
     cooldown, now, found = Cooldown(), 0.0, []
     for _ in range(6):
         cooldown.start(now, None, "rate_limit")
-        found.append(cooldown.remaining(now))
-        now += cooldown.remaining(now)
+        found.append(remaining(cooldown, now))
+        now += remaining(cooldown, now)
     assert found == [5, 10, 20, 40, 60, 60]
 
 
@@ -51,9 +73,9 @@ def test_a_burst_doubles_once() -> None:
     cooldown = Cooldown()
     for i in range(100):
         cooldown.start(i / 25, None, "rate_limit")
-    assert cooldown.remaining(0) == 5
+    assert remaining(cooldown, 0) == 5
     cooldown.start(5, None, "rate_limit")
-    assert cooldown.remaining(5) == 10
+    assert remaining(cooldown, 5) == 10
 
 
 def test_a_success_ends_the_doubling() -> None:
@@ -62,9 +84,9 @@ def test_a_success_ends_the_doubling() -> None:
     cooldown.start(0, None, "rate_limit")
     cooldown.start(5, None, "rate_limit")
     cooldown.succeeded()
-    assert cooldown.remaining(5) == 10
+    assert remaining(cooldown, 5) == 10
     cooldown.start(15, None, "rate_limit")
-    assert cooldown.remaining(15) == 5
+    assert remaining(cooldown, 15) == 5
 
 
 def test_announced_ones_do_not_double() -> None:
@@ -72,16 +94,16 @@ def test_announced_ones_do_not_double() -> None:
     cooldown = Cooldown()
     cooldown.start(0, 2, "rate_limit")
     cooldown.start(2, 2, "rate_limit")
-    assert cooldown.remaining(2) == 2
+    assert remaining(cooldown, 2) == 2
     cooldown.start(4, None, "rate_limit")
-    assert cooldown.remaining(4) == 5
+    assert remaining(cooldown, 4) == 5
 
 
 def test_believed_up_to_a_day() -> None:
     """A broken header cannot ban a provider for more than a day."""
     cooldown = Cooldown()
     cooldown.start(0, 1e12, "rate_limit")
-    assert cooldown.remaining(0) == ANNOUNCED_MAX_SECONDS == 86_400
+    assert remaining(cooldown, 0) == ANNOUNCED_MAX_SECONDS == 86_400
 
 
 @pytest.mark.parametrize("seconds", [math.inf, -math.inf, math.nan])
@@ -89,7 +111,7 @@ def test_no_number_is_no_announcement(seconds: float) -> None:
     """A length that is no finite number counts as none: the own backoff applies."""
     cooldown = Cooldown()
     cooldown.start(0, seconds, "rate_limit")
-    assert cooldown.remaining(0) == 5
+    assert remaining(cooldown, 0) == 5
 
 
 @pytest.mark.parametrize("seconds", [-1.0, -1e300, 0.0])
@@ -97,10 +119,10 @@ def test_a_time_gone_by_passes_nobody_over(seconds: float) -> None:
     """An end in the past starts nothing and shortens nothing."""
     cooldown = Cooldown()
     cooldown.start(10, seconds, "rate_limit")
-    assert cooldown.remaining(10) == 0
+    assert remaining(cooldown, 10) == 0
     cooldown.start(10, 30, "quota")
     cooldown.start(20, seconds, "rate_limit")
-    assert (cooldown.remaining(20), cooldown.reason(20)) == (20, "quota")
+    assert (remaining(cooldown, 20), reason_of(cooldown, 20)) == (20, "quota")
 
 
 ANY_SECONDS = st.one_of(st.none(), st.floats(), st.floats(-10, 1000))
@@ -115,12 +137,12 @@ def test_a_deadline_is_never_moved_forward_and_always_ends(
     cooldown, now = Cooldown(), 1000.0
     for number, (pause, seconds, success) in enumerate(steps):
         now += pause
-        before, reason = cooldown.remaining(now), cooldown.reason(now)
+        before, reason = remaining(cooldown, now), reason_of(cooldown, now)
         if success:
             cooldown.succeeded()
-            assert cooldown.remaining(now) == before
+            assert remaining(cooldown, now) == before
         cooldown.start(now, seconds, str(number))
-        after = cooldown.remaining(now)
+        after = remaining(cooldown, now)
         assert before <= after <= max(before, ANNOUNCED_MAX_SECONDS)
         if seconds is None or not math.isfinite(seconds):
             assert after > 0
@@ -128,5 +150,130 @@ def test_a_deadline_is_never_moved_forward_and_always_ends(
         else:
             announced = min(max(seconds, 0), ANNOUNCED_MAX_SECONDS)
             assert after == pytest.approx(max(before, announced))
-        assert cooldown.reason(now) == (str(number) if after > before else reason)
-    assert cooldown.remaining(now + ANNOUNCED_MAX_SECONDS + 1) == 0
+        assert reason_of(cooldown, now) == (str(number) if after > before else reason)
+    assert remaining(cooldown, now + ANNOUNCED_MAX_SECONDS + 1) == 0
+
+
+# --- what a limit belongs to
+
+CHAT = subject("a", "x", "chat", "m")
+LIMITED = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429, 30)
+OTHERS = [
+    subject("b", "x", "chat", "m"),
+    subject("a", "y", "chat", "m"),
+    subject("a", "x", "embeddings", "m"),
+    subject("a", "x", "chat", "n"),
+    subject("a", "x", "chat", None),
+]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_limit_is_no_reason_for_another_subject(other: Subject) -> None:
+    """Another provider, key, operation or model: the evidence names none of them."""
+    cooldowns = Cooldowns()
+    assert cooldowns.start(CHAT, LIMITED, 0) == CHAT
+    cooldowns.foresee(CHAT, 0, 60)
+    assert cooldowns.find(CHAT, 0) == Cooling(60, "rate_limit", Source.ANNOUNCED)
+    assert cooldowns.find(other, 0) is None
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        replace(LIMITED, account=True),
+        Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, 600),
+        Outcome(Kind.COOLDOWN, "credential", Then.NEXT, 401, 600),
+    ],
+)
+def test_a_limit_of_the_account_is_one_for_all_that_its_key_asks(outcome: Outcome) -> None:
+    """Every operation and model of the same key there; not another key, and not another provider."""
+    cooldowns = Cooldowns()
+    assert cooldowns.start(CHAT, outcome, 0) == Subject("a", "x")
+    assert [cooldowns.find(other, 0) is not None for other in OTHERS] == [False, False, True, True, True]
+
+
+def test_a_request_that_is_too_large_says_nothing_of_smaller_ones() -> None:
+    """No limit begins."""
+    cooldowns = Cooldowns()
+    assert cooldowns.start(CHAT, replace(LIMITED, size_limited=True), 0) is None
+    assert cooldowns.find(CHAT, 0) is None
+
+
+def test_the_latest_of_two_limits_counts() -> None:
+    """Of the call's own and the account's; the weightier of their sources."""
+    cooldowns = Cooldowns()
+    cooldowns.start(CHAT, replace(LIMITED, account=True), 0)
+    cooldowns.foresee(CHAT, 0, 60)
+    assert cooldowns.find(CHAT, 0) == Cooling(60, FORESEEN, Source.ANNOUNCED)
+    cooldowns.start(CHAT, replace(LIMITED, cooldown_seconds=90), 0)
+    assert cooldowns.find(CHAT, 0) == Cooling(90, "rate_limit", Source.ANNOUNCED)
+    assert list(cooldowns.of("a", 0)) == [CHAT, CHAT.account]
+    cooldowns.keep(lambda name: name != "a")
+    assert cooldowns.find(CHAT, 0) is None
+
+
+def test_a_success_is_one_for_the_account_too() -> None:
+    """The next limit that names no time starts small again, whichever of both it is."""
+    for account in (False, True):
+        guess = replace(LIMITED, cooldown_seconds=None, account=account)
+        cooldowns = Cooldowns()
+        cooldowns.start(CHAT, guess, 0)
+        cooldowns.start(CHAT, guess, 5)
+        cooldowns.succeeded(CHAT, 14)
+        cooldowns.start(CHAT, guess, 20)
+        assert cooldowns.find(CHAT, 20) == Cooling(5, "rate_limit", Source.GUESSED)
+
+
+def test_made_up_names_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits not asked about for longest go first, and a long name takes the room of a short one."""
+    monkeypatch.setattr(cooldown_room, "MAX_COOLDOWNS", 10)
+    cooldowns = Cooldowns()
+    cooldowns.start(CHAT, LIMITED, 0)
+    for i in range(100):
+        cooldowns.start(subject("a", "x" * 10_000 + str(i), "chat", "m" * 10_000 + str(i)), LIMITED, 0)
+        assert cooldowns.find(CHAT, 0) is not None
+    found = cooldowns.of("a", 0)
+    assert len(found) == 10
+    assert all(len(each.credential) <= 256 and len(each.model or "") <= 256 for each in found)
+
+
+SUBJECTS = [subject(p, c, o, m) for p in "ab" for c in "xy" for o in ("chat", "embeddings") for m in ("m", "n")]
+STEPS = st.tuples(
+    st.floats(0, 20),
+    st.sampled_from(SUBJECTS),
+    st.sampled_from(["start", "start", "account", "foresee", "succeed", "too large"]),
+    st.one_of(st.none(), st.floats(0, 100)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(STEPS, max_size=30))
+def test_blame_never_crosses_and_deadlines_never_shorten(
+    steps: list[tuple[float, Subject, str, float | None]],
+) -> None:
+    """Whatever comes: a limit changes what it belongs to and nothing else, and only a limit foreseen ends early."""
+    cooldowns, now = Cooldowns(), 1000.0
+    refused = dict.fromkeys(SUBJECTS, 0.0)
+    for pause, each, what, seconds in steps:
+        now += pause
+        before = {s: cooldowns.find(s, now) for s in SUBJECTS}
+        if what == "succeed":
+            cooldowns.succeeded(each, now)
+        elif what == "foresee":
+            cooldowns.foresee(each, now, seconds or 0)
+        else:
+            outcome = replace(LIMITED, cooldown_seconds=seconds, account=what == "account")
+            cooldowns.start(each, replace(outcome, size_limited=what == "too large"), now)
+        wide = what == "account"
+        for other in SUBJECTS:
+            after = cooldowns.find(other, now)
+            if other != each and not (wide and other.account == each.account):
+                assert after == before[other]
+                continue
+            if what in ("start", "account") and after is not None:
+                asked = 0 if seconds is None else seconds
+                refused[other] = max(refused[other], now + asked)
+            left = 0 if after is None else after.seconds
+            assert now + left >= refused[other] - 1e-6
+            if what != "succeed":
+                assert left >= (0 if (was := before[other]) is None else was.seconds)

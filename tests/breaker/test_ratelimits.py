@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidestep.breaker.ratelimits import exhausted, retry_after, retry_delay_in_body
+from sidestep.breaker.ratelimits import MAX_SECONDS, delay_in_body, exhausted, retry_after
 
 NOW = 1_790_000_000.0  # 2026-09-21T14:13:20Z
 
@@ -92,34 +94,104 @@ def test_exhausted(headers: dict[str, str], seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "30s"}, 30.0),
+        ({"retry-after": "1m30s"}, 90.0),
+        ({"retry-after": "1790000040"}, 40.0),
+        ({"retry-after": "1790000040000"}, 40.0),
+        ({"retry-after": "2026-09-21T14:14:00Z"}, 40.0),
+        ({"retry-after": "20, 40"}, 40.0),
+        ({"retry-after": "30\x00"}, None),
+        ({"retry-after": "30\x1f"}, None),
+        ({"retry-after": "99999999999999999999"}, MAX_SECONDS),
+        ({"retry-after": "9999-12-31T23:59:59+00:00"}, MAX_SECONDS),
+        ({"retry-after-ms": "9" * 20}, MAX_SECONDS),
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "40"}, 40.0),
+        ({"ratelimit": '"hour";r=9;t=3000, "minute";r=0;t=40'}, 40.0),
+        ({"ratelimit": '"minute";r=x;t=y'}, None),
+        ({"ratelimitbysize-remaining": "0", "ratelimitbysize-reset": "40"}, 40.0),
+        ({"x-ratelimitbysize-remaining-minute": "0", "x-ratelimitbysize-reset-minute": "40"}, 40.0),
+        ({"x-ratelimit-timeremaining": "40"}, 40.0),
+        (
+            {
+                "anthropic-ratelimit-unified-status": "rejected",
+                "anthropic-ratelimit-unified-reset": "1790003600",
+                "anthropic-ratelimit-unified-5h-status": "rejected",
+                "anthropic-ratelimit-unified-5h-reset": "1790003600",
+                "anthropic-ratelimit-unified-7d-status": "allowed",
+                "anthropic-ratelimit-unified-7d-reset": "1790500000",
+            },
+            3600.0,
+        ),
+    ],
+)
+def test_retry_after_in_odd_forms(headers: dict[str, str], seconds: float | None) -> None:
+    """A length is read in each form in which it is told, against the rules or not; none is longer than a month."""
+    found = retry_after(headers, NOW)
+    assert found == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
     ("body", "seconds"),
     [
         (b'{"error":{"details":[{"@type":"x"},{"retryDelay":"34s"}]}}', 34.0),
         (b'[{"error":{"details":[{"retryDelay":"1.5s"}]}}]', 1.5),
-        (b'{"error":{"details":[{"retryDelay":34}]}}', None),
-        (b'{"error":{"details":{"retryDelay":"34s"}}}', None),
-        (b'{"retryDelay":"34s"}', None),
+        (b'{"error":{"details":[{"retryDelay":34}]}}', 34.0),
+        (b'{"error":{"details":[{"metadata":{"quotaResetDelay":"2h0m0s"}}]}}', 7200.0),
+        (b'{"error":{"type":"usage_limit_reached","resets_in_seconds":7200}}', 7200.0),
+        (b'{"error":{"code":"usage_limit_reached","resets_at":1790007200}}', 7200.0),
+        (b'{"error":{"resets_at":1790007200000}}', 7200.0),
+        (b'{"error":{"metadata":{"headers":{"X-RateLimit-Reset":"1790000060000"}}}}', 60.0),
+        (b'{"error":{"message":"Please try again in 6m0s."}}', 360.0),
+        (b'{"error":{"message":"Please try again in 7m12.5s. Visit"}}', 432.5),
+        (b'{"error":{"message":"Please try again in 1.2s."}}', 1.2),
+        (b'{"error":{"message":"Please try again in 20ms."}}', 0.02),
+        (b'{"error":{"message":"Please retry after 30 seconds."}}', 30.0),
+        (b'{"error":{"message":"Please retry in 41.3s."}}', 41.3),
+        (b'{"error":{"message":"Please wait 1 minute and 30 seconds"}}', 90.0),
+        (b'{"error":{"message":"Quota will be replenished in 10 days."}}', 864000.0),
+        (b'{"error":{"message":"You will regain access on 2026-09-22 at 00:00 UTC."}}', 35200.0),
+        (b"try again in 5 minutes", 300.0),
+        (b'{"error":{"message":"try again later, 5 of us are here"}}', None),
+        (b'{"error":{"resets_at":true,"resets_in_seconds":null}}', None),
+        (b'{"error":{"resets_in_seconds":-5}}', None),
+        (b'{"error":{"resets_in_seconds":1e308}}', None),
         (b'{"error":{"details":[{"retryDelay":"34', None),
-        (b'[] "retryDelay"', None),
+        (b"[]", None),
         (b"", None),
     ],
 )
-def test_retry_delay_in_body(body: bytes, seconds: float | None) -> None:
-    """Google's RetryInfo is read where it stands, and nowhere else."""
-    assert retry_delay_in_body(body) == seconds
+def test_delay_in_body(body: bytes, seconds: float | None) -> None:
+    """What an error's body says of the wait is read wherever its provider puts it."""
+    found = delay_in_body(body, NOW)
+    assert found == (None if seconds is None else pytest.approx(seconds))
+    if seconds is not None:
+        assert retry_after({"x-ratelimit-reset": "1"}, NOW, body) == found
 
 
 NAMES = st.sampled_from(
     [
         *("retry-after", "retry-after-ms", "x-ratelimit-reset", "x-ratelimit-remaining"),
-        *("anthropic-ratelimit-tokens-reset", "anthropic-ratelimit-tokens-remaining"),
+        *("anthropic-ratelimit-tokens-reset", "anthropic-ratelimit-tokens-remaining", "ratelimit"),
+        *("anthropic-ratelimit-unified-5h-status", "x-ratelimit-timeremaining"),
     ]
 )
 TEXTS = st.text(max_size=30) | st.from_regex(r"[0-9.]{1,15}(ms|s|m|h)?", fullmatch=True) | st.datetimes().map(str)
 
 
-@given(st.dictionaries(NAMES, TEXTS), st.binary(max_size=50))
+BODIES = st.binary(max_size=50) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | TEXTS.map("try again in ".__add__),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["error", "details", "retryDelay", "resets_at", "retry_after_ms"]), inner)
+    ),
+    max_leaves=10,
+).map(lambda value: json.dumps(value).encode())
+
+
+@given(st.dictionaries(NAMES, TEXTS), BODIES)
 def test_nothing_raises(headers: dict[str, str], body: bytes) -> None:
-    """Whatever a provider sends, the answer is a time that is not negative, or none."""
-    for found in (retry_after(headers, NOW), exhausted(headers, NOW), retry_delay_in_body(body + b'"retryDelay"')):
-        assert found is None or found >= 0
+    """Whatever a provider sends, the answer is a time that is not negative and has a bound, or none."""
+    for found in (retry_after(headers, NOW, body), exhausted(headers, NOW), delay_in_body(body, NOW)):
+        assert found is None or 0 <= found <= MAX_SECONDS

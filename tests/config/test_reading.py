@@ -54,7 +54,7 @@ open_seconds = 15
 open_seconds_max = 300
 half_open_probes = 1
 probe_wait_seconds = 10
-scope = "provider"
+scope = "model"
 
 [attempts]
 max = 6

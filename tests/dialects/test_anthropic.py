@@ -205,7 +205,8 @@ def test_an_empty_answer_is_one() -> None:
 @pytest.mark.parametrize(
     ("operation", "body", "good", "kind"),
     [
-        ("messages", b'{"type":"message","content":[]}', True, None),
+        ("messages", b'{"type":"message","content":[],"stop_reason":"end_turn"}', True, None),
+        ("messages", b'{"type":"message","content":[]}', False, None),
         ("messages", b'{"type":"message"}', False, None),
         ("messages", b"", False, None),
         ("messages", b"<html></html>", False, None),

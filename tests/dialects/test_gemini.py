@@ -232,7 +232,8 @@ def test_a_malformed_element_takes_no_bracket_with_it() -> None:
 @pytest.mark.parametrize(
     ("operation", "body", "good", "kind"),
     [
-        ("generateContent", b'{"candidates":[{}]}', True, None),
+        ("generateContent", b'{"candidates":[{"finishReason":"SAFETY"}]}', True, None),
+        ("generateContent", b'{"candidates":[{}]}', False, None),
         ("generateContent", b'{"promptFeedback":{"blockReason":"SAFETY"}}', True, None),
         ("generateContent", b'{"usageMetadata":{}}', False, None),
         ("generateContent", b"", False, None),

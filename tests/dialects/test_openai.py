@@ -105,7 +105,7 @@ def test_a_body_that_is_no_object(body: bytes) -> None:
 
 def test_fields_of_odd_types_are_absent() -> None:
     """A wrong type is the provider's to complain about."""
-    body = {"model": 3, "stream": "true", "max_tokens": True, "messages": {"role": "assistant"}, "tools": "file_id"}
+    body = {"model": 3, "stream": [1], "max_tokens": True, "messages": {"role": "assistant"}, "tools": "file_id"}
     assert read(body) == Call("openai", "chat/completions", None, stream=False)
 
 
@@ -422,22 +422,25 @@ def test_comments_are_lifecycle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content_type", "operation", "streamed", "expected"),
+    ("content_type", "start", "expected"),
     [
-        (SSE, "chat/completions", True, True),
-        (SSE, "chat/completions", False, True),
-        ("", "chat/completions", True, True),
-        ("text/plain", "chat/completions", True, True),
-        ("text/plain", "chat/completions", False, False),
-        ("application/json", "chat/completions", True, False),
-        ("text/html", "chat/completions", True, False),
-        ("audio/mpeg", "audio/speech", True, False),
-        ("application/octet-stream", "audio/speech", True, False),
+        (SSE, b"odd: field", True),
+        (SSE, b'{"error": {}}', False),
+        (SSE, b"<html>", False),
+        ("text/plain", b"odd: field", False),
+        (JSON, b"[", False),
+        ("", b"x", False),
     ],
 )
-def test_what_is_a_stream(content_type: str, operation: str, streamed: bool, expected: bool) -> None:
-    """What says so, and what was asked for as one and does not say what it is."""
-    assert OPENAI.is_stream(call(operation, stream=streamed), content_type) is expected
+def test_what_is_a_stream(content_type: str, start: bytes, expected: bool) -> None:
+    """Where the first bytes are no event's, only what says so, and does not begin as a document, is a stream."""
+    assert OPENAI.is_stream(call(), content_type, start) is expected
+
+
+@pytest.mark.parametrize(("flag", "expected"), [(True, True), (1, True), ("true", True), (False, False), (None, False)])
+def test_the_stream_flag(flag: Any, expected: bool) -> None:
+    """What some servers take for a flag asks for a stream too: the app then waits for one."""
+    assert read({"stream": flag}).stream is expected
 
 
 # --- whole answers
@@ -446,7 +449,7 @@ def test_what_is_a_stream(content_type: str, operation: str, streamed: bool, exp
 @pytest.mark.parametrize(
     ("operation", "content_type", "body", "good", "kind"),
     [
-        ("chat/completions", JSON, b'{"choices":[{"message":{}}]}', True, None),
+        ("chat/completions", JSON, b'{"choices":[{"message":{"content":"a"}}]}', True, None),
         ("chat/completions", JSON, b'{"choices":[]}', False, None),
         ("chat/completions", JSON, b'{"choices":null}', False, None),
         ("chat/completions", JSON, b'{"choices":[{"error":{"code":429,"message":"m"}}]}', False, ErrorKind.RATE_LIMIT),
@@ -456,15 +459,17 @@ def test_what_is_a_stream(content_type: str, operation: str, streamed: bool, exp
         ("chat/completions", JSON, b'{"choices":[{"message"', False, None),
         ("chat/completions", JSON, b"<html>x</html>", False, None),
         ("chat/completions", JSON, b'{"error":{"type":"insufficient_quota","message":"m"}}', False, ErrorKind.QUOTA),
-        ("chat/completions", JSON, b'{"error":null,"choices":[{}]}', True, None),
+        ("chat/completions", JSON, b'{"error":null,"choices":[{"message":{"content":"a"}}]}', True, None),
         ("responses", JSON, b'{"output":[],"status":"queued","error":null}', True, None),
         ("responses", JSON, b'{"output":[],"status":"failed","error":{"code":"server_error","message":"m"}}', False,
          ErrorKind.SERVER),
         ("responses", JSON, b'{"id":"x"}', False, None),
-        ("embeddings", JSON, b'{"data":[]}', True, None),
+        ("embeddings", JSON, b'{"data":[{"embedding":[NaN]}]}', True, None),
+        ("embeddings", JSON, b'{"data":[]}', False, None),
         ("embeddings", JSON, b'{"model":"m"}', False, None),
-        ("moderations", JSON, b'{"results":[]}', True, None),
-        ("images/generations", JSON, b'{"data":[]}', True, None),
+        ("moderations", JSON, b'{"results":[{}]}', True, None),
+        ("images/generations", JSON, b'{"data":[{"url":"u"}]}', True, None),
+        ("images/generations", JSON, b'{"data":null}', False, None),
         ("images/generations", "text/html", b"{}", False, None),
         ("audio/speech", "audio/mpeg", b"\xff\xfb\x90", True, None),
         ("audio/speech", "audio/pcm", b"{\x00\x01", True, None),

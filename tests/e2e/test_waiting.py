@@ -10,11 +10,13 @@ import pytest
 from support.calls import Client
 from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump
+from support.raw import Wire, chat
 from support.settings import config, route, table
 
 Make = Callable[..., Provider]
 Start = Callable[..., Mitmdump]
 GOOD = Behaviour()
+SPENT = Behaviour(status=429, body=b'{"error": {"message": "no credit", "code": "insufficient_quota"}}')
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,37 @@ def test_a_cooldown_passes_a_provider_over_and_leaves_its_circuit_alone(provider
     status = m.provider("a")
     assert (status["state"], status["failures"], a.count) == ("closed", 0, 1)
     assert 55 < status["cooldown"]["seconds"] <= 60
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_provider_alone_is_asked_whatever_its_limits(stream: bool, provider: Make, proxy: Start) -> None:
+    """After a 429 for one model: the same model, another, another app's key; each is sent at once and answered, and
+    what the provider says is what the app gets."""
+    a = provider("a")
+    limit = Behaviour(status=429, headers={"retry-after": "60"}, body=b'{"error": {"message": "slow down"}}')
+    m = proxy(config("chat", a, own=a))
+    with Wire(m) as wire:
+        for more in ({}, {}, {"model": "other"}, {"key": "sk-another"}):
+            a.then(limit)
+            status, headers, body = wire.send(chat(a.url(), stream=stream, **more)).answer()
+            assert (status, headers["retry-after"], body) == (429, "60", limit.body)
+        for more in ({}, {"model": "other"}, {"key": "sk-another"}):
+            assert wire.send(chat(a.url(), stream=stream, **more)).answer()[0] == 200
+    assert a.count == 7
+    assert m.provider("a")["cooldown"]["limits"] == 3
+
+
+def test_the_spent_key_of_one_app_moves_no_other(provider: Make, proxy: Start) -> None:
+    """Two apps with keys of their own: the one without quota is answered elsewhere, the other at home."""
+    a, b = provider("a"), provider("b")
+    a.chooser = lambda seen: SPENT if "sk-spent" in (seen.header("authorization") or "") else GOOD
+    m = proxy(config("chat", a, b, own=a))
+    with Wire(m) as wire:
+        found = []
+        for key in ("sk-spent", "sk-good") * 2:
+            status, headers, _ = wire.send(chat(a.url(), key=key)).answer()
+            found.append((status, headers["x-sidestep-attempts"]))
+    assert found == [(200, "a:429, b:200"), (200, "a:200"), (200, "b:200"), (200, "a:200")]
 
 
 def test_a_context_that_is_too_long(provider: Make, proxy: Start) -> None:

@@ -151,12 +151,14 @@ def test_the_label_of_an_attempt() -> None:
 def test_an_onlooker_makes_its_attempt_whatever_the_circuit_says() -> None:
     """Without a permit it is no vote, but it is counted as every attempt is."""
     w = world("a")
-    (candidate,) = w.exchange().plan.candidates
-    seen = w.engine.look_on(candidate, w.now)
+    exchange = w.exchange()
+    (candidate,) = exchange.plan.candidates
+    seen = exchange.look_on(candidate, w.now)
     assert seen.permit is not None
     w.engine.settle(seen, DOWN, w.now)
     w.engine.ended(seen, w.now)
-    blind = w.engine.look_on(candidate, w.now)
+    blind = exchange.look_on(candidate, w.now)
+    assert exchange.attempts == [seen, blind]
     assert blind.permit is None
     assert (w.engine.out, w.engine.in_flight) == ({"a": 1}, {blind})
     w.engine.settle(blind, judging.SUCCESS, w.now)

@@ -1,15 +1,22 @@
-"""What a request does when nobody can answer it at once, while others look for somebody too."""
+"""What a request does when no provider can answer it at once: reluctant providers, waits, a second round in company."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from sidestep.breaker import judging
+from sidestep.breaker.circuit import State
 from sidestep.breaker.outcomes import Kind, Outcome, Then
-from sidestep.routing.engine import Attempt
+from sidestep.routing.engine import Attempt, Refused
 from sidestep.routing.exchange import Exchange, Exhausted, Wait
 from support.world import World
 
-DOWN = Outcome(Kind.FAILURE, "503", Then.NEXT)
+DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
 SILENT = Outcome(Kind.FAILURE, "timeout", Then.NEXT)
+LIMITED = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429)
+SPENT = Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, 600)
 TEXT = """
 circuit = { failure_threshold = 1, open_seconds = 2, probe_wait_seconds = 10 }
 attempts = { max = 12, wait_seconds = 3 }
@@ -30,11 +37,27 @@ auth = "none"
 intercept = ["http://app.test/v1"]
 providers = ["a", "b"]
 """
+OWN = """
+[[providers]]
+name = "own"
+dialect = "openai"
+base_url = "http://app.test/v1"
+"""
+ALONE = f"""{OWN}
+[[routes]]
+intercept = ["http://app.test/v1"]
+providers = ["own"]
+"""
 
 
-def world(others: int = 1) -> World:
+def limited(seconds: float) -> Outcome:
+    """A refusal that names its time."""
+    return Outcome(Kind.COOLDOWN, "rate_limit", Then.WAIT, 429, seconds)
+
+
+def world(others: int = 1, text: str = TEXT) -> World:
     """A request is under way, and so many others."""
-    made = World(TEXT)
+    made = World(text)
     made.engine.live = set(range(1 + others))
     return made
 
@@ -45,8 +68,13 @@ def asked(w: World, exchange: Exchange) -> str:
     return answer.candidate.provider.name
 
 
-def fail(w: World, exchange: Exchange, outcome: Outcome) -> None:
-    w.fail(exchange, outcome)
+def all_fail(w: World, *outcomes: Outcome, body: dict[str, Any] | None = None) -> Exchange:
+    """A request to which the providers, in their order, answer so."""
+    exchange = w.exchange(body)
+    for outcome in outcomes:
+        asked(w, exchange)
+        w.fail(exchange, outcome)
+    return exchange
 
 
 def both_silent(w: World, times: int) -> Exchange:
@@ -58,125 +86,294 @@ def both_silent(w: World, times: int) -> Exchange:
         exchange = w.exchange()
         for name in "ab":
             assert asked(w, exchange) == name
-            fail(w, exchange, SILENT)
+            w.fail(exchange, SILENT)
     return exchange
 
 
-def test_alone_nobody_probes_before_a_doubled_open_time_is_over() -> None:
-    w = world(others=0)
-    exchange = both_silent(w, 2)
-    assert isinstance(exchange.next(w.now), Exhausted)
-    w.now += 2
-    answer = w.exchange().next(w.now)
-    assert isinstance(answer, Exhausted)
-    assert answer.retry_after == 6
+# --- a cooldown is a preference
 
 
-def test_where_nobody_answers_others_a_doubled_open_time_is_not_waited_for() -> None:
-    """Who has asked everybody waits for the plain open time, and probes; the second finds the place taken."""
-    w = world()
-    exchange = both_silent(w, 2)
-    assert isinstance(exchange.next(w.now), Wait)
-    w.now += 1.9
-    assert isinstance(exchange.next(w.now), Wait)
-    w.now += 0.1
+@pytest.mark.parametrize("outcome", [LIMITED, SPENT, limited(60)])
+def test_with_no_other_provider_a_limit_refuses_none(outcome: Outcome) -> None:
+    """The request that met it gets its answer; the next one is sent at once, and gets the provider's own answer."""
+    w = world(0, ALONE)
+    exchange = all_fail(w, outcome)
+    assert exchange.next(w.now) == Exhausted(())
+    for _ in range(3):
+        exchange = all_fail(w, outcome)
+        assert exchange.next(w.now) == Exhausted(())
+    last = w.exchange()
+    assert asked(w, last) == "own"
+    w.settle(last)
+
+
+def test_one_without_a_limit_is_asked_first() -> None:
+    """A limit sends calls to the next provider while that can answer."""
+    w = world(0)
+    all_fail(w, LIMITED)
+    exchange = w.exchange()
+    assert asked(w, exchange) == "b"
+    assert exchange.refused == (Refused("a", "cooldown (rate_limit)", 5),)
+    w.fail(exchange, DOWN)
+    assert asked(w, exchange) == "a", "before the app sees a failure"
+
+
+def test_the_shortest_limit_is_asked_first() -> None:
+    """A limit that ends soon rather than an account that is spent, and then that one too: the app gets the answer of
+    a provider."""
+    w = world(0)
+    all_fail(w, SPENT, limited(60))
+    exchange = w.exchange()
+    assert asked(w, exchange) == "b"
+    assert [r.provider for r in exchange.refused] == ["a"]
+    w.fail(exchange, limited(60))
     assert asked(w, exchange) == "a"
-    other = w.exchange()
-    assert asked(w, other) == "b"
+    w.fail(exchange, SPENT)
+    assert exchange.next(w.now) == Exhausted(())
+
+
+def test_of_equal_limits_the_own_provider_is_asked_first() -> None:
+    """Its answer is the one that the app would have had."""
+    text = TEXT.replace('providers = ["a", "b"]', 'providers = ["a", "own"]') + OWN
+    w = world(0, text)
+    all_fail(w, SPENT, SPENT)
+    assert asked(w, w.exchange()) == "own"
+
+
+def test_a_time_that_comes_soon_is_waited_for_once() -> None:
+    """At most `wait_seconds`, for a time that a refusal named; a guess is not worth a wait."""
+    w = world(0)
+    all_fail(w, limited(4), SPENT)
+    w.now += 2
+    exchange = w.exchange()
+    wait = exchange.next(w.now)
+    assert isinstance(wait, Wait)
+    assert (wait.reason, round(wait.seconds, 1)) == ("rate_limit", 2)
+    w.now += wait.seconds
+    all_fail(w, limited(2))
+    assert asked(w, exchange) == "a", "it has waited once"
+    w = world(0)
+    all_fail(w, LIMITED, LIMITED)
+    w.now += 3
+    assert asked(w, w.exchange()) == "a"
+
+
+def test_a_limit_that_this_request_met_is_waited_out_or_left() -> None:
+    """Alone, a request asks the provider that limited it again only where the time named is short."""
+    w = world(0)
+    exchange = w.exchange()
+    assert asked(w, exchange) == "a"
+    w.fail(exchange, limited(2))
+    assert exchange.next(w.now) == Wait(2, "rate_limit")
+    w.now += 2
+    assert asked(w, exchange) == "a"
+    w.fail(exchange, limited(2))
+    assert asked(w, exchange) == "b"
+    w.fail(exchange, LIMITED)
+    assert exchange.next(w.now) == Exhausted(())
+
+
+def test_only_circuits_refuse() -> None:
+    """An open circuit and one held open refuse, whatever limits there are; the refusal tells of the circuit."""
+    w = world(0)
+    all_fail(w, SPENT, SPENT)
+    w.engine.hold("a", State.FORCED_OPEN)
+    w.engine.hold("b", State.FORCED_OPEN)
+    refused = (Refused("a", "forced_open", None), Refused("b", "forced_open", None))
+    assert w.exchange().next(w.now) == Exhausted(refused)
+    w.engine.hold("b", None)
+    assert asked(w, w.exchange()) == "b"
+
+
+# --- the other preferences
+
+
+def test_a_provider_that_recovers_takes_what_others_cannot() -> None:
+    """While its ramp is full the next provider answers; with no other it takes all."""
+    w = world(0)
+    all_fail(w, DOWN)
+    w.now += 2.5
+    assert w.call() == "a"
+    names = [asked(w, w.exchange()) for _ in range(4)]
+    assert names == ["a", "a", "b", "b"]
+    w.engine.hold("b", State.FORCED_OPEN)
+    assert asked(w, w.exchange()) == "a"
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_with_no_other_provider_a_doubled_open_time_is_not_waited_for(others: int) -> None:
+    """Doubling spares apps a slow probe while others answer them: here none does, and one request probes after the
+    plain open time. The second finds the place taken."""
+    w = world(others)
+    both_silent(w, 2)
+    w.now += 1.9
+    wait = w.exchange().next(w.now)
+    assert isinstance(wait, Wait)
+    w.now += 0.2
+    assert asked(w, w.exchange()) == "a"
+    assert asked(w, w.exchange()) == "b"
     third = w.exchange().next(w.now)
     assert isinstance(third, Wait)
     assert third.reason == "probe"
 
 
-def test_a_request_that_arrives_while_all_are_open_for_long_looks_as_well() -> None:
-    """Others are at it: it is not refused because a slow probe of theirs doubled the open time."""
+def test_with_another_provider_a_doubled_open_time_is_kept() -> None:
+    """The other one answers, and a slow probe costs none of these apps a wait."""
     w = world()
-    both_silent(w, 2)
-    w.now += 1
-    exchange = w.exchange()
-    assert isinstance(exchange.next(w.now), Wait)
-    w.now += 1
-    assert asked(w, exchange) == "a"
-
-
-def test_where_nobody_has_answered_for_long_the_app_is_told_at_once() -> None:
-    """Others are at it as well, but there is nothing to wait for. At first nobody can know that."""
-    w = world()
-    exchange = both_silent(w, 5)
-    assert w.now > 1060
-    assert isinstance(exchange.next(w.now), Exhausted)
+    all_fail(w, SILENT)
     w.now += 2
-    assert isinstance(w.exchange().next(w.now), Exhausted)
-
-
-def test_an_open_time_that_was_not_doubled_is_kept() -> None:
-    w = world()
-    w.engine.reconfigure(World(TEXT.replace("open_seconds = 2", "open_seconds = 20")).engine.settings)
-    exchange = w.exchange()
-    for name in "ab":
-        assert asked(w, exchange) == name
-        fail(w, exchange, DOWN)
-    assert isinstance(w.exchange().next(w.now), Exhausted)
-
-
-def test_who_found_a_provider_well_is_followed() -> None:
-    """A request that has failed everywhere asks again the provider that has answered somebody else since."""
-    w = world()
-    exchange = both_silent(w, 0)
-    assert isinstance(exchange.next(w.now), Wait)
+    all_fail(w, SILENT)
+    w.now += 2.5
+    assert asked(w, w.exchange()) == "b"
     w.now += 2
-    finder = w.exchange()
-    assert asked(w, finder) == "a"
-    w.settle(finder, judging.SUCCESS)
-    assert asked(w, exchange) == "a"
+    assert asked(w, w.exchange()) == "a"
 
 
-def test_a_probe_that_meets_a_rate_limit_is_not_repeated_at_once() -> None:
-    """It leaves the circuit half-open, with its place free: but the provider is known to cool down."""
-    w = world()
-    exchange = both_silent(w, 0)
+def test_a_limit_rather_than_a_slow_probe() -> None:
+    """For want of others the one that answers soon is asked first."""
+    w = world(0)
+    all_fail(w, SILENT, SPENT)
     w.now += 2
-    assert asked(w, exchange) == "a"
-    fail(w, exchange, Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429))
-    assert asked(w, exchange) == "b"
-    fail(w, exchange, SILENT)
-    assert isinstance(exchange.next(w.now), Wait)
+    w.engine.hold("b", State.FORCED_OPEN)
+    all_fail(w, SILENT)
+    w.engine.hold("b", None)
+    w.now += 2.5
+    assert asked(w, w.exchange()) == "b"
 
 
-def test_who_is_left_alone_looks_again_by_itself() -> None:
-    """No circuit is open, so nobody will probe; the others have gone. After `open_seconds` it may be well again."""
-    w = world()
-    w.engine.reconfigure(World(TEXT.replace("failure_threshold = 1", "failure_threshold = 9")).engine.settings)
-    exchange = w.exchange()
-    for name in "ab":
-        assert asked(w, exchange) == name
-        fail(w, exchange, SILENT)
-    w.engine.live = {0}
-    waited = 0.0
-    while isinstance(answer := exchange.next(w.now), Wait):
-        w.now += answer.seconds
-        waited += answer.seconds
-    assert isinstance(answer, Attempt)
-    assert 2 <= waited < 2.5
-    w.engine.live = {0}
-    alone = w.exchange()
-    for name in "ab":
-        assert asked(w, alone) == name
-        fail(w, alone, SILENT)
-        w.now += 10
-    assert isinstance(alone.next(w.now), Exhausted)
+# --- all refuse
 
 
-def test_the_wait_for_others_ends() -> None:
-    """Three times `wait_seconds`, when nothing happens at all."""
-    w = world()
-    exchange = both_silent(w, 0)
-    for circuit in w.engine._circuits.values():
-        circuit.admit(w.now + 2, 100)
-    w.now += 2
-    waited = 0.0
-    while isinstance(answer := exchange.next(w.now), Wait):
-        w.now += answer.seconds
-        waited += answer.seconds
+def test_all_open_for_long_is_told_at_once() -> None:
+    """No attempt is made, and the app is told when the first may be asked."""
+    w = world(0, TEXT.replace("open_seconds = 2", "open_seconds = 20"))
+    all_fail(w, DOWN, DOWN)
+    answer = w.exchange().next(w.now)
     assert isinstance(answer, Exhausted)
-    assert 9 <= waited <= 20
+    assert answer.retry_after == 20
+    assert answer.refused == (Refused("a", "open", 20), Refused("b", "open", 20))
+
+
+def test_all_open_for_a_moment_is_waited_for_once() -> None:
+    """Until the first may be asked; where another's probe has failed meanwhile the app is told."""
+    w = world(0)
+    all_fail(w, DOWN, DOWN)
+    exchange, other = w.exchange(), w.exchange()
+    wait = exchange.next(w.now)
+    assert isinstance(wait, Wait)
+    assert 2 < wait.seconds < 2.1
+    w.now += wait.seconds
+    for _ in "ab":
+        asked(w, other)
+        w.fail(other, DOWN)
+    assert isinstance(exchange.next(w.now), Exhausted)
+    assert isinstance(other.next(w.now), Exhausted), "nor does it come back to those that failed it"
+
+
+# --- in company
+
+
+def test_in_company_a_provider_that_failed_is_asked_again_after_its_open_time() -> None:
+    """Where many share the providers, no other request may be left to find out which of them has recovered."""
+    w = world()
+    exchange = all_fail(w, DOWN, DOWN)
+    wait = exchange.next(w.now)
+    assert isinstance(wait, Wait)
+    assert (wait.reason, wait.on_change, round(wait.seconds, 1)) == ("refused", True, 2)
+    w.now += wait.seconds
+    assert asked(w, exchange) == "a"
+    assert asked(w, w.exchange()) == "b"
+
+
+def test_in_company_those_not_asked_yet_come_first() -> None:
+    """One that failed this request comes after one that only would rather not be asked."""
+    w = world()
+    all_fail(w, DOWN, SPENT)
+    w.now += 2
+    exchange = all_fail(w, DOWN)
+    w.now += 2.5
+    assert asked(w, exchange) == "b"
+    w.fail(exchange, SPENT)
+    assert asked(w, exchange) == "a"
+
+
+@pytest.mark.parametrize("outcome", [SPENT, Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404)])
+def test_what_does_not_pass_is_not_asked_again(outcome: Outcome) -> None:
+    """A spent account or a missing model is the same in two seconds."""
+    w = world()
+    exchange = all_fail(w, outcome, outcome)
+    assert isinstance(exchange.next(w.now), Exhausted)
+    w.now += 9
+    assert isinstance(exchange.next(w.now), Exhausted)
+
+
+def test_one_that_lost_its_company_looks_again_by_itself() -> None:
+    """No circuit is open, so that none will be probed, and the others have gone. A request that was always alone gets
+    its answer at once."""
+    w = world(0, TEXT.replace("failure_threshold = 1", "failure_threshold = 9"))
+    exchange = all_fail(w, SILENT, SILENT)
+    assert isinstance(exchange.next(w.now), Exhausted)
+    exchange = w.exchange()
+    w.engine.live = {0, 1}
+    asked(w, exchange)
+    w.fail(exchange, SILENT)
+    w.engine.live = {0}
+    asked(w, exchange)
+    w.fail(exchange, SILENT)
+    wait = exchange.next(w.now)
+    assert isinstance(wait, Wait)
+    w.now += wait.seconds
+    assert asked(w, exchange) == "a"
+
+
+def test_the_wait_in_company_ends() -> None:
+    """Three times `wait_seconds`, when every probe of others fails."""
+    w = world()
+    exchange = all_fail(w, DOWN, DOWN)
+    waited = 0.0
+    while isinstance(answer := exchange.next(w.now), Wait):
+        w.now += answer.seconds
+        waited += answer.seconds
+        if answer.seconds > 2:
+            all_fail(w, DOWN, DOWN)
+    assert isinstance(answer, Exhausted)
+    assert 9 <= waited <= 9.1
+
+
+def test_in_company_a_long_open_time_is_told_at_once() -> None:
+    """Others under way are no reason to wait for what will not come soon."""
+    w = world(text=TEXT.replace("open_seconds = 2", "open_seconds = 20"))
+    exchange = all_fail(w, DOWN, DOWN)
+    assert exchange.next(w.now) == Exhausted(())
+    assert isinstance(w.exchange().next(w.now), Exhausted)
+
+
+# --- the last word
+
+
+TOO_LONG = Outcome(Kind.NEUTRAL, "context_too_long", Then.LARGER, 400)
+LACKING = Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404)
+OURS = Outcome(Kind.COOLDOWN, "credential", Then.NEXT, 401, 600)
+
+
+def test_whose_answer_the_app_gets_in_the_end() -> None:
+    """The original 400 about the length, then its own provider's answer, then any other; last what is about a
+    credential or a model name of ours."""
+    text = TEXT.replace('providers = ["a", "b"]', 'providers = ["own", "a", "b"]') + OWN
+    text = text.replace('base_url = "http://a.test/v1"\n', 'base_url = "http://a.test/v1"\nmodels = { "m" = "n" }\n')
+    w = world(0, text)
+    exchange = w.exchange()
+    ranks = {}
+    for name in ("own", "a", "b"):
+        assert asked(w, exchange) == name
+        ranks[name] = [exchange.rank(outcome) for outcome in (TOO_LONG, DOWN, LACKING, OURS)]
+        w.fail(exchange, DOWN)
+    assert ranks == {"own": [3, 2, 2, 0], "a": [3, 1, 0, 0], "b": [3, 1, 0, 0]}
+
+
+def test_success_after_all() -> None:
+    """A call that was sent for want of others is a success like any other."""
+    w = world(0, ALONE)
+    all_fail(w, SPENT)
+    assert w.call() == "own"
+    assert w.engine.attempts_total[("own", Kind.SUCCESS, judging.SUCCESS.reason)] == 1

@@ -6,7 +6,7 @@ import pytest
 
 from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
-from sidestep.breaker.cooldown import ANNOUNCED_MAX_SECONDS, FORESEEN, Cooldown
+from sidestep.breaker.cooldown import ANNOUNCED_MAX_SECONDS, FORESEEN, Cooldown, Cooling, Source
 from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.breaker.ratelimits import exhausted
 from sidestep.routing.engine import Attempt, Refused
@@ -46,19 +46,17 @@ def test_a_limit_of_zero_says_nothing(headers: dict[str, str], seconds: float | 
 
 
 def test_a_foreseen_end_is_kept_apart() -> None:
-    """It remains until its end with a reason of its own, and gives way to what a refusal announced."""
+    """It holds until its end with a reason of its own, and gives way to what a refusal says."""
     cooldown = Cooldown()
     cooldown.foresee(100, 60)
-    assert (cooldown.remaining(110), cooldown.reason(110)) == (50, FORESEEN)
-    assert (cooldown.is_foreseen(110), cooldown.is_guess(110)) == (True, True)
+    assert cooldown.cooling(110) == Cooling(50, FORESEEN, Source.FORESEEN)
     cooldown.start(110, 20, "rate_limit")
-    assert (cooldown.remaining(120), cooldown.reason(120)) == (40, "rate_limit")
-    assert (cooldown.is_foreseen(120), cooldown.is_guess(120)) == (False, False)
-    assert (cooldown.remaining(130), cooldown.reason(130)) == (30, FORESEEN)
-    assert (cooldown.remaining(160), cooldown.reason(160), cooldown.is_guess(160)) == (0, "", False)
+    assert cooldown.cooling(120) == Cooling(40, "rate_limit", Source.ANNOUNCED)
+    assert cooldown.cooling(130) == Cooling(30, FORESEEN, Source.FORESEEN)
+    assert cooldown.cooling(160) is None
     cooldown.start(200, None, "rate_limit")
     cooldown.foresee(200, 60)
-    assert (cooldown.is_foreseen(201), cooldown.is_guess(201)) == (False, True)
+    assert cooldown.cooling(201) == Cooling(59, "rate_limit", Source.GUESSED)
 
 
 def test_the_later_of_two_foreseen_ends_within_a_day() -> None:
@@ -66,9 +64,9 @@ def test_the_later_of_two_foreseen_ends_within_a_day() -> None:
     cooldown = Cooldown()
     cooldown.foresee(0, 60)
     cooldown.foresee(10, 20)
-    assert cooldown.remaining(10) == 50
+    assert cooldown.cooling(10) == Cooling(50, FORESEEN, Source.FORESEEN)
     cooldown.foresee(10, 1e12)
-    assert cooldown.remaining(10) == ANNOUNCED_MAX_SECONDS
+    assert cooldown.cooling(10) == Cooling(ANNOUNCED_MAX_SECONDS, FORESEEN, Source.FORESEEN)
 
 
 def test_only_a_request_sent_afterwards_shows_that_it_was_none() -> None:
@@ -76,9 +74,9 @@ def test_only_a_request_sent_afterwards_shows_that_it_was_none() -> None:
     cooldown = Cooldown()
     cooldown.foresee(100, 60)
     cooldown.succeeded(99)
-    assert cooldown.is_foreseen(101)
+    assert cooldown.cooling(101) is not None
     cooldown.succeeded(101)
-    assert not cooldown.is_foreseen(101)
+    assert cooldown.cooling(101) is None
 
 
 # --- calls
@@ -90,8 +88,10 @@ def test_the_next_provider_answers_until_the_reset() -> None:
     assert world.call(headers=USED_UP) == "a"
     assert world.engine.attempts_total[("a", Kind.SUCCESS, "ok")] == 1
     assert world.call() == "b"
-    refused = world.engine.admit(world.exchange().plan.candidates[0], world.now, 60)
-    assert refused == Refused("a", "cooldown (limit_foreseen)", 60)
+    exchange = world.exchange()
+    exchange.next(world.now)
+    assert exchange.refused == (Refused("a", "cooldown (limit_foreseen)", 60),)
+    world.settle(exchange)
     world.now += 60
     assert world.call(headers=LEFT) == "a"
     assert world.call() == "a"
@@ -107,9 +107,9 @@ def test_the_reset_counts_from_the_head_of_the_answer() -> None:
     world.now += 50
     world.engine.settle(attempt, judging.SUCCESS, world.now)
     exchange.settled(attempt, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(WALL) + 10)}, world.now, WALL)
-    assert world.engine.cooldown("a").remaining(world.now) == pytest.approx(10)
+    assert world.seconds_limited("a") == pytest.approx(10)
     exchange.settled(attempt, USED_UP, world.now, WALL)
-    assert world.engine.cooldown("a").remaining(world.now) == pytest.approx(10)
+    assert world.seconds_limited("a") == pytest.approx(10)
 
 
 @pytest.mark.parametrize("names", ["a", "ab"])
@@ -118,7 +118,7 @@ def test_it_refuses_nobody_by_itself(names: str) -> None:
     world = World(toml("priority", **dict.fromkeys(names, "")))
     for _ in range(5):
         for name in names:
-            world.engine.cooldown(name).foresee(world.now, 60)
+            world.foresee(name, 60)
         assert world.call(headers=USED_UP) == "a"
 
 
@@ -156,7 +156,7 @@ def test_it_is_asked_rather_than_a_probe_waited_for() -> None:
     world = World(toml("priority", "[circuit]\nfailure_threshold = 1\nopen_seconds = 1", a="", b=""))
     assert world.call(failing="b", headers=USED_UP) == "a"
     assert world.call(failing="b") == "ba"
-    world.engine.cooldown("a").foresee(world.now, 60)
+    world.foresee("a", 60)
     world.now += 2
     assert isinstance(world.exchange().next(world.now), Attempt), "the probe of b"
     asked = world.exchange().next(world.now)
@@ -164,13 +164,8 @@ def test_it_is_asked_rather_than_a_probe_waited_for() -> None:
     assert asked.candidate.provider.name == "a"
 
 
-def test_a_real_refusal_weighs_more() -> None:
-    """A 429 with its time, a credential, an open circuit: those still refuse, and tell their own time."""
-    world = World(toml("priority", a=""))
-    world.call(headers=USED_UP)
-    world.engine.cooldown("a").start(world.now, 30, "rate_limit")
-    found = world.exchange().next(world.now)
-    assert found == Exhausted((Refused("a", "cooldown (rate_limit)", 60),))
+def test_an_open_circuit_weighs_more() -> None:
+    """Only circuits refuse, and tell their own time."""
     world = World(toml("priority", a=""))
     world.call(headers=USED_UP)
     world.engine.hold("a", State.FORCED_OPEN)
@@ -183,26 +178,27 @@ def test_a_real_refusal_weighs_more() -> None:
     assert 1.5 < wait.seconds < 2.5
 
 
-def test_a_guess_after_a_refusal_still_refuses() -> None:
-    """What a 429 without a time began is no limit seen coming: who arrives meanwhile is refused."""
+def test_it_is_asked_rather_than_one_that_refused() -> None:
+    """What an answer foresees may be wrong, what a refusal said hardly is."""
     world = World(toml("priority", a="", b=""))
-    for name in "ab":
-        world.engine.cooldown(name).start(world.now, None, "rate_limit")
-    world.engine.cooldown("a").foresee(world.now, 60)
-    assert isinstance(world.exchange().next(world.now), Exhausted)
-    world.now += 5
+    world.call(headers=USED_UP)
+    exchange = world.exchange()
+    exchange.next(world.now)
+    world.fail(exchange, Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429, 30))
+    assert world.call() == "a"
+    world.limit("a", 20)
     assert world.call() == "b"
 
 
-def test_what_speaks_against_asking() -> None:
+def test_what_would_be_asked() -> None:
     """In mode `observe` it is told apart: only the limit, or the circuit too."""
     world = World(toml("priority", a=""))
     (a,) = world.exchange().plan.candidates
-    assert not world.engine.foresees_limit(a, world.now)
+    assert world.exchange().first_choice(world.now) is a
     world.call(headers=USED_UP)
-    assert world.engine.foresees_limit(a, world.now)
+    assert world.exchange().first_choice(world.now) is a
     world.engine.hold("a", State.FORCED_OPEN)
-    assert not world.engine.foresees_limit(a, world.now)
+    assert world.exchange().first_choice(world.now) is None
 
 
 def test_strategies_pass_it_over() -> None:

@@ -202,7 +202,7 @@ def test_it_does_not_wait_for_its_provider() -> None:
     world = World(toml("priority", a="", b="", c=""))
     world.call(turns(1), failing="ab")
     assert world.order(turns(2)) == "cab"
-    world.engine.cooldown("c").start(world.now, 10, "rate_limit")
+    world.limit("c", 10)
     assert world.order(turns(2)) == "abc"
     world.now += 10
     assert world.order(turns(2)) == "cab"

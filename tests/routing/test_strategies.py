@@ -72,7 +72,7 @@ def test_weighted_passes_over_whom_nobody_may_ask() -> None:
     world = World(toml("weighted", a="weight = 1", b="weight = 3", c="weight = 2"))
     world.engine.hold("b", State.FORCED_OPEN)
     assert Counter(world.order()[0] for _ in range(6)) == {"a": 2, "c": 4}
-    world.engine.cooldown("c").start(world.now, 60, "rate_limit")
+    world.limit("c", 60)
     assert [world.order() for _ in range(3)] == ["abc", "abc", "abc"]
     world.engine.hold("a", State.FORCED_OPEN)
     assert world.order() == "bca"
@@ -267,7 +267,7 @@ def test_paces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     paces = Paces()
     for name in "abcad":
         paces.measured((name, None, "", False), 1, 0)
-    assert {key[0] for key in paces._paces} == {"a", "c", "d"}
+    assert {key[0] for key, _ in paces._paces.items()} == {"a", "c", "d"}
 
 
 # --- all of them
@@ -337,7 +337,8 @@ def test_attempts_in_flight_are_counted_by_provider(observed: bool) -> None:
     candidates = world.exchange().plan.candidates
     attempts = []
     for i in range(6):
-        found = engine.look_on(candidates[i % 2], 0) if observed else engine.admit(candidates[i % 2], 0, 60)
+        candidate, subject = candidates[i % 2], world.subject("ab"[i % 2])
+        found = engine.look_on(candidate, subject, 0) if observed else engine.admit(candidate, subject, 0, 60)
         assert isinstance(found, Attempt)
         attempts.append(found)
     assert engine.out == {"a": 3, "b": 3}

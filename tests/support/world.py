@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sidestep.breaker import judging
-from sidestep.breaker.outcomes import Kind, Outcome
+from sidestep.breaker.cooldown import Subject
+from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.config import reading
 from sidestep.routing import table
 from sidestep.routing.engine import Attempt, Engine
@@ -47,8 +48,8 @@ class World:
     def reload(self, text: str) -> None:
         self.engine.reconfigure(reading.parse(text, {}))
 
-    def exchange(self, body: Mapping[str, Any] | None = None, path: str = CHAT) -> Exchange:
-        """A call has arrived and was planned."""
+    def exchange(self, body: Mapping[str, Any] | None = None, path: str = CHAT, credential: str = "") -> Exchange:
+        """A call has arrived and was planned. `credential`: stands for the app's own."""
         engine = self.engine
         match = engine.routes.match("POST", "http", "app.test", 80, path)
         assert match is not None
@@ -57,11 +58,30 @@ class World:
         candidates = engine.routes.candidates(match, call.model, trusted_client=True)
         lacking = engine.lacking_models(self.now)
         plan = table.plan(candidates, call, issuer_of=engine.issuer_of, knows_model=lacking)
-        return Exchange(engine, match, call, plan, self.now, jitter=HALF, body_bytes=len(raw))
+        return Exchange(engine, match, call, plan, self.now, jitter=HALF, body_bytes=len(raw), credential=credential)
 
     def order(self, body: Mapping[str, Any] | None = None) -> str:
         """In which order a call would be asked, one letter a provider."""
         return "".join(c.provider.name for c in self.exchange(body).plan.candidates)
+
+    def subject(self, name: str) -> Subject:
+        """What the usual call's limits at a provider belong to."""
+        exchange = self.exchange()
+        return next(exchange.subject(c) for c in exchange.plan.candidates if c.provider.name == name)
+
+    def limit(self, name: str, seconds: float) -> None:
+        """A provider has refused the usual call for so long."""
+        outcome = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429, seconds)
+        self.engine.cooldowns.start(self.subject(name), outcome, self.now)
+
+    def foresee(self, name: str, seconds: float) -> None:
+        """A good answer to the usual call has said that its limit is used up for so long."""
+        self.engine.cooldowns.foresee(self.subject(name), self.now, seconds)
+
+    def seconds_limited(self, name: str) -> float:
+        """How long the usual call will be limited there."""
+        cooling = self.engine.cooldowns.find(self.subject(name), self.now)
+        return 0 if cooling is None else cooling.seconds
 
     def settle(
         self, exchange: Exchange, outcome: Outcome = judging.SUCCESS, headers: Mapping[str, str] | None = None

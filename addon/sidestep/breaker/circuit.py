@@ -1,12 +1,13 @@
-"""One provider's circuit: closed, open, half-open, and the permits it gives.
+"""One circuit: closed, open, half-open, and the permits it gives.
 
 Pure: no mitmproxy, no clock, no I/O. `now` is seconds of a monotonic clock. What an outcome is was judged before;
-whom to ask instead is decided elsewhere.
+which provider to ask instead is decided elsewhere.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -39,7 +40,7 @@ class CircuitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     open_seconds_max: Positive = 300
     half_open_probes: AtLeastOne = 1
     probe_wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] = 10
-    scope: Literal["provider", "model"] = "provider"
+    scope: Literal["provider", "model"] = "model"
 
 
 class State(enum.StrEnum):
@@ -79,7 +80,7 @@ TRANSITIONS: dict[tuple[State, Trigger], State] = {
 class Refusal:
     """Why no permit was given. `retry_after`: seconds until asking again makes sense, None if unknown."""
 
-    reason: Literal["open", "probing", "forced_open"]
+    reason: Literal["open", "probing", "forced_open", "recovering"]
     retry_after: float | None
 
 
@@ -117,7 +118,8 @@ class Snapshot:
 
 class Circuit:
     """State: the state and its generation, consecutive failures, the window, permits out, when it opened and
-    when it may be probed (with a doubled open time, and with the plain one), the open time that applies next."""
+    when it may be probed (with a doubled open time, and with the plain one), the open time that applies next, and
+    how many permits at a time the ramp after closing allows, until when."""
 
     def __init__(self, settings: CircuitSettings, *, jitter: Callable[[], float]) -> None:
         """`jitter` gives numbers from 0 to 1."""
@@ -134,6 +136,8 @@ class Circuit:
         self._plain_until = 0.0
         self._open_seconds = settings.open_seconds
         self._times_opened = 0
+        self._ramp = 1
+        self._ramp_until = -math.inf
 
     # --- asking
 
@@ -143,46 +147,41 @@ class Circuit:
             self._apply(Trigger.TIME_CAME, now)
         return self._state
 
-    def admit(self, now: float, lease_seconds: float) -> Permit | Refusal:
-        """A permit, or why there is none. No lease is longer than a day."""
+    def admit(self, now: float, lease_seconds: float, *, insist: bool = False) -> Permit | Refusal:
+        """A permit, or why there is none. No lease is longer than a day. `insist`: see `refusal`."""
         if lease_seconds <= 0:
             raise ValueError(f"expected a lease above 0 seconds, found {lease_seconds}")
-        self._expire(now)
-        refusal = self._refusal(now)
+        refusal = self.refusal(now, insist=insist)
         if refusal is not None:
             return refusal
+        if self._state is State.OPEN:  # insisted on, after the plain open time
+            self._apply(Trigger.TIME_CAME, now)
         probe = self._state is State.HALF_OPEN
         lease = lease_seconds if lease_seconds < DAY else DAY  # nan as well
         permit = Permit(self, self._generation, probe, now, now + lease)
         self._permits.add(permit)
         return permit
 
-    def would_admit(self, now: float) -> bool:
-        """Whether `admit` would give a permit now."""
-        self._expire(now)
-        return self._refusal(now) is None
+    def refusal(self, now: float, *, insist: bool = False) -> Refusal | None:
+        """Why `admit` would give no permit now, None if it would.
 
-    def _refusal(self, now: float) -> Refusal | None:
+        `insist`: no other provider is left to ask. What only prefers others does not refuse then: the doubled part of
+        an open time, which spares apps a slow probe while others answer them, and the ramp after closing.
+        """
+        self._expire(now)
         match self.state(now):
             case State.FORCED_OPEN:
                 return Refusal("forced_open", None)
             case State.OPEN:
-                return Refusal("open", self._open_until - now)
+                until = self._plain_until if insist else self._open_until
+                return Refusal("open", until - now) if now < until else None
             case State.HALF_OPEN:
                 probes = self._probes()
                 if len(probes) >= self.settings.half_open_probes:
                     return Refusal("probing", min(p.lease_until for p in probes) - now)
+            case State.CLOSED if now < self._ramp_until and not insist and self._out() >= self._ramp:
+                return Refusal("recovering", self._ramp_until - now)
         return None
-
-    def hasten(self, now: float) -> float | None:
-        """Let a probe through once the plain open time is over, though it was doubled: that spares an app who could
-        be answered elsewhere the wait for a slow probe, and nobody else. Seconds until then, at least 0; None if
-        the circuit is not open, or its open time was not doubled."""
-        if self.state(now) is not State.OPEN or self._plain_until >= self._open_until:
-            return None
-        if now >= self._plain_until:
-            self._open_until = now
-        return max(self._plain_until - now, 0.0)
 
     # --- settling
 
@@ -214,6 +213,9 @@ class Circuit:
             self._apply(Trigger.PROBE_FAILED, now)
         elif outcome.kind is Kind.SUCCESS or (outcome.kind is Kind.NEUTRAL and outcome.alive):
             self._apply(Trigger.PROBE_SUCCEEDED, now)
+            # One at a time at first, and one more with each success: twice as many with each round of answers.
+            self._ramp = 1
+            self._ramp_until = now + self.settings.open_seconds
             permit.generation = self._generation
             if outcome.kind is Kind.SUCCESS:
                 self._count_success(permit, now)
@@ -236,6 +238,7 @@ class Circuit:
 
     def _count_success(self, permit: Permit, now: float) -> None:
         self._serial += 1
+        self._ramp += 1
         permit.success_at = now
         permit.success_serial = self._serial
         permit.failures_before = self._failures
@@ -296,6 +299,10 @@ class Circuit:
     def _probes(self) -> list[Permit]:
         return [p for p in self._permits if p.probe and p.generation == self._generation]
 
+    def _out(self) -> int:
+        """Permits out that were given since the state last changed."""
+        return sum(p.generation == self._generation for p in self._permits)
+
     def _expire(self, now: float) -> None:
         if self._permits:
             for permit in [p for p in self._permits if now >= p.lease_until]:
@@ -303,17 +310,16 @@ class Circuit:
                 self._permits.discard(permit)
 
     def snapshot(self, now: float) -> Snapshot:
-        state = self.state(now)
-        self._expire(now)
+        refusal = self.refusal(now)
+        state = self._state
         totals = self._window.totals(now)
-        refusal = self._refusal(now)
         return Snapshot(
             state,
             self._failures,
             totals.successes,
             totals.failures,
             now - self._opened_at if state in (State.OPEN, State.HALF_OPEN) else None,
-            None if refusal is None else refusal.retry_after,
+            None if refusal is None or state is State.CLOSED else refusal.retry_after,
             len(self._permits),
             len(self._probes()),
             self._generation,

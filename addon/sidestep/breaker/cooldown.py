@@ -1,12 +1,19 @@
-"""A provider passed over until a deadline: it asked for it, or the account does not allow more.
+"""Limits: until when a provider would rather not be asked, and for what.
 
-Pure: no mitmproxy, no clock, no I/O. `now` is seconds of a monotonic clock. A cooldown is beside the circuit and
-never changes it.
+Pure: no mitmproxy, no clock, no I/O. `now` is seconds of a monotonic clock. A cooldown is a preference: it sends a call
+to another provider and refuses none. It is beside the circuits and never changes one.
 """
 
 from __future__ import annotations
 
+import enum
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sidestep.breaker.bounded import Bounded, short
+from sidestep.breaker.outcomes import Outcome
 
 FIRST_SECONDS = 5.0
 """After a 429 that names no time."""
@@ -16,11 +23,56 @@ ANNOUNCED_MAX_SECONDS = 86_400.0
 """An announced end is believed up to a day: a broken header must not ban a provider for ever."""
 FORESEEN = "limit_foreseen"
 """The reason while a provider that answers has said that its limit is used up."""
+ACCOUNT_REASONS = frozenset({"quota", "credential"})
+"""Cooldowns of a whole account, whether or not the outcome says so: an account that is spent or barred answers no
+call."""
+MAX_COOLDOWNS = 5_000
+"""An app that makes up models or keys must not fill the memory: the ones not used for longest go first."""
+COOLDOWNS_BYTES = 4 << 20
+
+
+class Subject(NamedTuple):
+    """What a limit belongs to. Operation and model are None for one that is the whole account's."""
+
+    provider: str
+    credential: str = ""
+    """A fingerprint of what was sent; empty for the one credential that the provider's configuration gives it."""
+    operation: str | None = None
+    model: str | None = None
+
+    @property
+    def account(self) -> Subject:
+        return Subject(self.provider, self.credential)
+
+
+def subject(provider: str, credential: str, operation: str, model: str | None) -> Subject:
+    """The narrowest subject of a call, with names of a bounded length."""
+    return Subject(provider, short(credential), operation, None if model is None else short(model))
+
+
+class Source(enum.IntEnum):
+    """Where a cooldown comes from, the weightiest last."""
+
+    FORESEEN = 0
+    """A good answer said that the limit is used up now."""
+    GUESSED = 1
+    """A refusal that named no time."""
+    ANNOUNCED = 2
+    """A refusal that named its time, or whose kind does not end soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cooling:
+    """What holds now: seconds until the latest deadline, and why."""
+
+    seconds: float
+    reason: str
+    source: Source
 
 
 class Cooldown:
-    """State: the deadline with its reason, the length of the next one that nobody announces, and the time of a
-    limit seen coming, which is kept apart: it holds back nobody who is the last to ask."""
+    """State: the deadline with its reason, the length of the next one that no refusal announces and until when such
+    a one holds, when a limit was foreseen and until when."""
 
     __slots__ = ("_backoff_until", "_foreseen_at", "_foreseen_until", "_next", "_reason", "_until")
 
@@ -58,20 +110,74 @@ class Cooldown:
         if asked_at > self._foreseen_at:
             self._foreseen_until = -math.inf
 
-    def is_guess(self, now: float) -> bool:
-        """Whether the end that holds now was announced by nobody, or by no refusal."""
-        announced = now < self._until and self._until > self._backoff_until
-        return self.remaining(now) > 0 and not announced
-
-    def is_foreseen(self, now: float) -> bool:
-        """Whether nothing but a limit seen coming holds."""
-        return self._until <= now < self._foreseen_until
-
-    def remaining(self, now: float) -> float:
-        return max(0.0, self._until - now, self._foreseen_until - now)
-
-    def reason(self, now: float) -> str:
-        return self._reason if now < self._until else FORESEEN if now < self._foreseen_until else ""
+    def cooling(self, now: float) -> Cooling | None:
+        """What holds now, None if nothing does."""
+        until = max(self._until, self._foreseen_until)
+        if now >= until:
+            return None
+        if now >= self._until:
+            return Cooling(until - now, FORESEEN, Source.FORESEEN)
+        source = Source.ANNOUNCED if self._until > self._backoff_until else Source.GUESSED
+        return Cooling(until - now, self._reason, source)
 
     def __repr__(self) -> str:
         return f"Cooldown(until={self._until:.3f}, reason={self._reason!r})"
+
+
+class Cooldowns:
+    """State: the cooldowns by what they belong to."""
+
+    def __init__(self) -> None:
+        self._of: Bounded[Subject, Cooldown] = Bounded(MAX_COOLDOWNS, COOLDOWNS_BYTES)
+
+    def start(self, limited: Subject, outcome: Outcome, now: float) -> Subject | None:
+        """A call for this subject was refused with this outcome; what the limit belongs to.
+
+        One that was refused for its own size begins none: it says nothing of smaller ones.
+        """
+        if outcome.size_limited:
+            return None
+        blamed = limited.account if outcome.account or outcome.reason in ACCOUNT_REASONS else limited
+        self._cooldown(blamed).start(now, outcome.cooldown_seconds, outcome.reason)
+        return blamed
+
+    def foresee(self, limited: Subject, at: float, seconds: float) -> None:
+        self._cooldown(limited).foresee(at, seconds)
+
+    def succeeded(self, answered: Subject, asked_at: float) -> None:
+        for each in (answered, answered.account):
+            if (cooldown := self._of.get(each)) is not None:
+                cooldown.succeeded(asked_at)
+
+    def find(self, asked: Subject, now: float) -> Cooling | None:
+        """What speaks against a call for this subject: its own limit, and that of the account. The latest deadline
+        counts, and the weightiest source."""
+        found = [
+            cooling
+            for each in (asked, asked.account)
+            if (cooldown := self._of.use(each)) is not None and (cooling := cooldown.cooling(now)) is not None
+        ]
+        if len(found) < 2:
+            return found[0] if found else None
+        latest = max(found, key=lambda cooling: cooling.seconds)
+        return Cooling(latest.seconds, latest.reason, max(cooling.source for cooling in found))
+
+    def of(self, provider: str, now: float) -> dict[Subject, Cooling]:
+        """All that hold at a provider now, the longest first."""
+        found = {
+            each: cooling
+            for each, cooldown in self._of.items()
+            if each.provider == provider and (cooling := cooldown.cooling(now)) is not None
+        }
+        return dict(sorted(found.items(), key=lambda item: -item[1].seconds))
+
+    def keep(self, wanted: Callable[[str], bool]) -> None:
+        """Forget those of other providers."""
+        self._of.keep(lambda each, _: wanted(each.provider))
+
+    def _cooldown(self, each: Subject) -> Cooldown:
+        cooldown = self._of.use(each)
+        if cooldown is None:
+            cooldown = Cooldown()
+            self._of.put(each, cooldown)
+        return cooldown

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome, Then
 
 QUOTA_SECONDS = 600.0
-"""Cooldown after `insufficient_quota` or 402: nobody tops up an account within seconds."""
+"""Cooldown of an account that is spent or barred, where its end is not announced: it is not topped up in seconds."""
 CREDENTIAL_SECONDS = 600.0
 """Cooldown after a 401 or 403 to a credential of ours."""
 UNKNOWN_MODEL_SECONDS = 600.0
@@ -17,23 +17,31 @@ UNKNOWN_MODEL_SECONDS = 600.0
 
 HANDED_TO_THE_APP = frozenset({501, 505})
 """5xx that speak of the request's method or version: another provider would say the same."""
-TRY_ELSEWHERE = frozenset({408, 409, 425})
+TRY_ELSEWHERE = frozenset({408, 409, 421, 424, 425, 499})
+"""4xx about one connection, one moment, or something behind the provider: neither its failure nor the app's."""
 
 SUCCESS = Outcome(Kind.SUCCESS, "ok", Then.HAND_OVER, 200)
+BAD_HEAD = Outcome(Kind.FAILURE, "bad_response", Then.NEXT)
+"""An answer whose head cannot be passed on."""
+UNREAD = Outcome(Kind.NEUTRAL, "unread", Then.HAND_OVER, 200)
+"""A 2xx in a form that is not read here: it goes on as it comes, and says neither good nor bad of its provider."""
+OTHER_FORM = Outcome(Kind.NEUTRAL, "other_form", Then.NEXT, 200)
+"""A good answer that came whole where a stream was asked for, or the other way round: the official SDKs cannot read
+it, some apps can. Another provider is asked; with none left it is the app's."""
 CONNECT = Outcome(Kind.FAILURE, "connect", Then.RETRY)
 TIMEOUT = Outcome(Kind.FAILURE, "timeout", Then.NEXT)
 TRUNCATED = Outcome(Kind.FAILURE, "truncated", Then.HAND_OVER)
 CUT_STREAM = Outcome(Kind.FAILURE, "truncated", Then.NEXT)
 BROKEN_STREAM = Outcome(Kind.FAILURE, "stream_error", Then.NEXT)
-"""The same two while the whole stream is still held back: somebody else can answer."""
+"""The same two while the whole stream is still held back: another provider can answer."""
 STALLED = Outcome(Kind.FAILURE, "timeout", Then.HAND_OVER)
 STREAM_ERROR = Outcome(Kind.FAILURE, "stream_error", Then.HAND_OVER)
 CLIENT_GONE = Outcome(Kind.NEUTRAL, "client_gone", Then.HAND_OVER)
 KILLED = Outcome(Kind.NEUTRAL, "killed", Then.HAND_OVER)
 QUEUED = Outcome(Kind.NEUTRAL, "queued", Then.NEXT)
-"""The request's time ran out while it waited inside mitmproxy: nobody's fault."""
+"""The request's time ran out while it waited inside mitmproxy: no provider's fault."""
 OURS = Outcome(Kind.NEUTRAL, "internal", Then.HAND_OVER)
-"""An exception of ours ended the attempt: nobody's vote."""
+"""An exception of ours ended the attempt: it says nothing of the provider."""
 
 
 def judge_status(
@@ -51,43 +59,74 @@ def judge_status(
     """
     if status < 400:
         return Outcome(Kind.SUCCESS, "ok", Then.HAND_OVER, status)
-    if status == 402 or (status in (400, 403, 429) and error.kind is ErrorKind.QUOTA):
-        return Outcome(Kind.COOLDOWN, "quota", Then.NEXT, status, QUOTA_SECONDS)
-    if status == 429:
-        then = Then.NEXT if retry_after is None else Then.WAIT
-        return Outcome(Kind.COOLDOWN, "rate_limit", then, status, retry_after)
     if status >= 500:
         then = Then.HAND_OVER if status in HANDED_TO_THE_APP else Then.RETRY
         return Outcome(Kind.FAILURE, "http_5xx", then, status)
-    if status in (401, 403) or (status == 400 and error.kind is ErrorKind.CREDENTIAL):
-        if own_credential:
-            return Outcome(Kind.NEUTRAL, "client_error", Then.HAND_OVER, status)
-        return Outcome(Kind.COOLDOWN, "credential", Then.NEXT, status, CREDENTIAL_SECONDS)
-    if status in (400, 404) and error.kind is ErrorKind.UNKNOWN_MODEL and not own_provider:
-        return Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, status)
-    if status in (400, 413) and error.kind is ErrorKind.CONTEXT_TOO_LONG:
-        return Outcome(Kind.NEUTRAL, "context_too_long", Then.LARGER, status)
+    kind = error.kind
+    if status == 402:
+        kind = ErrorKind.QUOTA
+    elif status == 429 and kind not in (ErrorKind.QUOTA, ErrorKind.SIZE_LIMITED):
+        kind = ErrorKind.RATE_LIMIT
+    if (limited := _limited(status, kind, retry_after)) is not None:
+        return limited
     if status in TRY_ELSEWHERE:
         return Outcome(Kind.NEUTRAL, "conflict", Then.NEXT, status)
-    return Outcome(Kind.NEUTRAL, "client_error", Then.HAND_OVER, status)
+    if kind is ErrorKind.PAGE:
+        return Outcome(Kind.NEUTRAL, "page", Then.NEXT, status)
+    if kind is ErrorKind.RELAYED:
+        return Outcome(Kind.FAILURE, "http_5xx", Then.RETRY, status)
+    if kind is ErrorKind.CONTEXT_TOO_LONG:
+        return Outcome(Kind.NEUTRAL, "context_too_long", Then.LARGER, status)
+    return _judge_refusal(status, kind, own_provider=own_provider, own_credential=own_credential)
 
 
 def judge_no_answer(
     status: int,
     error: ErrorFacts | None = None,
     *,
+    own_provider: bool = True,
     own_credential: bool = False,
     retry_after: float | None = None,
 ) -> Outcome:
-    """The outcome of a 2xx that was no answer: `bad_response`, or the cooldown that its error names."""
+    """The outcome of a 2xx that was no answer: `bad_response`, or what the error inside says.
+
+    Where that is about the request itself, it is the provider's answer to it: the app gets it as it came, at once.
+    """
     kind = ErrorKind.NONE if error is None else error.kind
-    if kind is ErrorKind.QUOTA:
-        return Outcome(Kind.COOLDOWN, "quota", Then.NEXT, status, QUOTA_SECONDS)
-    if kind is ErrorKind.RATE_LIMIT:
-        return Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, status, retry_after)
-    if kind is ErrorKind.CREDENTIAL and not own_credential:
-        return Outcome(Kind.COOLDOWN, "credential", Then.NEXT, status, CREDENTIAL_SECONDS)
+    if (limited := _limited(status, kind, retry_after)) is not None:
+        return limited
+    if kind is ErrorKind.CONTEXT_TOO_LONG:
+        return Outcome(Kind.NEUTRAL, "context_too_long", Then.HAND_OVER, status)
+    if kind is ErrorKind.OUTPUT:
+        return Outcome(Kind.NEUTRAL, "bad_output", Then.NEXT, status)
+    if kind in (ErrorKind.CREDENTIAL, ErrorKind.INVALID, ErrorKind.LACKS, ErrorKind.UNKNOWN_MODEL):
+        return _judge_refusal(status, kind, own_provider=own_provider, own_credential=own_credential)
     return Outcome(Kind.FAILURE, "bad_response", Then.NEXT, status)
+
+
+def _limited(status: int, kind: ErrorKind, retry_after: float | None) -> Outcome | None:
+    """The outcome of a limit, whatever status it is told with; None if the error names none."""
+    if kind is ErrorKind.QUOTA:
+        seconds = QUOTA_SECONDS if retry_after is None else retry_after
+        return Outcome(Kind.COOLDOWN, "quota", Then.NEXT, status, seconds, account=True)
+    if kind is ErrorKind.SIZE_LIMITED:
+        return Outcome(Kind.NEUTRAL, "size_limited", Then.NEXT, status, size_limited=True)
+    if kind is ErrorKind.RATE_LIMIT:
+        then = Then.NEXT if retry_after is None else Then.WAIT
+        return Outcome(Kind.COOLDOWN, "rate_limit", then, status, retry_after)
+    return None
+
+
+def _judge_refusal(status: int, kind: ErrorKind, *, own_provider: bool, own_credential: bool) -> Outcome:
+    """A refusal of this request, or of who asks."""
+    if kind is ErrorKind.CREDENTIAL and not own_credential:
+        return Outcome(Kind.COOLDOWN, "credential", Then.NEXT, status, CREDENTIAL_SECONDS, account=True)
+    if not own_provider and kind is ErrorKind.UNKNOWN_MODEL:
+        return Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, status)
+    if not own_provider and kind is not ErrorKind.CREDENTIAL and kind is not ErrorKind.INVALID:
+        # Not plainly the app's own mistake: what this provider does not take, the next one may.
+        return Outcome(Kind.NEUTRAL, "lacks", Then.NEXT, status)
+    return Outcome(Kind.NEUTRAL, "client_error", Then.HAND_OVER, status)
 
 
 def judge_client_gone(waited: float, first_byte: float, *, byte_came: bool) -> Outcome:

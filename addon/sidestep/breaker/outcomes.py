@@ -44,9 +44,19 @@ class ErrorKind(enum.StrEnum):
     """Out of credit: waiting a little does not help."""
     RATE_LIMIT = "rate_limit"
     OVERLOADED = "overloaded"
+    SIZE_LIMITED = "size_limited"
+    """The request alone is larger than a rate limit allows: smaller ones are welcome."""
     CREDENTIAL = "credential"
+    LACKS = "lacks"
+    """An endpoint, a field, a value, a beta or a size that this provider does not take; another may."""
     INVALID = "invalid"
-    """Any other error about the request itself."""
+    """Any other error about the request itself: malformed, or against a policy."""
+    RELAYED = "relayed"
+    """An aggregator's word that the provider behind it has failed, whatever status it bears."""
+    PAGE = "page"
+    """A page of a firewall or a delivery network: nothing that the provider itself has said."""
+    OUTPUT = "output"
+    """The model has made an output that could not be used; the provider is well."""
     SERVER = "server"
     """Any other error on the provider's side."""
 
@@ -68,7 +78,9 @@ class Outcome:
 
     `reason` is a word of the outcome table (`connect`, `timeout`, `http_5xx`, …). `status` is the HTTP
     status of the answer, None if there was none. `cooldown_seconds` is set by a cooldown whose end the
-    provider announced; None leaves the length to the cooldown's own backoff.
+    provider announced; None leaves the length to the cooldown's own backoff. `account`: the limit is the account's
+    (credit, credential, plan), whatever model or operation was asked for. `size_limited`: the request is too large
+    for a rate limit, which says nothing of smaller ones.
     """
 
     kind: Kind
@@ -76,6 +88,8 @@ class Outcome:
     then: Then = Then.HAND_OVER
     status: int | None = None
     cooldown_seconds: float | None = None
+    account: bool = False
+    size_limited: bool = False
 
     @property
     def slow(self) -> bool:
@@ -91,8 +105,9 @@ class Outcome:
     def label(self) -> str:
         """What `x-sidestep-attempts` and the flow's comment show: the status, else the reason.
 
-        A 2xx that turned out to be no good is named by its reason: `openai:200` would read as a success.
+        A 2xx that is no answer for the app is named by its reason: `openai:200` would read as a success.
         """
-        if self.status is None or (self.status < 300 and self.kind is not Kind.SUCCESS):
+        answered = self.kind is Kind.SUCCESS or (self.kind is Kind.NEUTRAL and self.then is Then.HAND_OVER)
+        if self.status is None or (self.status < 300 and not answered):
             return self.reason
         return str(self.status)

@@ -1,39 +1,57 @@
 """When a provider wants to be asked again, as its headers and bodies say it.
 
 Pure: no mitmproxy, no clock. Headers come by lower-case name; `wall_now` is Unix time in seconds. A value
-that cannot be read is as good as none.
+that cannot be read is as good as none, and none is greater than MAX_SECONDS.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import msgspec
 
-_NUMBER = re.compile(r"\d{1,20}(?:\.\d*)?|\.\d+")
-_DURATION = re.compile(r"(\d{1,20}(?:\.\d*)?)(ns|us|µs|ms|s|m|h|d)")
+_NUMBER = re.compile(r"[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
+_DURATION = re.compile(r"([0-9]{1,20}(?:\.[0-9]{0,20})?)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 EPOCH_SECONDS = 1e9
 """A plain number above this is a point in time, not a length: seconds, or milliseconds above 1e12."""
+MAX_SECONDS = 31 * 86400.0
+"""No limit is waited for longer: the longest that providers announce is a month's."""
+
+_STEP = (
+    r"(\d{1,6}(?:\.\d{1,9})?)\s{0,2}(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])"
+)
+_STEP_OF = re.compile(_STEP, re.IGNORECASE)
+_TOLD = re.compile(
+    r"\b(?:again|retry|wait|resets?|reset after|replenished|available)\b[^.\d]{0,40}?"
+    rf"((?:{_STEP}[\s,]{{0,2}}(?:and )?){{1,5}})",
+    re.IGNORECASE,
+)
+"""`try again in 7m12.5s`, `Please retry after 30 seconds`, `Quota will be replenished in 10 days`."""
+_TOLD_DATE = re.compile(r"\bregain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d\d))? UTC", re.IGNORECASE)
+"""Anthropic's word for a limit that the account's owner has set."""
+_TEXT = 2_000
+_MAX_VISITS = 200
+"""Values looked at in an error body."""
 
 
-def retry_after(headers: Mapping[str, str], wall_now: float) -> float | None:
+def retry_after(headers: Mapping[str, str], wall_now: float, body: bytes = b"") -> float | None:
     """Seconds until the provider wants to be asked again, None if it does not say. Never negative.
 
-    What it says outright comes first, then the resets of its limits: of those that are used up, else of those
-    of which it does not say what remains. The latest one counts.
+    What its headers say outright comes first, then what the error's body says, then the resets of its limits: of those
+    that are used up, else of those of which it does not say what remains. The latest one counts.
     """
     if (value := _number(headers.get("retry-after-ms"))) is not None:
-        return value / 1000
-    if (text := headers.get("retry-after")) is not None:
-        if (value := _number(text)) is not None:
-            return value
-        if (date := _http_date(text)) is not None:
-            return max(0.0, date - wall_now)
+        return min(value / 1000, MAX_SECONDS)
+    if (text := headers.get("retry-after")) is not None and (seconds := _retry_after(text, wall_now)) is not None:
+        return seconds
+    if body and (seconds := delay_in_body(body, wall_now)) is not None:
+        return seconds
     limits = _limits(headers, wall_now)
     used_up = [seconds for remaining, seconds, _ in limits if remaining == 0]
     return max(used_up or [seconds for remaining, seconds, _ in limits if remaining is None], default=None)
@@ -50,55 +68,135 @@ def exhausted(headers: Mapping[str, str], wall_now: float) -> float | None:
     return max(used_up, default=None)
 
 
-def retry_delay_in_body(body: bytes) -> float | None:
-    """Google's RetryInfo: `error.details[].retryDelay`, such as `"34s"`."""
-    if b"retryDelay" not in body:
-        return None
+def delay_in_body(body: bytes, wall_now: float) -> float | None:
+    """Seconds until an error's body says that it is worth asking again: Google's `retryDelay` and `quotaResetDelay`,
+    the ChatGPT backend's `resets_at` and `resets_in_seconds`, headers that an aggregator hands on, plain words."""
     try:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if isinstance(data, list) and data:
-        data = data[0]
-    error = data.get("error") if isinstance(data, dict) else None
-    details = error.get("details") if isinstance(error, dict) else None
-    for detail in details if isinstance(details, list) else ():
-        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
-        if isinstance(delay, str) and (seconds := _duration(delay)) is not None:
-            return seconds
+        return delay_in_text(body[:_TEXT].decode("utf-8", "replace"), wall_now)
+    found = list(_delays(data, wall_now))
+    return max(found, default=None)
+
+
+def delay_in_text(text: str, wall_now: float) -> float | None:
+    """Seconds that a message asks to wait, in words."""
+    text = text[:_TEXT]
+    if (told := _TOLD.search(text)) is not None:
+        steps = _STEP_OF.findall(told[1])
+        return _clamped(sum(float(number) * _UNITS[_unit(unit.lower())] for number, unit in steps))
+    if (date := _TOLD_DATE.search(text)) is not None:
+        return _iso(f"{date[1]}T{date[2] or '00:00'}:00Z", wall_now)
     return None
+
+
+def _unit(word: str) -> str:
+    return "ms" if word.startswith(("ms", "milli")) else word[0]
+
+
+_LENGTHS = frozenset({"retrydelay", "quotaresetdelay", "resets_in_seconds", "retry_after_seconds", "retry_after"})
+_TIMES = frozenset({"resets_at", "reset_at", "quotaresettimestamp", "x-ratelimit-reset", "retry-after"})
+
+
+def _delays(data: Any, wall_now: float) -> Iterator[float]:
+    stack = [data]
+    for _ in range(_MAX_VISITS):
+        if not stack:
+            return
+        value = stack.pop()
+        if isinstance(value, list):
+            stack += value[:_MAX_VISITS]
+        elif isinstance(value, str):
+            if (seconds := delay_in_text(value, wall_now)) is not None:
+                yield seconds
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                word = name.lower()
+                if word in _LENGTHS or word in _TIMES:
+                    if (seconds := _value(item, wall_now)) is not None:
+                        yield seconds
+                elif word == "retry_after_ms" and (ms := _number(str(item))) is not None:
+                    yield _clamped(ms / 1000)
+                elif isinstance(item, (dict, list)) or word in ("message", "detail", "msg", "error", "raw"):
+                    stack.append(item)
+
+
+def _value(item: Any, wall_now: float) -> float | None:
+    if isinstance(item, bool) or not isinstance(item, (int, float, str)):
+        return None
+    return _when(item if isinstance(item, str) else str(item), wall_now)
+
+
+def _retry_after(text: str, wall_now: float) -> float | None:
+    """The header's value: seconds, a date, and against the rules a duration or a point in time. Of two fields that
+    were joined by a comma the greater."""
+    if (seconds := _when(text, wall_now)) is not None:
+        return seconds
+    if (date := _http_date(text)) is not None:
+        return _clamped(date - wall_now)
+    parts = [_when(part, wall_now) for part in text.split(",")[:8]] if "," in text else []
+    return max((p for p in parts if p is not None), default=None)
 
 
 def _limits(headers: Mapping[str, str], wall_now: float) -> list[tuple[float | None, float, float | None]]:
     """Of each announced limit: what remains, if that is told, seconds until its reset, and the limit, if told."""
     found = []
     for name, text in headers.items():
-        if name.startswith("x-ratelimit-reset"):
-            before, after = "x-ratelimit-", name.removeprefix("x-ratelimit-reset")
-        elif name.startswith("anthropic-ratelimit-") and name.endswith("-reset"):
-            before, after = name.removesuffix("reset"), ""
+        if "ratelimit" not in name and "rate-limit" not in name:
+            continue
+        if name == "ratelimit":
+            found += _structured(text)
+            continue
+        if "timeremaining" in name:
+            seconds, remaining, limit = _when(text, wall_now), None, None
+        elif "reset" in name:
+            seconds = _when(text, wall_now)
+            remaining, limit = (_number(headers.get(name.replace("reset", word))) for word in ("remaining", "limit"))
+            if (status := headers.get(name.replace("reset", "status"))) is not None:
+                # The windows of Claude's plans: only one that refuses says when to come back.
+                remaining = 0.0 if status.strip().lower() == "rejected" else 1.0
         else:
             continue
-        seconds = _when(text, wall_now)
         if seconds is not None:
-            remaining, limit = (_number(headers.get(f"{before}{word}{after}")) for word in ("remaining", "limit"))
             found.append((remaining, seconds, limit))
     return found
 
 
+_ITEM = re.compile(r"[;\s](r|t)=([0-9]{1,12})")
+
+
+def _structured(text: str) -> list[tuple[float | None, float, float | None]]:
+    """The IETF draft's `"default";r=0;t=40`, several of them joined by commas."""
+    found: list[tuple[float | None, float, float | None]] = []
+    for policy in text[:_TEXT].split(","):
+        told = dict(_ITEM.findall(policy))
+        if "t" in told:
+            found.append((float(told["r"]) if "r" in told else None, _clamped(float(told["t"])), None))
+    return found
+
+
 def _when(text: str, wall_now: float) -> float | None:
+    """Seconds until what a number, a duration or a date says."""
     value = _number(text)
     if value is not None:
         if value > EPOCH_SECONDS * 1000:
             value /= 1000
-        return max(0.0, value - wall_now) if value > EPOCH_SECONDS else value
+        return _clamped(value - wall_now if value > EPOCH_SECONDS else value)
     if (seconds := _duration(text)) is not None:
-        return seconds
+        return _clamped(seconds)
+    return _iso(text, wall_now)
+
+
+def _iso(text: str, wall_now: float) -> float | None:
     try:
         at = datetime.fromisoformat(text.strip())
-    except ValueError:
+        return _clamped(at.timestamp() - wall_now) if at.tzinfo is not None else None
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, at.timestamp() - wall_now) if at.tzinfo is not None else None
+
+
+def _clamped(seconds: float) -> float:
+    return min(max(0.0, seconds), MAX_SECONDS)
 
 
 def _duration(text: str) -> float | None:
@@ -111,7 +209,8 @@ def _duration(text: str) -> float | None:
 
 
 def _number(text: str | None) -> float | None:
-    if text is None or _NUMBER.fullmatch(text.strip()) is None:
+    # Blanks, not `strip`: beside a control character stands no number.
+    if text is None or _NUMBER.fullmatch(text.strip(" \t")) is None:
         return None
     value = float(text)
     return value if math.isfinite(value) else None

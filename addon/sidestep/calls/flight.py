@@ -18,7 +18,7 @@ from sidestep.calls import flows
 from sidestep.calls.decoding import decoded_start
 from sidestep.calls.holding import Do, Holding, Step
 from sidestep.calls.session import Session
-from sidestep.calls.watching import Watch
+from sidestep.calls.watching import Shape, Watch
 from sidestep.config.settings import Provider, TimeoutSettings
 from sidestep.no_proxy import is_direct
 from sidestep.routing import prices
@@ -42,6 +42,9 @@ class Flight:
         self.holding: Holding | None = None
         self.up_id = 0
         self.is_sent = False
+        self.is_reused = False
+        """It went out on a connection that had served before, for the first time."""
+        self._renewed = False
         self.connection: Connection | None = None
         self.deadline: float | None = None
         self.response: http.Response | None = None
@@ -75,11 +78,18 @@ class Flight:
         request, direct_hosts = self.session.flow.request, self.session.direct_hosts
         return direct_hosts is not None and is_direct(direct_hosts, request.host, request.port)
 
-    def sent(self) -> None:
-        """The request has gone out: from now on its provider is waited for."""
+    def sent(self, *, reused: bool) -> None:
+        """The request has gone out, on a connection that has served before or not: its provider is waited for."""
         self.is_sent = True
+        self.is_reused = reused and not self._renewed
         call, timeouts = self.exchange.call, self.timeouts
         self.bound(self.session.clock() + (timeouts.first_byte if call.stream else timeouts.headers))
+
+    def renew(self) -> None:
+        """An idle connection broke when it was used again: it is sent once more, on another."""
+        self._renewed = True
+        self.is_sent = False
+        self.note("an idle connection had ended: sent on a fresh one")
 
     def bound(self, deadline: float | None) -> None:
         """Wait until then at most. While the app sees nothing of the answer, its request's budget ends all waiting."""
@@ -117,6 +127,10 @@ class Flight:
         self.bodiless = bodiless
         assert self.holding is not None
         return self._taken(self.holding.begin())
+
+    def refused(self) -> Step:
+        """What came in place of a head cannot be passed on."""
+        return Step(Do.FAIL, outcome=judging.BAD_HEAD)
 
     def feed(self, data: bytes) -> Step:
         """Some bytes of its body have come."""
@@ -220,6 +234,24 @@ class Flight:
 
     # --- what the app is told
 
+    def frame(self) -> None:
+        """Make the head say what is sent: what of a body is decoded, or ends early, has another length."""
+        watch, response = self.watch, self.response
+        if watch is None or response is None:
+            return
+        headers = response.headers
+        if watch.shape is Shape.STREAM and watch.plain and "content-encoding" in headers:
+            del headers["content-encoding"]
+            if headers.pop("content-length", None) is not None and response.http_version == "HTTP/1.1":
+                headers["transfer-encoding"] = "chunked"
+        if self.ended and "content-length" in headers and self.session.flow.request.method != "HEAD":
+            headers["content-length"] = str(sum(map(len, self.data)))
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether what is held is all that the provider has said: an answer that the app may get."""
+        return self.ended or (self.watch is not None and self.watch.gave_up)
+
     def phrase_broken(self, outcome: Outcome, error: ErrorFacts | None) -> tuple[ErrorKind, str]:
         """What the app is told of a stream that broke after content."""
         name = self.provider.name
@@ -231,6 +263,10 @@ class Flight:
         ):
             return error.kind, f"{name} ended the stream with an error"
         return error.kind, error.message
+
+    def quotable(self, told: bytes) -> bytes:
+        """A provider's own words, unless they repeat a key."""
+        return b"" if credentials.bears_secret(told, self.session.secrets) else told
 
     def withhold_key(self) -> bool:
         """Put an error of ours in place of an error body that repeats a key. Whether that was needed."""

@@ -1,7 +1,6 @@
 """mitmproxy messages ↔ plain facts: credentials off and on, a request pointed at another provider.
 
-The only room besides `layer` and `addon` that knows mitmproxy's types. No policy: who is asked was decided
-before.
+mitmproxy's public types only. No policy: which provider is asked was decided before.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from sidestep.credentials import (
     as_text,
     bears_credential,
     credential_fields,
+    fingerprint,
     kind_of,
     public_part,
     secret_subprotocols,
@@ -117,6 +117,10 @@ class Original:
         else:
             self.secrets = before
 
+    def fingerprint(self) -> str:
+        """Stands for the app's own credential where nothing but its sameness counts."""
+        return fingerprint((field for _, field in self.secrets), self.path)
+
     def strip(self, request: http.Request) -> None:
         """Take the app's credentials off the flow; `outgoing` puts them back on what is sent."""
         request.data.headers.fields = self.fields
@@ -186,7 +190,7 @@ def point_at(request: http.Request, original: Original, match: Match, call: Call
 
 
 def _readdress(headers: http.Headers, authority: bytes, secrets: tuple[bytes, ...], *, uncompressed: bool) -> None:
-    """Header fields for another host. `secrets`: copies of these go to nobody. `uncompressed`: ask for an answer
+    """Header fields for another host. `secrets`: copies of these go to no other host. `uncompressed`: ask for an answer
     that is not."""
     given = headers.fields
     if secrets:
@@ -219,11 +223,14 @@ def _rewrite_body(
 ) -> None:
     _, mark, query = as_text(request.data.path).partition("?")
     tail = match.tail
-    if model is not None or provider.drop_fields:
-        readable = readable_body(original)
-        tail, body = match.dialect.rewrite(call, tail, original.content_type, readable, model, provider.drop_fields)
-        if body != readable:
-            if original.content_encoding not in IDENTITY:
+    encoded = original.content_encoding not in IDENTITY
+    if model is not None or provider.drop_fields or (encoded and not own):
+        readable = body = readable_body(original)
+        if model is not None or provider.drop_fields:
+            tail, body = match.dialect.rewrite(call, tail, original.content_type, readable, model, provider.drop_fields)
+        # The app knows that its own provider reads this encoding; of another that is not known.
+        if body != readable or (encoded and not own and readable):
+            if encoded:
                 del request.headers["content-encoding"]
             request.data.content = body
             if "content-length" in request.headers:

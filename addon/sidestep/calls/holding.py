@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind, Kind, Outcome, Then
 from sidestep.calls.decoding import EncodingError
-from sidestep.calls.watching import ERROR_BODY_BYTES, Piece, Shape, Watch
+from sidestep.calls.watching import Piece, Shape, Watch
 from sidestep.config.settings import TimeoutSettings
 
 ERROR_BODY_SECONDS = 5.0
@@ -42,8 +42,9 @@ class Step:
     """What is to be done now.
 
     `data`: what goes on of the bytes that were fed. `outcome`: what the attempt is given; with `ended` as the last word
-    on it. `error`: with BREAK, and with RELEASE where the first content came together with an error event. `note`:
-    something that the attempt's story should tell.
+    on it. `error`: what the provider gave up with, with BREAK, and with RELEASE where it came together with the first
+    content. `told`: that error as it came, where the official SDK raises from it. `note`: something that the attempt's
+    story should tell.
     """
 
     do: Do
@@ -51,6 +52,7 @@ class Step:
     outcome: Outcome | None = None
     ended: bool = False
     error: ErrorFacts | None = None
+    told: bytes = b""
     note: str = ""
 
 
@@ -113,14 +115,14 @@ class Holding:
         rest = self.watch.rest()
         if not self.released:
             if rest.error is not None and not self.watch.begun:
-                return Step(Do.FAIL, rest.forward, self.watch.judge_error_event(rest.error))
+                return self._refused(rest, rest.error, now)
             return self._judged(self.watch.judge_end(), now, rest.forward)
         self.deadline = None
         match self.watch.shape:
             case Shape.OPAQUE:
                 return Step(Do.FORWARD)
             case Shape.STREAM if rest.error is not None:
-                return Step(Do.BREAK, outcome=judging.STREAM_ERROR, error=rest.error)
+                return self._broken(rest)
         outcome = self.watch.judge_end()
         if self.watch.shape is Shape.STREAM and outcome.kind is Kind.FAILURE:
             return Step(Do.BREAK, outcome=judging.TRUNCATED)
@@ -156,16 +158,16 @@ class Holding:
         self._held += len(piece.forward)
         if watch.shape is Shape.WHOLE:
             self.deadline = now + self._timeouts.idle
-        outcome = judging.SUCCESS if piece.content else None
+        outcome = watch.opening if piece.content else None
         if self._complete and self._held <= self._hold_bytes:
             return self._hold_whole(piece, outcome, now)
         if piece.content:
             return self._release(outcome, piece, now)
         if piece.error is not None:
-            return Step(Do.FAIL, piece.forward, watch.judge_error_event(piece.error))
-        if watch.shape is Shape.ERROR and self._held > ERROR_BODY_BYTES:
-            return self._judged(watch.judge_end(), now, piece.forward)
+            return self._refused(piece, piece.error, now)
         if self._held > self._hold_bytes:
+            if watch.shape is Shape.ERROR:
+                return self._judged(watch.judge_end(), now, piece.forward)
             if watch.shape is Shape.WHOLE:
                 watch.let_flow()
                 outcome = judging.SUCCESS
@@ -176,13 +178,18 @@ class Holding:
         """`commit = "complete"`: nothing is let go before the stream's end."""
         watch = self.watch
         if piece.error is not None:
-            failed = judging.BROKEN_STREAM if watch.begun else watch.judge_error_event(piece.error)
-            return Step(Do.FAIL, piece.forward, failed)
+            if watch.begun:
+                return Step(Do.FAIL, piece.forward, judging.BROKEN_STREAM)
+            return self._refused(piece, piece.error, now)
         if watch.finished:
             return self._release(outcome, piece, now)
         if watch.begun:
             self.deadline = now + self._timeouts.idle
         return Step(Do.HOLD, piece.forward, outcome, note=_note(piece))
+
+    def _refused(self, piece: Piece, error: ErrorFacts, now: float) -> Step:
+        """An error has come in place of content: about the request itself, then it is the app's; or of the provider."""
+        return self._judged(self.watch.judge_error_event(error), now, piece.forward + piece.told)
 
     def _judged(self, outcome: Outcome, now: float, rest: bytes = b"") -> Step:
         """A whole answer has its outcome: the app gets it, or another attempt may answer."""
@@ -197,7 +204,8 @@ class Holding:
     def _release(self, outcome: Outcome | None, piece: Piece, now: float, note: str = "") -> Step:
         self.released = True
         self.deadline = now + self._timeouts.idle
-        return Step(Do.RELEASE, piece.forward, outcome, error=piece.error, note=note or _note(piece))
+        told = piece.told if piece.raises else b""
+        return Step(Do.RELEASE, piece.forward, outcome, error=piece.error, told=told, note=note or _note(piece))
 
     # --- flowing
 
@@ -207,12 +215,15 @@ class Holding:
             self.deadline = now + self._timeouts.idle
         if watch.shape is not Shape.STREAM:
             return Step(Do.FORWARD, data)
-        begun = watch.begun
         piece = self._read(data)
-        outcome = judging.SUCCESS if piece.content and not begun else None
         if piece.error is not None:
-            return Step(Do.BREAK, piece.forward, judging.STREAM_ERROR, error=piece.error, note=_note(piece))
+            return self._broken(piece)
+        outcome = watch.opening if piece.content else None
         return Step(Do.FORWARD, piece.forward, outcome, note=_note(piece))
+
+    def _broken(self, piece: Piece) -> Step:
+        told = piece.told if piece.raises else b""
+        return Step(Do.BREAK, piece.forward, judging.STREAM_ERROR, error=piece.error, told=told, note=_note(piece))
 
     def _read(self, data: bytes) -> Piece:
         try:
@@ -222,4 +233,4 @@ class Holding:
 
 
 def _note(piece: Piece) -> str:
-    return f"{piece.dropped} event(s) that were no valid JSON dropped" if piece.dropped else ""
+    return f"{piece.dropped} event(s) that no SDK could read dropped" if piece.dropped else ""

@@ -111,7 +111,7 @@ class Calls:
             return None
 
     def _plan(self, session: Session) -> bool:
-        """Read the call and choose who may answer. False: it goes where the app sent it."""
+        """Read the call and choose the providers that may answer. False: it goes where the app sent it."""
         flow, match, engine = session.flow, session.match, session.engine
         if flow.is_replay == "request" and (before := self.replayable.get(flow.id)) is not None:
             if flow.request.raw_content == before.sent_body:
@@ -142,7 +142,8 @@ class Calls:
                 session.release()
             del self.sessions[flow.id]
             return False
-        session.exchange = Exchange(engine, match, call, chosen, now, body_bytes=len(body))
+        credential = original.fingerprint() if any(c.own_credential for c in chosen.candidates) else ""
+        session.exchange = Exchange(engine, match, call, chosen, now, body_bytes=len(body), credential=credential)
         engine.live.add(session)
         if not session.acting:
             self._look_on(session)
@@ -150,12 +151,10 @@ class Calls:
 
     def _look_on(self, session: Session) -> None:
         """Mode `observe`: note what would be done, and judge the own provider by what the app gets."""
-        engine, exchange, now = session.engine, session.exchange, self.core.clock()
+        exchange, now = session.exchange, self.core.clock()
         assert exchange is not None
-        candidates = exchange.plan.candidates
-        own = next((c for c in candidates if c.own), None)
-        first = next((c for c in candidates if engine.would_admit(c, now)), None)
-        first = first or next((c for c in candidates if engine.foresees_limit(c, now)), None)
+        own = next((c for c in exchange.plan.candidates if c.own), None)
+        first = exchange.first_choice(now)
         if first is None:
             session.advice = "sidestep would have answered 503: every provider is refused"
         elif not first.own:
@@ -163,8 +162,7 @@ class Calls:
         if session.advice is not None:
             logger.info(session.advice, extra={"client": session.flow.client_conn.peername})
         if own is not None:
-            session.flight = Flight(session, exchange, engine.look_on(own, now))
-            exchange.attempts.append(session.flight.attempt)
+            session.flight = Flight(session, exchange, exchange.look_on(own, now))
             session.answered_by = own.provider
 
     def _advance(self, session: Session) -> Awaitable[None] | None:
@@ -252,7 +250,7 @@ class Calls:
                 try:
                     piece = watch.feed(data)
                     if piece.content:
-                        flight.settle(judging.SUCCESS)
+                        flight.settle(watch.opening)
                     if piece.error is not None:
                         flight.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
                 except Exception as e:

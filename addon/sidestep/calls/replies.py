@@ -26,7 +26,7 @@ def error(dialect: Dialect, code: int, kind: ErrorKind, message: str, **headers:
 
 
 def exhausted(exchange: Exchange) -> http.Response:
-    """Nobody is left to ask: 503 when nobody was asked, else 502, or 504 for a timeout; 426 to a WebSocket
+    """No provider is left to ask: 503 when none was asked, else 502, or 504 for a timeout; 426 to a WebSocket
     handshake, on which the clients that can come back over HTTP."""
     dialect = exchange.match.dialect
     refused = exchange.refused

@@ -65,8 +65,8 @@ def tell(session: Session) -> None:
     last = attempts[-1] if attempts else None
     rerouted = session.answered_by is not None and last is not None and not last.candidate.own
     if session.answered_by is None:
-        who = ", ".join(a.label for a in failed) or ", ".join(f"{r.provider}: {r.reason}" for r in exchange.refused)
-        comment = f"{app_host} → nobody ({who})" if who else f"{app_host} → nobody"
+        why = ", ".join(a.label for a in failed) or ", ".join(f"{r.provider}: {r.reason}" for r in exchange.refused)
+        comment = f"{app_host} → nobody ({why})" if why else f"{app_host} → nobody"
     else:
         comment = f"{app_host} → {session.answered_by.name}"
         before = [a.label for a in failed if a is not last]

@@ -12,16 +12,22 @@ from dataclasses import dataclass
 
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome
-from sidestep.breaker.ratelimits import retry_after, retry_delay_in_body
-from sidestep.calls.decoding import IDENTITY, EncodingError, TooMuchError, decoder
-from sidestep.dialects.base import Answer, Call, Dialect, Mark, StreamReader, Usage
+from sidestep.breaker.ratelimits import delay_in_text, retry_after
+from sidestep.calls.decoding import IDENTITY, EncodingError, TooMuchError, decoded_start, decoder
+from sidestep.dialects import common
+from sidestep.dialects.base import Call, Dialect, Event, Mark, StreamReader, Usage
+from sidestep.dialects.sse import Start, look_at
 
 ERROR_BODY_BYTES = 1 << 20
 """An error body is held to be read and perhaps handed on; more than this says nothing new."""
 
 
-MAX_EVENT_BYTES = 16 << 20
-"""A single event that is longer never ends."""
+MAX_EVENT_BYTES = 32 << 20
+"""A single event that is longer is not read: it and what follows go on as they come."""
+EVENT_STREAM = "text/event-stream"
+_SOUND = ("audio/", "image/", "video/")
+_LINES = ("ndjson", "jsonl", "json-lines", "json-seq", "stream+json")
+"""Types of documents that are sent line by line, which is no form of any dialect."""
 
 DECODED_AT_ONCE = 8 << 20
 """What one piece of a compressed stream may become: its events are all there at the same time."""
@@ -33,11 +39,11 @@ class Shape(enum.Enum):
     ERROR = "error"
     """A status of 400 or more: held whole, then judged."""
     STREAM = "stream"
-    """Events: held until the first content."""
+    """Events: held until the first content. Whether it is one, the first bytes show: it may turn out to be another."""
     WHOLE = "whole"
     """One document: held to its end, then judged."""
     FLOWING = "flowing"
-    """Bytes that make sense piece by piece (audio): let go with the first of them."""
+    """Bytes that go on piece by piece, let go with the first of them: sound, and what is not read any further."""
     OPAQUE = "opaque"
     """Not read: 1xx, 3xx, an encoding that is not known."""
 
@@ -48,15 +54,20 @@ class Piece:
 
     forward: bytes
     content: bool = False
-    """The answer has begun: from here on it is a success."""
+    """The answer has begun, or it is one that is not read: from here on its outcome is `Watch.opening`."""
     error: ErrorFacts | None = None
     """The provider gave up in band; nothing after it matters."""
     dropped: int = 0
-    """Events that were no valid JSON, left out of `forward`."""
+    """Events that no SDK could read, left out of `forward`."""
+    told: bytes = b""
+    """Of an `error`: its event and all that came after it, as they came. What follows is to be passed on unread."""
+    raises: bool = False
+    """The official SDK raises its own API error from `told`."""
 
 
 class Watch:
-    """State: the shape, the decoder, the stream's reader or the bytes collected, whether content was seen."""
+    """State: the shape, the decoder, the stream's reader or the bytes collected, whether content was seen, what the
+    provider gave up with, whether the answer is one that is not read."""
 
     def __init__(
         self,
@@ -82,25 +93,29 @@ class Watch:
         self._own_provider = own_provider
         self._own_credential = own_credential
         self._wall_now = wall_now
-        self._unwrap = False
         self._body = bytearray()
         self._content = False
+        self._start = b""
+        self._told: ErrorFacts | None = None
+        self.unread = False
+        """The answer is in a form that is not read here."""
         self._content_type = self._encoding = ""
+        self._sized = False
         self.tells_limits = False
         """Whether any header speaks of rate limits."""
         for name, value in fields:
-            if name[:1] in b"xXaA":
+            if name[:1] in b"xXaArR":
                 self.tells_limits = self.tells_limits or b"ratelimit" in name.lower()
             elif len(name) == 12 and name.lower() == b"content-type":
                 self._content_type = value.decode("latin-1")
             elif len(name) == 16 and name.lower() == b"content-encoding":
                 self._encoding = value.decode("latin-1").strip().lower()
+            elif len(name) == 14 and name.lower() == b"content-length":
+                self._sized = True
         self._decode = decoder(self._encoding, at_once=DECODED_AT_ONCE)
         self._reader: StreamReader | None = None
         self.shape = self._shape()
-        if self.shape is Shape.STREAM:
-            self._unwrap = unwrap
-            self._reader = dialect.reader(call, self._content_type)
+        self._unwrap = unwrap and self.shape is Shape.STREAM
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -110,14 +125,17 @@ class Watch:
     def _shape(self) -> Shape:
         if self.status >= 400:
             return Shape.ERROR
-        if self.status < 200 or self.status >= 300 or self._decode is None:
+        if self.status < 200 or self.status >= 300:
             return Shape.OPAQUE
-        if self.dialect.is_stream(self.call, self._content_type):
-            return Shape.STREAM
-        kind = self._content_type.partition(";")[0].strip().lower()
-        if kind.startswith(("audio/", "image/", "video/")) or kind == "application/octet-stream":
-            return Shape.FLOWING
-        return Shape.WHOLE
+        if self._decode is None:
+            self.unread = True
+            return Shape.OPAQUE
+        kind = common.media_type(self._content_type)
+        # What is asked for is not known of a request that could not be read.
+        if self.call.stream or (self.call.model is None and kind == EVENT_STREAM):
+            return Shape.FLOWING if kind.startswith(_SOUND) else Shape.STREAM
+        sound = self.call.operation.startswith("audio/") and kind == "application/octet-stream"
+        return Shape.FLOWING if sound or kind.startswith(_SOUND) else Shape.WHOLE
 
     @property
     def plain(self) -> bool:
@@ -136,10 +154,20 @@ class Watch:
         return self._content
 
     @property
+    def opening(self) -> Outcome:
+        """The outcome of an answer that begins now."""
+        return judging.UNREAD if self.unread else judging.SUCCESS
+
+    @property
     def finished(self) -> bool:
         """Whatever ends the stream now, the answer is whole: its terminal event has come, or at least the reason
         why it stopped. Many who speak the OpenAI dialect leave `[DONE]` out."""
         return self._reader is not None and (self._reader.finished or self._reader.answered)
+
+    @property
+    def gave_up(self) -> bool:
+        """The provider has ended the stream with an error."""
+        return self._told is not None
 
     def feed(self, data: bytes) -> Piece:
         """What some bytes of the body mean. EncodingError: they are not in it."""
@@ -148,7 +176,7 @@ class Watch:
                 return self._feed_stream(data)
             case Shape.FLOWING:
                 began, self._content = not self._content and bool(data), self._content or bool(data)
-                return Piece(data, content=began)
+                return Piece(self._as_it_goes(data), content=began)
             case Shape.OPAQUE:
                 return Piece(data)
             case _:
@@ -166,56 +194,135 @@ class Watch:
         assert self._reader is not None
         return self._reader.skim(data)
 
-    def _feed_stream(self, data: bytes) -> Piece:
-        reader = self._reader
-        assert reader is not None
+    def _as_it_goes(self, data: bytes) -> bytes:
+        """Bytes that are passed on unread."""
+        if not self._unwrap or self._encoding in IDENTITY:
+            return data
         assert self._decode is not None
-        plain = self.plain
         try:
-            events = reader.feed(data if self._encoding in IDENTITY else self._decode(data))
+            return self._decode(data)
+        except TooMuchError as e:
+            raise EncodingError("more than is decoded") from e
+
+    def _feed_stream(self, data: bytes) -> Piece:
+        assert self._decode is not None
+        if self._told is not None:
+            return Piece(self._as_it_goes(data))
+        try:
+            decoded = data if self._encoding in IDENTITY else self._decode(data)
         except TooMuchError:
             return self._give_up_reading(data)
-        if reader.pending > MAX_EVENT_BYTES:
-            return Piece(b"", error=ErrorFacts(ErrorKind.SERVER, "an event without an end"))
+        if self._reader is None:
+            self._body += data
+            self._start += decoded
+            turned = self._look(data)
+            if turned is not None:
+                return turned
+            decoded, self._start = self._start, b""
+        assert self._reader is not None
+        piece = self._read(self._reader.feed(decoded), data)
+        if self._reader.pending > MAX_EVENT_BYTES and piece.error is None:
+            rest = self._reader.release()
+            began = self._flow_unread()
+            forward = piece.forward + rest if self.plain else data
+            return Piece(forward, piece.content or began, None, piece.dropped)
+        return piece
+
+    def _look(self, data: bytes) -> Piece | None:
+        """What the first bytes show the answer to be; None if it is a stream, whose reader is now there. `data`: the
+        latest of them."""
+        start, found = self._start, look_at(self._start)
+        if found is None:
+            return Piece(b"" if self.plain else data)
+        first = start.lstrip()[:1]
+        if found is Start.EVENTS or (
+            found is Start.OTHER and self.dialect.is_stream(self.call, self._content_type, start)
+        ):
+            form = EVENT_STREAM if found is Start.EVENTS or first not in b"{[" else "application/json"
+            self._reader = self.dialect.reader(self.call, form)
+            self._body.clear()
+            return None
+        # Its bytes go on as they came, in whatever encoding they are.
+        forward = bytes(self._body) if self.plain else data
+        self._unwrap = False
+        self._start = b""
+        kind = common.media_type(self._content_type)
+        if found is Start.UNREADABLE or (first != b"<" and any(word in kind for word in _LINES)):
+            return Piece(forward, content=self._flow_unread())
+        if self.call.operation.startswith("audio/") and first not in b"{<":
+            self.shape = Shape.FLOWING
+            self._content = True
+            return Piece(forward, content=True)
+        self.shape = Shape.WHOLE
+        return Piece(forward)
+
+    def _read(self, events: list[Event], data: bytes) -> Piece:
+        """What some events mean; `data`: the bytes that completed them."""
+        reader, plain = self._reader, self.plain
+        assert reader is not None
         forward: list[bytes] = []
         content = False
         dropped = 0
-        for event in events:
+        for at, event in enumerate(events):
             mark = event.mark
-            if mark is Mark.ERROR and not reader.finished:
+            if mark is Mark.ERROR:
                 self.note_usage()
-                return Piece(b"".join(forward) if plain else data, content, event.error or NO_ERROR, dropped)
+                self._told = event.error or NO_ERROR
+                told = b"".join(e.raw for e in events[at:]) + reader.release() if plain else b""
+                kept = b"".join(forward) if plain else data
+                return Piece(kept, content, self._told, dropped, told, event.raises)
             if mark is Mark.MALFORMED:
                 dropped += 1
                 if plain:
+                    if self._sized:  # its length was announced: blank lines mean nothing
+                        forward.append(b"\n" * len(event.raw))
                     continue
             elif not self._content and (mark is Mark.CONTENT or mark is Mark.TERMINAL):
                 content = self._content = True
             forward.append(event.raw)
         return Piece(b"".join(forward) if plain else data, content, None, dropped)
 
-    def _give_up_reading(self, data: bytes) -> Piece:
-        """A compressed stream becomes more than is read: it goes on as it is, judged by its status alone."""
-        if self._unwrap:
-            return Piece(b"", error=ErrorFacts(ErrorKind.SERVER, "a compressed stream that is too large to be read"))
+    def _flow_unread(self) -> bool:
+        """From here on nothing is read. Whether the answer begins with it."""
         self.note_usage()
         self._reader = None
         began = not self._content
+        self.unread = self.unread or began
         self.let_flow()
-        return Piece(data, content=began)
+        return began
+
+    def _give_up_reading(self, data: bytes) -> Piece:
+        """A compressed stream becomes more than is read: it goes on as it is."""
+        if self._unwrap:
+            return Piece(b"", error=ErrorFacts(ErrorKind.SERVER, "a compressed stream that is too large to be read"))
+        return Piece(data, content=self._flow_unread())
 
     def rest(self) -> Piece:
         """The end of a stream: what was held back because its event was not complete."""
         reader = self._reader
         if reader is None:
-            return Piece(b"")
+            if self.shape is not Shape.STREAM:
+                return Piece(b"")
+            # It ended before its first bytes showed what it is.
+            held = bytes(self._body) if self.plain else b""
+            self.shape = Shape.WHOLE
+            self._unwrap = False
+            return Piece(held)
         events = reader.close()
         self.note_usage()
         if any(e.mark in (Mark.CONTENT, Mark.TERMINAL) for e in events):
             self._content = True
-        error = next((e.error or NO_ERROR for e in events if e.mark is Mark.ERROR), None)
-        kept = [e.raw for e in events if e.mark not in (Mark.MALFORMED, Mark.ERROR)]
-        return Piece(b"".join(kept) if self.plain else b"", error=None if self.finished else error)
+        error = next((e for e in events if e.mark is Mark.ERROR), None)
+        kept = [
+            b"\n" * len(e.raw) if self._sized and e.mark is Mark.MALFORMED else e.raw
+            for e in events
+            if e.mark is not Mark.ERROR and (self._sized or e.mark is not Mark.MALFORMED)
+        ]
+        forward = b"".join(kept) if self.plain else b""
+        if error is None:
+            return Piece(forward)
+        self._told = error.error or NO_ERROR
+        return Piece(forward, error=self._told, told=error.raw if self.plain else b"", raises=error.raises)
 
     def note_usage(self) -> None:
         """Take over what the stream's reader has gathered so far."""
@@ -230,8 +337,26 @@ class Watch:
         return self.dialect.phrase_error_event(self.call, kind, message)
 
     def judge_error_event(self, error: ErrorFacts) -> Outcome:
-        """The outcome of an error event that came in place of content."""
-        return judging.judge_no_answer(self.status, error, own_credential=self._own_credential)
+        """The outcome of an error event that came in place of content.
+
+        HAND_OVER: it is the provider's answer to this request. What was held, `forward` and `told` are the app's, and
+        whatever follows.
+        """
+        seconds = None
+        if error.kind in (ErrorKind.RATE_LIMIT, ErrorKind.QUOTA):
+            seconds = retry_after(self.headers, self._wall_now)
+            if seconds is None:
+                seconds = delay_in_text(error.message, self._wall_now)
+        return self._no_answer(error, seconds)
+
+    def _no_answer(self, error: ErrorFacts | None, seconds: float | None = None) -> Outcome:
+        return judging.judge_no_answer(
+            self.status,
+            error,
+            own_provider=self._own_provider,
+            own_credential=self._own_credential,
+            retry_after=seconds,
+        )
 
     def judge_end(self) -> Outcome:
         """The outcome of an answer that has ended by itself."""
@@ -240,14 +365,18 @@ class Watch:
                 return self._judge_error()
             case Shape.STREAM:
                 self.note_usage()
+                if self._told is not None:
+                    return judging.STREAM_ERROR if self._content else self.judge_error_event(self._told)
                 if not self._content:
                     return judging.judge_no_answer(self.status)
                 return judging.SUCCESS if self.finished else judging.TRUNCATED
             case Shape.WHOLE:
                 return self._judge_whole()
             case Shape.FLOWING:
-                return judging.SUCCESS if self._content else judging.judge_no_answer(self.status)
+                return self.opening if self._content else judging.judge_no_answer(self.status)
             case Shape.OPAQUE:
+                if self.unread:
+                    return judging.UNREAD
                 if 300 <= self.status < 400 and not self._own_provider:
                     # An app that followed it would take its own key to a host that it never addressed.
                     return judging.judge_no_answer(self.status)
@@ -268,30 +397,46 @@ class Watch:
             return b""
 
     def _judge_error(self) -> Outcome:
-        headers, body = self.headers, self._decoded() or b""
+        # Of a long one its beginning says what it is.
+        headers, body = self.headers, decoded_start(self._encoding, bytes(self._body))[:ERROR_BODY_BYTES]
         error = self.dialect.read_error(self.status, headers, body)
-        seconds = retry_after(headers, self._wall_now)
-        if seconds is None and self.status == 429:
-            seconds = retry_delay_in_body(body)
+        if error.kind is ErrorKind.NONE and len(self._body) > ERROR_BODY_BYTES:
+            error = ErrorFacts(ErrorKind.INVALID)  # more than is read or kept: its status alone decides
         return judging.judge_status(
             self.status,
             error,
             own_provider=self._own_provider,
             own_credential=self._own_credential,
-            retry_after=seconds,
+            retry_after=retry_after(headers, self._wall_now, body),
         )
 
     def _judge_whole(self) -> Outcome:
         body = self._decoded()
-        if self.call.stream:
-            # A stream was asked for: the SDKs read anything else as an empty answer, without an error.
-            answer = Answer(good=False, error=self.dialect.read_error(self.status, self.headers, body or b""))
-        elif body is None:
-            answer = Answer(good=True)
-        else:
-            answer = self.dialect.judge_answer(self.call, self._content_type, body)
+        if body is None:
+            self.unread = True
+            return judging.UNREAD
+        if not self.call.stream and look_at(body[:64]) is Start.EVENTS:
+            return self._judge_unasked_stream(body)
+        answer = self.dialect.judge_answer(self.call, self._content_type, body)
+        if answer.unread:
+            self.unread = True
+            return judging.UNREAD
         if not answer.good:
-            return judging.judge_no_answer(self.status, answer.error, own_credential=self._own_credential)
+            error, seconds = answer.error, None
+            if error is not None and error.kind in (ErrorKind.RATE_LIMIT, ErrorKind.QUOTA):
+                seconds = retry_after(self.headers, self._wall_now, body)
+            return self._no_answer(error, seconds)
+        if self.call.stream:
+            return judging.OTHER_FORM
         self.usage, self.model, self.ids = answer.usage, answer.model, answer.ids
         self._content = True
         return Outcome(Kind.SUCCESS, "ok", status=self.status)
+
+    def _judge_unasked_stream(self, body: bytes) -> Outcome:
+        """A stream for a call that asked for none."""
+        reader = self.dialect.reader(self.call, EVENT_STREAM)
+        events = reader.feed(body) + reader.close()
+        if not reader.content:
+            error = next((e.error for e in events if e.mark is Mark.ERROR), None)
+            return judging.judge_no_answer(self.status) if error is None else self.judge_error_event(error)
+        return judging.OTHER_FORM

@@ -1,7 +1,7 @@
 """The built-in catalog: base URLs, keys and model names of well-known providers, as data.
 
-Pure: no environment, no I/O, no choice of whom to ask. Each entry names the page of the provider's own documentation
-that states its base URL and how it takes a key.
+Pure: no environment, no I/O, no choice of a provider to ask. Each entry names the page of the provider's own
+documentation that states its base URL and how it takes a key.
 """
 
 from __future__ import annotations

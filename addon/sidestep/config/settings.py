@@ -24,7 +24,7 @@ MODES = ("enforce", "observe", "off")
 
 
 class Secret:
-    """A key. It shows itself only to who asks for it by name."""
+    """A key. It shows itself only where it is asked for by name."""
 
     __slots__ = ("_value",)
 

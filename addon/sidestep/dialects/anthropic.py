@@ -13,10 +13,20 @@ import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common
-from sidestep.dialects.base import Answer, Call, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.common import bounded, dicts_in, digest, fields_of, int_of, text_of, value_of
+from sidestep.dialects.base import Answer, Call, Mark, Pin, PinKind, StreamReader, Usage
+from sidestep.dialects.common import bounded, dicts_in, digest, fields_of, int_of, items_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
-from sidestep.dialects.reader import CONTENT, LIFECYCLE, Reader, Reading, decode_event, error_reading
+from sidestep.dialects.reader import (
+    BROKE_DOWN,
+    CONTENT,
+    HALF_A_CALL,
+    LIFECYCLE,
+    Malformed,
+    Reader,
+    Reading,
+    decode_event,
+    error_reading,
+)
 
 OPERATIONS = {"/v1/messages": "messages", "/v1/messages/count_tokens": "count_tokens"}
 
@@ -49,6 +59,7 @@ _FREE = frozenset({"input"})
 
 class _Event(msgspec.Struct):
     type: Any = None
+    index: Any = 0
     message: Any = None
     delta: Any = None
     content_block: Any = None
@@ -76,7 +87,7 @@ class Anthropic:
             self.name,
             operation,
             text_of(fields.get("model")),
-            stream=operation == "messages" and value_of(fields.get("stream")) is True,
+            stream=operation == "messages" and common.asks_for_stream(fields.get("stream")),
             pin=_pin(fields, body),
             max_output_tokens=int_of(value_of(fields.get("max_tokens"))) or None,
             messages=fields.get("messages") if operation == "messages" else None,
@@ -96,26 +107,31 @@ class Anthropic:
     def reader(self, call: Call, content_type: str) -> StreamReader:
         return _MessageReader(partial(self.phrase_error_event, call))
 
-    def is_stream(self, call: Call, content_type: str) -> bool:
-        kind = common.media_type(content_type)
-        # The SDKs do not look at the type: what was asked for as a stream and bears a vague one is read as one.
-        return kind == "text/event-stream" or (call.stream and kind in ("", "text/plain", "application/octet-stream"))
+    def is_stream(self, call: Call, content_type: str, start: bytes) -> bool:
+        # The SDKs do not look at the type. What begins as a document is none, whatever it calls itself.
+        return common.media_type(content_type) == "text/event-stream" and not start.lstrip().startswith(
+            (b"{", b"[", b"<")
+        )
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
-        fields = None if common.is_html(content_type, body) else fields_of(body)
+        fields = common.answer_fields(content_type, body)
         if fields is None:
-            return Answer(good=False)
+            return common.not_read(content_type, body)
         if value_of(fields.get("error")) or text_of(fields.get("type")) == "error":
             return common.no_answer(body)
-        if ("input_tokens" if call.operation == "count_tokens" else "content") not in fields:
+        if call.operation == "count_tokens":
+            return Answer(good=True) if "input_tokens" in fields else common.no_answer(body)
+        stop, told = value_of(fields.get("stop_reason")), value_of(fields.get("usage"))
+        if common.broke_down(stop):
+            return Answer(good=False, error=common.BREAKDOWN)
+        if not items_of(fields.get("content")) and not (_is_list(fields.get("content")) and _ends_well(stop, told)):
             return common.no_answer(body)
         signed = b'"signature"' in body or b'"redacted_thinking"' in body or b'"encrypted_' in body
         ids = _signatures(value_of(fields.get("content"))) if signed else []
         container = value_of(fields.get("container"))
         if isinstance(container, dict) and isinstance(container.get("id"), str):
             ids.append(container["id"])
-        usage = _usage(value_of(fields.get("usage")), None)
-        return Answer(True, None, usage, text_of(fields.get("model")), bounded(ids))
+        return Answer(True, None, _usage(told, None), text_of(fields.get("model")), bounded(ids))
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorFacts:
         return facts_in(status, body)
@@ -135,6 +151,16 @@ def _error(kind: ErrorKind, message: str) -> dict[str, Any]:
         "type": "error",
         "error": {"type": _ERROR_TYPES.get(kind, "api_error"), "message": f"sidestep: {message}"},
     }
+
+
+def _is_list(raw: msgspec.Raw | None) -> bool:
+    return isinstance(value_of(raw), list)
+
+
+def _ends_well(stop: Any, usage: Any) -> bool:
+    """Whether a message without content may be one: Claude's empty answers have a reason and some tokens."""
+    counts_none = isinstance(usage, dict) and usage.get("output_tokens") == 0
+    return bool(stop) and not (stop == "end_turn" and counts_none)
 
 
 def _usage(usage: Any, before: Usage | None) -> Usage | None:
@@ -187,9 +213,18 @@ def _pin(fields: Mapping[str, msgspec.Raw], body: bytes) -> Pin | None:
 
 
 class _MessageReader(Reader):
-    """The event stream of Messages. State beside the base's: whether it has said why it stopped."""
+    """The event stream of Messages. State beside the base's: whether it has said why it stopped, the index of the
+    tool call that has begun and not ended."""
 
     _stopped = False
+    _call: Any = None
+
+    def raises(self, name: bytes, data: bytes) -> bool:
+        return name == b"error"
+
+    @property
+    def calling(self) -> bool:
+        return self._call is not None
 
     @property
     def answered(self) -> bool:
@@ -198,7 +233,12 @@ class _MessageReader(Reader):
     def read(self, name: bytes, data: bytes) -> Reading:
         if data == b"[DONE]":
             return LIFECYCLE
-        event = decode_event(_event, data)
+        try:
+            event = decode_event(_event, data)
+        except Malformed:
+            if name in (b"", b"ping") and not self.calling:
+                return LIFECYCLE  # the SDKs pass it over unread
+            raise
         if event is None:
             return LIFECYCLE if name != b"error" else error_reading(data)
         kind = event.type
@@ -208,6 +248,8 @@ class _MessageReader(Reader):
                 return LIFECYCLE
             if delta.get("type") == "signature_delta" and isinstance(delta.get("signature"), str):
                 self.note_ids(digest(delta["signature"].encode("utf-8", "surrogatepass")))
+            if delta.get("type") == "input_json_delta" and self.dropped and not self.calling:
+                return Mark.ERROR, HALF_A_CALL
             return CONTENT if any(v for k, v in delta.items() if k != "type") else LIFECYCLE
         if kind == "error" or name == b"error" or (event.error and not kind):
             return error_reading(data)
@@ -218,14 +260,22 @@ class _MessageReader(Reader):
             if not isinstance(block, dict):
                 return LIFECYCLE
             self.note_ids(*_signatures(block))
+            if isinstance(block.get("type"), str) and block["type"].endswith("tool_use"):
+                self._call = 0 if event.index is None else event.index
             if block.get("type") in ("text", "thinking"):
                 return CONTENT if block.get("text") or block.get("thinking") else LIFECYCLE
             return CONTENT
+        if kind == "content_block_stop":
+            self._call = None
+            return LIFECYCLE
         if kind == "message_delta":
             self.usage = _usage(event.usage, self.usage)
             delta = event.delta if isinstance(event.delta, dict) else {}
             self._note_container(delta.get("container"))
-            if not delta.get("stop_reason"):
+            stop = delta.get("stop_reason")
+            if common.broke_down(stop):
+                return BROKE_DOWN
+            if not stop or not (self.content or _ends_well(stop, event.usage)):
                 return LIFECYCLE
             self._stopped = True
             return CONTENT

@@ -85,7 +85,7 @@ class Mark(enum.Enum):
     ERROR = "error"
     """The provider gave up in band."""
     MALFORMED = "malformed"
-    """No valid JSON: to be dropped, for the SDKs crash on it."""
+    """No JSON that any SDK could read: to be dropped, for they crash on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ class Event:
     raw: bytes
     mark: Mark
     error: ErrorFacts | None = None
+    raises: bool = False
+    """An ERROR from which the official SDK raises its own API error, so that nothing need be put in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,10 @@ class StreamReader(Protocol):
         """Bytes held back because their event is not complete."""
         ...
 
+    def release(self) -> bytes:
+        """Those bytes: nothing more is to be read."""
+        ...
+
     def error_event(self, kind: ErrorKind, message: str) -> bytes:
         """Bytes that end this stream, after the raws given out so far (those marked MALFORMED left out), so that
         the official SDK raises its own API error; empty where nothing valid can follow."""
@@ -153,13 +159,15 @@ class StreamReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a whole 2xx body turned out to be. `error` is set when it is no answer."""
+    """What a whole 2xx body turned out to be. `error` is set when it is no answer and says why; `unread` when it is
+    in a form that is not known here, so that it may be one for all we know."""
 
     good: bool
     error: ErrorFacts | None = None
     usage: Usage | None = None
     model: str | None = None
     ids: tuple[str, ...] = ()
+    unread: bool = False
 
 
 class Dialect(Protocol):
@@ -199,8 +207,9 @@ class Dialect(Protocol):
         """Whether a whole 2xx body is an answer to this call."""
         ...
 
-    def is_stream(self, call: Call, content_type: str) -> bool:
-        """Whether an answer with this content type is one of this dialect's streams."""
+    def is_stream(self, call: Call, content_type: str, start: bytes) -> bool:
+        """Whether an answer that is no event stream by its first bytes is one of this dialect's streams all the
+        same. `start`: its first bytes, at least one that is no blank."""
         ...
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorFacts:

@@ -6,21 +6,28 @@ Pure: no mitmproxy, no clock, no I/O, no single dialect's grammar.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
 
-from sidestep.breaker.outcomes import NO_ERROR
+from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind
 from sidestep.dialects.base import Answer
 from sidestep.dialects.errors import facts_in
+from sidestep.dialects.lenient import STRICTLY_UNREADABLE, UnreadableError, strict
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder()
 encode = msgspec.json.Encoder().encode
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNREADABLE = STRICTLY_UNREADABLE
+_CHARSET = re.compile(r"charset=\"?([\w.:-]{1,40})", re.IGNORECASE)
+_READ_CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii")
+_LEADING = b" \t\r\n\xef\xbb\xbf"
+MAX_COUNT = 10**12
+"""More tokens than any answer can cost: a greater number is none."""
 MAX_IDS = 64
 """Identifiers remembered of one answer."""
 
@@ -89,7 +96,12 @@ def text_of(raw: msgspec.Raw | None) -> str | None:
 
 
 def int_of(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else 0
+
+
+def asks_for_stream(raw: msgspec.Raw | None) -> bool:
+    """Whether a request's flag asks for a stream, also where it is a word or a number that some servers take."""
+    return value_of(raw) in (True, "true", "True", "1")
 
 
 def with_fields(body: bytes, model: str | None, drop: Collection[str]) -> bytes:
@@ -134,16 +146,65 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def is_html(content_type: str, body: bytes) -> bool:
-    if "html" in media_type(content_type):
-        return True
-    return body[:200].lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
+def charset_of(content_type: str) -> str:
+    """The declared character set, empty if there is none."""
+    found = _CHARSET.search(content_type)
+    return found[1].lower() if found else ""
+
+
+# --- whole answers
+
+
+def is_page(body: bytes) -> bool:
+    """A page in place of an answer, whatever it calls itself."""
+    return body[:200].lstrip(_LEADING).startswith(b"<")
+
+
+def answer_fields(content_type: str, body: bytes) -> dict[str, msgspec.Raw] | None:
+    """The fields of a JSON object that any of the official SDKs could read; None if it is none."""
+    fields = fields_of(body)
+    if fields is not None or not body:
+        return fields
+    try:
+        return fields_of(strict(body, charset_of(content_type)))
+    except UnreadableError:
+        return None
+
+
+def not_read(content_type: str, body: bytes) -> Answer:
+    """What a 2xx body is that is no JSON object: nothing, a page, broken JSON, JSON of another kind; or a form that
+    is not known here."""
+    start = body[:200].lstrip(_LEADING)
+    if not start or is_page(body):
+        return Answer(good=False)
+    kind = media_type(content_type)
+    known = kind == "text/event-stream" or "html" in kind
+    known = known or ("json" in kind and charset_of(content_type) in _READ_CHARSETS)
+    return Answer(good=False, unread=not known and not start.startswith((b"{", b"[")))
 
 
 def no_answer(body: bytes) -> Answer:
     """A 2xx body that is no answer, with the error that it holds, if it does."""
     error = facts_in(0, body)
     return Answer(good=False, error=None if error is NO_ERROR else error)
+
+
+BROKEN_DOWN = frozenset(
+    {
+        *("error", "network_error", "abort", "aborted", "timeout", "server_error", "internal_error"),
+        *("upstream_error", "insufficient_system_resource", "failed"),
+    }
+)
+"""Reasons for an end that say that the provider has broken down: `error` of OpenRouter, vLLM and Cohere, `abort` of
+vLLM and SGLang, `network_error` of Zhipu, `insufficient_system_resource` of DeepSeek."""
+
+
+def broke_down(reason: Any) -> bool:
+    """Whether a finish reason says that the provider has broken down, in any dialect's spelling."""
+    return isinstance(reason, str) and reason.lower() in BROKEN_DOWN
+
+
+BREAKDOWN = ErrorFacts(ErrorKind.SERVER, "the provider ended its answer with an error")
 
 
 # --- streams

@@ -18,7 +18,16 @@ from sidestep.dialects import common
 from sidestep.dialects.base import Answer, Call, Event, Mark, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.common import bounded, dicts_in, digest, fields_of, int_of, items_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
-from sidestep.dialects.reader import CONTENT, LIFECYCLE, TERMINAL, Reader, Reading, decode_event, error_reading
+from sidestep.dialects.reader import (
+    BROKE_DOWN,
+    CONTENT,
+    LIFECYCLE,
+    TERMINAL,
+    Reader,
+    Reading,
+    decode_event,
+    error_reading,
+)
 from sidestep.dialects.sse import ArrayScanner, Scanned
 
 OPERATIONS = frozenset(
@@ -36,6 +45,11 @@ _FREE = frozenset({"args", "response", "parameters", "parametersJsonSchema", "re
 """Fields whose insides are somebody's own JSON."""
 _NO_SIGNATURES = frozenset({"skip_thought_signature_validator", "context_engineering_is_the_way_to_go"})
 """What Google's documentation gives to those who have no signature."""
+
+_MADE = ("candidatesTokenCount", "thoughtsTokenCount")
+_BAD_OUTPUT = frozenset({"MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE"})
+"""By Google's documentation the model's own failure, and without any output: another attempt often does better."""
+BAD_OUTPUT = ErrorFacts(ErrorKind.OUTPUT, "the model made a call of a tool that cannot be read")
 
 VERTEX_HOST = "aiplatform.googleapis.com"
 """Gemini at Google's other platform: the same bodies, other paths."""
@@ -112,22 +126,34 @@ class Gemini:
             return _GeminiReader(partial(self.phrase_error_event, call))
         return _ArrayReader(lambda kind, message: self.phrase_error(_STATUS.get(kind, (500,))[0], kind, message))
 
-    def is_stream(self, call: Call, content_type: str) -> bool:
-        kind = common.media_type(content_type)
-        return kind == "text/event-stream" or (call.stream and kind == "application/json")
+    def is_stream(self, call: Call, content_type: str, start: bytes) -> bool:
+        # Without `alt=sse` it is a JSON array, or one object in its place, which the SDK reads in either form.
+        begin = start.lstrip()
+        return begin.startswith((b"{", b"[")) or (
+            common.media_type(content_type) == "text/event-stream" and not begin.startswith(b"<")
+        )
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
-        fields = None if common.is_html(content_type, body) else fields_of(body)
+        fields = common.answer_fields(content_type, body)
         if fields is None:
-            return Answer(good=False)
-        if value_of(fields.get("error")):
+            return common.not_read(content_type, body)
+        if value_of(fields.get("error")) or not fields:
             return common.no_answer(body)
-        if call.operation == "generateContent" and not ("candidates" in fields or "promptFeedback" in fields):
-            return common.no_answer(body)
+        usage = value_of(fields.get("usageMetadata"))
+        if call.operation in _TALK:
+            candidates = [c for c in map(value_of, items_of(fields.get("candidates"))) if isinstance(c, dict)]
+            if not candidates and not _blocked(value_of(fields.get("promptFeedback"))):
+                return common.no_answer(body)
+            if any(common.broke_down(c.get("finishReason")) for c in candidates):
+                return Answer(good=False, error=common.BREAKDOWN)
+            if candidates and not any(_speaks(c) for c in candidates):
+                if any(c.get("finishReason") in _BAD_OUTPUT for c in candidates):
+                    return Answer(good=False, error=BAD_OUTPUT)
+                if not any(_ends_well(c.get("finishReason"), usage) for c in candidates):
+                    return common.no_answer(body)
         signed = b'"thoughtSignature"' in body or b'"thought_signature"' in body
         ids = _signatures(value_of(fields.get("candidates"))) if signed else []
-        usage = _usage(value_of(fields.get("usageMetadata")))
-        return Answer(True, None, usage, text_of(fields.get("modelVersion")), bounded(ids))
+        return Answer(True, None, _usage(usage), text_of(fields.get("modelVersion")), bounded(ids))
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ErrorFacts:
         return facts_in(status, body)
@@ -171,6 +197,24 @@ def _renamed(fields: dict[str, msgspec.Raw], model: str) -> dict[str, msgspec.Ra
         return fields
     prefix = "models/" if named.startswith("models/") else ""
     return {**fields, "model": msgspec.Raw(common.encode(prefix + model))}
+
+
+def _blocked(feedback: Any) -> bool:
+    return isinstance(feedback, dict) and bool(feedback.get("blockReason"))
+
+
+def _speaks(candidate: dict[str, Any]) -> bool:
+    content = candidate.get("content")
+    parts = content.get("parts") if isinstance(content, dict) else None
+    return isinstance(parts, list) and any(_says_something(p) for p in parts)
+
+
+def _ends_well(reason: Any, usage: Any) -> bool:
+    """Whether a candidate that says nothing may be an answer: it has a reason, and where that is the ordinary one,
+    a report that does not deny that anything was made. Counts of zero are left out of the report."""
+    if reason in (None, "", "FINISH_REASON_UNSPECIFIED"):
+        return False
+    return reason != "STOP" or not isinstance(usage, dict) or not usage or any(usage.get(n) for n in _MADE)
 
 
 def _usage(usage: Any) -> Usage | None:
@@ -218,7 +262,20 @@ def _pin(body: bytes) -> Pin | None:
 
 class _GeminiReader(Reader):
     """Chunks of `streamGenerateContent`. There is no terminal event: the answer is whole when every candidate
-    has its finish reason. State beside the base's: the candidates begun and not finished."""
+    has its finish reason. State beside the base's: the candidates begun and not finished, whether a tool call
+    that comes in pieces has begun and not ended."""
+
+    _calls = False
+
+    def raises(self, name: bytes, data: bytes) -> bool:
+        # The Python SDK takes the code from inside; without one it makes an answer of it.
+        fields = common.answer_fields("", data)
+        error = None if fields is None else value_of(fields.get("error"))
+        return isinstance(error, dict) and isinstance(error.get("code"), int) and error["code"] >= 400
+
+    @property
+    def calling(self) -> bool:
+        return self._calls
 
     def __init__(self, phrase: Callable[[ErrorKind, str], bytes], scanner: ArrayScanner | None = None) -> None:
         super().__init__(phrase, scanner)
@@ -239,7 +296,7 @@ class _GeminiReader(Reader):
         candidates = chunk.candidates
         if b'"thoughtSignature"' in data or b'"thought_signature"' in data:
             self.note_ids(*_signatures(candidates))
-        if isinstance(chunk.prompt_feedback, dict) and chunk.prompt_feedback.get("blockReason"):
+        if _blocked(chunk.prompt_feedback):
             self.finished = True
             return TERMINAL
         speaks = stopped = False
@@ -247,12 +304,20 @@ class _GeminiReader(Reader):
             if not isinstance(candidate, dict):
                 continue
             index = candidate.get("index") or 0
-            content = candidate.get("content")
-            parts = content.get("parts") if isinstance(content, dict) else None
-            says = isinstance(parts, list) and any(_says_something(p) for p in parts)
+            reason = candidate.get("finishReason")
+            says = _speaks(candidate)
+            if common.broke_down(reason):
+                return BROKE_DOWN
+            if reason in _BAD_OUTPUT and not (self.content or speaks or says):
+                return Mark.ERROR, BAD_OUTPUT
             speaks = speaks or says
-            if candidate.get("finishReason") not in (None, "", "FINISH_REASON_UNSPECIFIED"):
+            if says and b'"functionCall"' in data:
+                self._calls = b'"willContinue"' in data and _goes_on(candidate)
+            if reason not in (None, "", "FINISH_REASON_UNSPECIFIED"):
+                if not (self.content or speaks or _ends_well(reason, chunk.usage_metadata)):
+                    continue
                 stopped = True
+                self._calls = False
                 self._open.discard(index)
             elif says:
                 # Some give every chunk a finish reason: what speaks on without one was not finished.
@@ -262,6 +327,12 @@ class _GeminiReader(Reader):
             self.finished = True
             return TERMINAL
         return CONTENT if speaks or stopped else LIFECYCLE
+
+
+def _goes_on(candidate: dict[str, Any]) -> bool:
+    """Whether the last tool call in a candidate comes in pieces, and more are to follow."""
+    calls = [p.get("functionCall") for p in candidate["content"]["parts"] if isinstance(p, dict)]
+    return bool(calls) and isinstance(calls[-1], dict) and bool(calls[-1].get("willContinue"))
 
 
 def _says_something(part: Any) -> bool:

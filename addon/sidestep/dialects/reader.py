@@ -5,7 +5,6 @@ Pure: no mitmproxy, no clock, no I/O.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,9 @@ import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects.base import Event, Mark, Usage
-from sidestep.dialects.common import MAX_IDS, UNREADABLE
+from sidestep.dialects.common import BREAKDOWN, MAX_IDS, UNREADABLE
 from sidestep.dialects.errors import facts_in
+from sidestep.dialects.lenient import UnreadableError, strict
 from sidestep.dialects.sse import ArrayScanner, EventScanner, Scanned
 
 
@@ -25,19 +25,32 @@ class Malformed(Exception):  # noqa: N818  # an answer, not an error of ours
 def decode_event[T](decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
     """The data of an event as a struct, None if it is JSON of another shape.
 
-    Malformed is raised only for what the SDKs cannot read either: Python's `json` takes lone surrogates, for one.
+    Malformed is raised only for what no SDK can read either.
     """
     try:
         return decoder.decode(data)
     except UNREADABLE:  # a ValidationError too: it says nothing of what follows
         pass
     try:
-        return decoder.decode(json.dumps(json.loads(data), ensure_ascii=False).encode("utf-8", "replace"))
-    except msgspec.ValidationError:
-        return None
-    except (ValueError, RecursionError):
+        return decoder.decode(strict(data))
+    except UnreadableError:
         raise Malformed from None
+    except UNREADABLE:
+        return None
 
+
+_CALLS = (
+    b'"tool_calls"',
+    b'"function',
+    b'"partial_json"',
+    b'"tool_use"',
+    b'"arguments"',
+    b"function_call",
+    b"json_delta",
+)
+"""Words of an event that bears a piece of a tool call."""
+HALF_A_CALL = ErrorFacts(ErrorKind.SERVER, "a piece of a tool call cannot be read")
+"""Left out, half an argument would look whole and be run."""
 
 Reading = tuple[Mark, ErrorFacts | None]
 
@@ -51,6 +64,10 @@ CONTENT: Reading = (Mark.CONTENT, None)
 TERMINAL: Reading = (Mark.TERMINAL, None)
 
 
+BROKE_DOWN: Reading = (Mark.ERROR, BREAKDOWN)
+"""A finish reason that says so."""
+
+
 def error_reading(data: bytes) -> Reading:
     """The meaning of an error event."""
     return Mark.ERROR, facts_in(0, data)
@@ -59,7 +76,8 @@ def error_reading(data: bytes) -> Reading:
 class Reader:
     """What all readers share; `read` gives each event its meaning.
 
-    State: the scanner, what was seen so far, whether the last event lacked its end. Memory is bounded by the
+    State: the scanner, what was seen so far, whether the last event lacked its end, whether an error has come: what
+    follows one is not read, and after the terminal event there is none. Memory is bounded by the
     largest single event.
     """
 
@@ -70,8 +88,11 @@ class Reader:
         self._scanner = EventScanner() if scanner is None else scanner
         self._phrase = phrase
         self._open_end = b""
+        self._over = False
         self.finished = False
         self.content = False
+        self.dropped = False
+        """An event was MALFORMED: something is missing."""
         self.usage: Usage | None = None
         self.model: str | None = None
         self._ids: dict[str, None] = {}
@@ -79,6 +100,15 @@ class Reader:
     def read(self, name: bytes, data: bytes) -> Reading:
         """The meaning of one event that has data. May raise Malformed."""
         raise NotImplementedError
+
+    def raises(self, name: bytes, data: bytes) -> bool:
+        """Whether the official SDK raises its own API error from an event that has the meaning of one."""
+        raise NotImplementedError
+
+    @property
+    def calling(self) -> bool:
+        """A tool call has begun and is not complete."""
+        return False
 
     @property
     def answered(self) -> bool:
@@ -96,26 +126,28 @@ class Reader:
         return [self._event(scanned) for scanned in self._scanner.feed(data)]
 
     def skim(self, data: bytes) -> bool:
-        if not self._scanner.at_rest or not data.endswith(b"\n\n") or b"\r" in data:
+        if self._over or not self._scanner.at_rest or not data.endswith(b"\n\n") or b"\r" in data:
             return False
-        content = self.content
+        before = self.content
         for event in data[:-2].split(b"\n\n"):
             name = b""
             if event.startswith(b"event: "):
                 head, _, event = event.partition(b"\n")
                 name = head[7:]
             if not event.startswith(b"data: ") or b"\n" in event:
-                return False
+                break
             try:
                 mark = self.read(name, event[6:])[0]
             except Malformed:
-                return False
+                break
             if mark is Mark.CONTENT or mark is Mark.TERMINAL:
-                content = True
+                self.content = True
             elif mark is not Mark.LIFECYCLE:
-                return False
-        self.content = content
-        return True
+                break
+        else:
+            return True
+        self.content = before
+        return False
 
     def close(self) -> list[Event]:
         rest = self._scanner.close()
@@ -125,6 +157,9 @@ class Reader:
         if event.mark is not Mark.MALFORMED:
             self._open_end = event.raw[-1:]
         return [event]
+
+    def release(self) -> bytes:
+        return self._scanner.release()
 
     def error_event(self, kind: ErrorKind, message: str) -> bytes:
         phrased = self._phrase(kind, message)
@@ -146,6 +181,8 @@ class Reader:
 
     def _event(self, scanned: Scanned) -> Event:
         raw, name, data, whole = scanned
+        if self._over:
+            return Event(raw, Mark.LIFECYCLE)
         if not data and name != b"error":
             # Of an event that was cut off before its data, the SDKs would make one without any.
             return Event(raw, Mark.LIFECYCLE if whole or not raw.strip() else Mark.MALFORMED)
@@ -153,8 +190,19 @@ class Reader:
             mark, error = self.read(name, data)
         except Malformed:
             if name != b"error" or not whole:
+                if whole and (self.calling or any(word in data for word in _CALLS)):
+                    return self._error(raw, HALF_A_CALL)
+                self.dropped = True
                 return Event(raw, Mark.MALFORMED)
             mark, error = error_reading(data)
         if mark is Mark.CONTENT or mark is Mark.TERMINAL:
             self.content = True
-        return Event(raw, mark, error)
+        if mark is not Mark.ERROR:
+            return Event(raw, mark)
+        if self.finished:
+            return Event(raw, Mark.LIFECYCLE)
+        return self._error(raw, error, raises=self.raises(name, data))
+
+    def _error(self, raw: bytes, error: ErrorFacts | None, *, raises: bool = False) -> Event:
+        self._over = True
+        return Event(raw, Mark.ERROR, error, raises)

@@ -6,6 +6,7 @@ looked at a bounded number of times, however the stream is cut up.
 
 from __future__ import annotations
 
+import enum
 import re
 from typing import NamedTuple
 
@@ -20,6 +21,31 @@ _OUTSIDE = re.compile(rb'["{}\[\]]')
 _INSIDE = re.compile(rb'["\\]')
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 _OPENING = b"{["
+
+
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:")
+_SIXTEEN = (b"\xff\xfe", b"\xfe\xff")
+
+
+class Start(enum.Enum):
+    """What a body's first bytes show it to be."""
+
+    EVENTS = "events"
+    OTHER = "other"
+    UNREADABLE = "unreadable"
+    """In a character set of two or four bytes a letter, in which no stream is read here."""
+
+
+def look_at(start: bytes) -> Start | None:
+    """What a body begins as, None while too little of it has come."""
+    if start.startswith(_SIXTEEN) or b"\0" in start[:4]:
+        return Start.UNREADABLE
+    text = start.removeprefix(_BOM).lstrip(b"\r\n")
+    if text.startswith((b":", *_FIELDS)):
+        return Start.EVENTS
+    if not text.strip() or any(field.startswith(text) for field in _FIELDS) or _BOM.startswith(start):
+        return None
+    return Start.OTHER
 
 
 class Scanned(NamedTuple):
@@ -103,14 +129,19 @@ class EventScanner:
         self._searched = len(buffer) - (2 if buffer.endswith(b"\r\n") else buffer.endswith((b"\n", b"\r")))
         return events
 
-    def close(self) -> Scanned | None:
-        """What is left at the end of the stream, None if nothing is."""
-        if not self._buffer:
-            return None
+    def release(self) -> bytes:
+        """The bytes of an event that is not complete, for good."""
         raw = bytes(self._buffer)
         self._buffer.clear()
         self._searched = 0
         self._crs = False
+        return raw
+
+    def close(self) -> Scanned | None:
+        """What is left at the end of the stream, None if nothing is."""
+        if not self._buffer:
+            return None
+        raw = self.release()
         return self._parse(raw)._replace(whole=False)
 
     def _parse_lines(self, event: bytes) -> Scanned:
@@ -220,11 +251,16 @@ class ArrayScanner:
         self._searched = at - start
         return events
 
+    def release(self) -> bytes:
+        """The bytes of an element that is not complete, for good."""
+        raw = bytes(self._buffer)
+        self._buffer.clear()
+        self._searched = 0
+        return raw
+
     def close(self) -> Scanned | None:
         """What is left at the end of the stream, None if nothing is."""
         if not self._buffer:
             return None
-        raw = bytes(self._buffer)
-        self._buffer.clear()
-        self._searched = 0
+        raw = self.release()
         return Scanned(raw, b"", raw[self._begin :] if self._begin >= 0 else raw.strip(), whole=False)

@@ -18,7 +18,7 @@ from mitmproxy.tls import ClientHelloData, TlsData
 
 from sidestep.calls import replies
 from sidestep.calls.shared import Core
-from sidestep.mitm.handlers import see_off
+from sidestep.mitm.handlers import report_end
 from sidestep.mitm.layer import FailoverLayer
 from sidestep.mitm.stream import Conductor
 from sidestep.routing.engine import Engine
@@ -30,7 +30,7 @@ DISTRUSTED = 100
 
 
 class Connections:
-    """State: whom the layers ask, hosts whose certificates clients did not take, kinds of HTTP layer that are not
+    """State: what the layers ask, hosts whose certificates clients did not take, kinds of HTTP layer that are not
     mitmproxy's own and were told of, mitmproxy's own replay handler while ours is in its place."""
 
     name = "sidestep.connections"
@@ -114,7 +114,7 @@ class Connections:
     def server_connected(self, data: ServerConnectionHookData) -> None:
         try:
             if data.client.id in self.core.adopted:
-                see_off(data.client, data.server)
+                report_end(data.client, data.server)
         except Exception as e:
             self.core.log_bug("server_connected", e)
 

@@ -16,7 +16,7 @@ from mitmproxy.addonmanager import AddonManager
 
 class Dispatch:
     """In place of an addon manager's `trigger_event`, which it calls with a shorter chain. State: the chain as it
-    was when last looked at, and by hook a stand-in for the manager that holds who of that chain may listen."""
+    was when last looked at, and by hook a stand-in for the manager that holds those of that chain that may listen."""
 
     def __init__(self, manager: AddonManager) -> None:
         self._manager = manager

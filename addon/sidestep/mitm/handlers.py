@@ -25,7 +25,7 @@ def client_is_slow(client: Connection) -> bool:
     return isinstance(io.writer, asyncio.StreamWriter) and io.writer.transport.get_write_buffer_size() > 0
 
 
-def see_off(client: Connection, server: Server) -> None:
+def report_end(client: Connection, server: Server) -> None:
     """See to it that the layers hear of a server connection's end. To be called by the task that carries it.
 
     mitmproxy (12.2.3 at least) loses that end where the task is cancelled while it waits in a hook or for its turn

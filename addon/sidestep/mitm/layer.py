@@ -24,6 +24,7 @@ from sidestep.mitm.stream import (
     Conductor,
     Expired,
     FailoverStream,
+    FreshConnection,
 )
 
 FIRST_WRITE_BYTES = 1024
@@ -33,13 +34,14 @@ FIRST_WRITE_BYTES = 1024
 class FailoverLayer(HttpLayer):
     """mitmproxy's HTTP layer with failover streams, connects that can be withdrawn, and one timer for all deadlines.
 
-    State beside the base class's: the armed timers.
+    State beside the base class's: the armed timers, the server connections that a request has gone out on.
     """
 
     conductor: Conductor
     clock: Callable[[], float]
     timers: dict[commands.Command, float]
     next_timer: float
+    used: set[Connection]
 
     @classmethod
     def adopt(cls, layer: HttpLayer, conductor: Conductor, clock: Callable[[], float]) -> None:
@@ -50,6 +52,7 @@ class FailoverLayer(HttpLayer):
         layer.clock = clock
         layer.timers = {}
         layer.next_timer = math.inf
+        layer.used = set()
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = self.streams[stream_id] = FailoverStream(self.context.fork(), stream_id)
@@ -71,6 +74,9 @@ class FailoverLayer(HttpLayer):
                 server.__class__ = QuickHttp1Server
 
     # --- connections
+
+    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> Commands:
+        yield from super().get_connection(event, reuse=reuse and not isinstance(event, FreshConnection))
 
     def register_connection(self, command: RegisterHttpConnection) -> Commands:
         connection = command.connection
@@ -127,6 +133,7 @@ class FailoverLayer(HttpLayer):
             and connection not in self.waiting_for_establishment
         ):
             self.connections.pop(connection, None)
+            self.used.discard(connection)
 
     def _is_forgotten(self, connection: Connection) -> bool:
         return (

@@ -6,26 +6,50 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
+from typing import Any
 
+import h11
+from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
-from mitmproxy.proxy.layers.http._events import (
-    ResponseData,
-)
+from mitmproxy.proxy.layers.http._events import ResponseData, ResponseProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketEndHook, WebsocketLayer
 from wsproto.connection import ConnectionState as WebsocketState
 
 Commands = layer.CommandGenerator[None]
 
+
+@dataclass
+class MalformedHeadError(ResponseProtocolError):
+    """The server has answered with what is no head of a response, or with one that cannot be passed on."""
+
+
 INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
 
 
+class _WithoutTrailers:
+    """State: what reads the body. mitmproxy ends a connection whose answer has trailers with an exception, and
+    HTTP/1 clients are told of none: they are left out."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def __call__(self, buffer: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
+        event: h11.Data | h11.EndOfMessage | None = self._reader(buffer)
+        return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) else event
+
+    def read_eof(self) -> h11.EndOfMessage:
+        event: h11.EndOfMessage = self._reader.read_eof()
+        return event
+
+
 class PatientHttp1Client(Http1Client):
-    """mitmproxy's HTTP/1 client takes a 103 for the answer itself; this one passes over all 1xx but 101. What has
-    come of a body in one read it gives on in a few pieces, whatever the chunks it came in: one chunk first, so that it
-    does not wait for the others, then twice as many each time."""
+    """mitmproxy's HTTP/1 client takes a 103 for the answer itself; this one passes over all 1xx but 101, and over
+    trailers. What has come of a body in one read it gives on in a few pieces, whatever the chunks it came in: one chunk
+    first, so that it does not wait for the others, then twice as many each time."""
 
     @classmethod
     def adopt(cls, client: layer.Layer) -> None:
@@ -38,9 +62,18 @@ class PatientHttp1Client(Http1Client):
         while isinstance(event, events.DataReceived) and self.request is not None:
             if INFORMATIONAL.match(bytes(self.buf)) is None or self.buf.maybe_extract_lines() is None:
                 break
-        yield from super().read_headers(event)
+        for command in super().read_headers(event):
+            if type(command) is ReceiveHttp and type(command.event) is ResponseProtocolError:
+                error = command.event
+                if isinstance(event, events.DataReceived):  # it has said something, else it would just have gone
+                    error = MalformedHeadError(error.stream_id, error.message, error.code)
+                yield ReceiveHttp(error)
+            else:
+                yield command
 
     def read_body(self, event: events.Event) -> Commands:
+        if not isinstance(self.body_reader, _WithoutTrailers):
+            self.body_reader = _WithoutTrailers(self.body_reader)  # type: ignore[assignment]
         pieces: list[bytes] = []
         enough = 1
         for command in super().read_body(event):

@@ -4,7 +4,7 @@ It knows no circuit and no route, and what an answer is worth is `holding`'s to 
 attempt is, the hook `sidestep_next` asks for it. Each attempt is a `Flight` with an upstream stream id of its own, so
 that whatever an abandoned one still sends finds nothing. A stream whose flow is not routed behaves as mitmproxy's own.
 
-An attempt must not wait while mitmproxy pauses this stream (for a hook, or while somebody looks at it): connections are
+An attempt must not wait while mitmproxy pauses this stream (for a hook, or while a user looks at it): connections are
 asked for without a pause, what comes for an attempt is fed to it at once, and what has to be done about it queues.
 """
 
@@ -21,6 +21,7 @@ from typing import Protocol
 
 from mitmproxy import flow, http
 from mitmproxy.connection import Connection, Server
+from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.net.server_spec import ServerSpec
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
@@ -49,13 +50,13 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
 
 from sidestep.breaker import judging
-from sidestep.breaker.outcomes import ErrorFacts, Kind, Outcome
+from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.calls.flight import Flight
 from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape
 from sidestep.mitm.handlers import client_is_slow
-from sidestep.mitm.protocols import HonestWebsocketLayer
+from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Parent(Protocol):
     conductor: Conductor
     streams: dict[int, HttpStream]
     connections: dict[Connection, layer.Layer]
+    used: set[Connection]
     next_timer: float
 
     def arm(self, at: float) -> Commands: ...
@@ -118,6 +120,11 @@ class SidestepNextHook(commands.StartHook):
 
     name = "sidestep_next"
     flow: http.HTTPFlow
+
+
+class FreshConnection(GetHttpConnection):
+    """A connection that shares no other's fate: neither one that exists nor one that is being made. No dataclass of its
+    own: that would take the hash by identity away."""
 
 
 @dataclass
@@ -219,6 +226,8 @@ class FailoverStream(HttpStream):
             yield from super().handle_event(event)
             return
         match event:
+            case ResponseHeaders() if self._is_refused(event.response):
+                step = flight.refused()
             case ResponseHeaders():
                 step = flight.answers(event.response, bodiless=event.end_stream)
             case ResponseData():
@@ -228,12 +237,43 @@ class FailoverStream(HttpStream):
             case ResponseTrailers():
                 flight.take_trailers(event.trailers)
                 return
+            case MalformedHeadError() if flight.response is None:
+                flight.connection = None
+                step = flight.refused()
+            case _ if self._broke_idle(flight):
+                yield from self._renew(flight)
+                return
             case _:
                 step = flight.broke()
         if step.do is Do.HOLD:
             yield from self._arm(flight)
         else:
             yield from super().handle_event(News(self.stream_id, flight, step))
+
+    def _is_refused(self, response: http.Response) -> bool:
+        """Whether this head would not be passed on: the app would get a page of mitmproxy's in its place. A 101 to what
+        was no handshake would make the app's next request a message to that server."""
+        if response.status_code == 101:
+            return self.session is None or not self.session.is_websocket
+        if not self.context.options.validate_inbound_headers:
+            return False
+        try:
+            validate_headers(response)
+        except ValueError:
+            return True
+        return False
+
+    def _broke_idle(self, flight: Flight) -> bool:
+        """Whether a connection that had served before has ended, just when it was used again, before any byte came."""
+        connection = flight.connection
+        return flight.is_reused and flight.response is None and connection is not None and not connection.connected
+
+    def _renew(self, flight: Flight) -> Commands:
+        """That was no provider's failure: the same attempt goes on, on a connection that is made for it."""
+        flight.connection = None
+        yield from self._cancel(flight)
+        flight.renew()
+        yield from self._start(flight, FreshConnection)
 
     def _sent(self, given: Commands) -> Commands:
         """The same commands, each for a server with the id of its attempt."""
@@ -385,14 +425,14 @@ class FailoverStream(HttpStream):
 
     # --- attempts
 
-    def _start(self, flight: Flight) -> Commands:
+    def _start(self, flight: Flight, kind: type[GetHttpConnection] = GetHttpConnection) -> Commands:
         """Ask for a connection. The answer comes to `_connected`, perhaps before this is over."""
         request = self.flow.request
         flight.up_id = next(_upstream_ids)
         self.flights[flight.up_id] = flight
         self.parent.streams[flight.up_id] = self
         self.server_state = self.state_wait_for_response_headers
-        asking = GetHttpConnection(
+        asking = kind(
             (request.host, request.port),
             request.scheme == "https",
             self._via(flight),
@@ -414,7 +454,7 @@ class FailoverStream(HttpStream):
             yield from super().handle_event(News(self.stream_id, flight, flight.broke()))
             return
         flight.connection = connection
-        if self.flow.error is not None:  # somebody has killed the flow
+        if self.flow.error is not None:  # it was killed meanwhile
             yield from super().handle_event(Expired(self.stream_id))
             return
         assert isinstance(connection, Server)
@@ -423,7 +463,8 @@ class FailoverStream(HttpStream):
             self.mode is HTTPMode.upstream and self._via(flight) is not None and self.flow.request.scheme == "http"
         )
         head = flight.outgoing(to_http1=connection.alpn != b"h2", to_proxy=to_proxy)
-        flight.sent()
+        flight.sent(reused=connection in self.parent.used)
+        self.parent.used.add(connection)
         yield from self._arm(flight)
         yield from self._send(head, flight.up_id, connection)
 
@@ -455,9 +496,8 @@ class FailoverStream(HttpStream):
         outcome = step.outcome
         if self.flow.error is not None and (yield from self.check_killed(True)):
             return
-        undeliverable = self.made_up and outcome is not None and outcome.kind is not Kind.SUCCESS
-        if step.do is Do.RELEASE and not undeliverable:
-            yield from self._commit(session, flight, step.error)
+        if step.do is Do.RELEASE and not (self.made_up and outcome is not None and _needs_head(flight, outcome)):
+            yield from self._commit(session, flight, step)
         else:
             yield from self._move_on(session, flight, judging.OURS if outcome is None else outcome)
 
@@ -481,8 +521,9 @@ class FailoverStream(HttpStream):
         yield from self._conclude(session)
 
     def _keep_answer(self, flight: Flight, rank: int) -> None:
-        if not flight.ended or flight.response is None or flight.response.status_code < 400:
+        if not flight.is_answer or flight.response is None:
             return
+        flight.ended = True
         flight.rank = rank
         if self.best is None or (rank >= self.best.rank and self.best.rank < 2):
             self.best = flight
@@ -498,13 +539,14 @@ class FailoverStream(HttpStream):
         elif best is not None:
             session.answered_by = best.provider
             best.withhold_key()
+            best.frame()
             yield from self._release(best)
         else:
             self.flow.response = self.parent.conductor.phrase_exhausted(session)
             yield from self._answer()
 
-    def _commit(self, session: Session, flight: Flight, error: ErrorFacts | None) -> Commands:
-        """From here on the app sees this answer. `error`: an error event came together with its first content."""
+    def _commit(self, session: Session, flight: Flight, step: Step) -> Commands:
+        """From here on the app sees this answer."""
         watch, response = flight.watch, flight.response
         assert watch is not None
         assert response is not None
@@ -516,14 +558,13 @@ class FailoverStream(HttpStream):
             yield from self._cancel(flight)
             flight.ended = True
             flight.drop(flight.attempt.outcome or judging.OURS)
-        if watch.plain and watch.shape is Shape.STREAM:
-            response.headers.pop("content-encoding", None)
+        flight.frame()
         if watch.shape is not Shape.WHOLE and not flight.ended and response.status_code >= 200:
             response.stream = True  # else mitmproxy would collect it, however long it becomes
         yield from self._arm(flight)
         yield from self._release(flight)
-        if error is not None and not self._is_over():
-            yield from self._end_in_band(session, flight, judging.STREAM_ERROR, error)
+        if step.error is not None and not self._is_over():
+            yield from self._end_in_band(session, flight, judging.STREAM_ERROR, step)
 
     def _release(self, flight: Flight) -> Commands:
         """Let the base class have a held answer, as if it came now."""
@@ -576,21 +617,21 @@ class FailoverStream(HttpStream):
         if self._is_over():
             return
         if step.do is Do.BREAK:
-            yield from self._end_in_band(session, winner, step.outcome or judging.TRUNCATED, step.error)
+            yield from self._end_in_band(session, winner, step.outcome or judging.TRUNCATED, step)
         elif winner.ended:
             yield from self.server_state(ResponseEndOfMessage(self.stream_id))
 
-    def _end_in_band(self, session: Session, winner: Flight, outcome: Outcome, error: ErrorFacts | None) -> Commands:
+    def _end_in_band(self, session: Session, winner: Flight, outcome: Outcome, step: Step) -> Commands:
         """The app has seen a part of the answer: an error event ends it, or else the wire is cut."""
         watch, response = winner.watch, self.flow.response
         assert watch is not None
-        kind, message = winner.phrase_broken(outcome, error)
+        kind, message = winner.phrase_broken(outcome, step.error)
         winner.finish(outcome)
         winner.note(message)
         yield from self._cancel(winner)
         extensible = watch.plain and watch.shape is Shape.STREAM
         extensible = extensible and response is not None and "content-length" not in response.headers
-        last = session.error_event(kind, message)
+        last = winner.quotable(step.told) or session.error_event(kind, message)
         if last and (self.made_up or extensible):
             yield from self._close_in_band(message, last)
             return
@@ -669,7 +710,7 @@ class FailoverStream(HttpStream):
         return tuple(self.flights.values()) if self.winner is None else (self.winner,)
 
     def postpone(self, until: float) -> None:
-        """The stream is paused, for a hook or because somebody looks at it: that is no provider's silence."""
+        """The stream is paused, for a hook or because a user looks at it: that is no provider's silence."""
         for flight in self._awaited():
             if flight.deadline is not None and flight.deadline < until:
                 flight.deadline = until
@@ -716,3 +757,9 @@ class FailoverStream(HttpStream):
             return
         yield from self._carry_out(session, winner, winner.expired())
         yield from self._cancel(winner)  # where the answer is whole but its connection stays open
+
+
+def _needs_head(flight: Flight, outcome: Outcome) -> bool:
+    """Whether an answer cannot be told once the app has a head: an error's status, a document in place of a stream."""
+    stream = flight.watch is not None and flight.watch.shape is Shape.STREAM
+    return outcome.kind is not Kind.SUCCESS and not stream

@@ -7,12 +7,14 @@ request does with this knowledge is `exchange`; what people see of it is `status
 from __future__ import annotations
 
 import random
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sidestep.breaker.circuit import Circuit, Permit, Refusal, State
-from sidestep.breaker.cooldown import Cooldown
+from sidestep.breaker.bounded import Bounded, short
+from sidestep.breaker.circuit import Circuit, Refusal, State
+from sidestep.breaker.cooldown import Cooldowns, Subject
+from sidestep.breaker.guard import Guard, Pass
 from sidestep.breaker.judging import UNKNOWN_MODEL_SECONDS
 from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.config.settings import Provider, Settings
@@ -23,20 +25,25 @@ from sidestep.routing.table import Candidate, RouteTable
 
 ISSUED_IDS = 20_000
 """How many identifiers are remembered with their issuer; the oldest go first."""
+ISSUED_BYTES = 8 << 20
 UNKNOWN_MODELS = 1_000
+UNKNOWN_BYTES = 1 << 20
 MAX_CIRCUITS = 5_000
-"""With a circuit per model an app that makes up models would fill the memory: the oldest go first."""
+"""Circuits of models: an app that makes up models would fill the memory. The ones not used for longest go first."""
+CIRCUIT_BYTES = 1_500
+"""Of one, with its window: measured with `tracemalloc`."""
 LOOK_ON_LEASE_SECONDS = 660.0
 """In mode `observe` nothing bounds an attempt but the app's own patience."""
 JOURNAL = 200
 """Events kept for the status page."""
 
-CircuitKey = tuple[str, str | None]
+ModelKey = tuple[str, str]
+"""A provider and what it calls a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why a candidate may not be asked now. `retry_after`: seconds until it may, None if nobody knows."""
+    """Why a candidate is not asked now. `retry_after`: seconds until it may be, None if that is unknown."""
 
     provider: str
     reason: str
@@ -48,7 +55,9 @@ class Attempt:
     """One request sent to one provider. Times are seconds of the monotonic clock."""
 
     candidate: Candidate
-    permit: Permit | None
+    subject: Subject
+    """What a limit that it meets belongs to."""
+    permit: Pass | None
     started: float
     outcome: Outcome | None = None
     """The latest word on it: a success at first content can still turn into a failure."""
@@ -74,9 +83,9 @@ class Attempt:
 class Engine:
     """The mutable knowledge behind all requests.
 
-    State: circuits by key, cooldowns by provider, attempts in flight, what the strategies have learnt, where
-    conversations stay, models unknown to a provider (with the time until which), issuers by identifier, totals for
-    metrics, a journal of events.
+    State: circuits by provider, and by provider and model; cooldowns by what they belong to; attempts in flight; what
+    the strategies have learnt; where conversations stay; models unknown to a provider (with the time until which);
+    issuers by identifier; totals for metrics; a journal of events.
     """
 
     def __init__(self, settings: Settings, *, jitter: Callable[[], float] = random.random) -> None:
@@ -99,26 +108,27 @@ class Engine:
         self.cost_total: Counter[str] = Counter()
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)
         self.changed: set[Callable[[], None]] = set()
-        """Called whenever a settled attempt may have made room: who waits for a probe listens here."""
-        self.last_well: dict[str, float] = {}
-        """When each provider last answered somebody; until it has, when it was asked first."""
+        """Called whenever a settled attempt may have made room: requests that wait for a probe listen here."""
+        self.cooldowns = Cooldowns()
         self._jitter = jitter
-        self._circuits: dict[CircuitKey, Circuit] = {}
-        self._cooldowns: dict[str, Cooldown] = {}
+        self._reaching: dict[str, Circuit] = {}
+        self._answering: Bounded[ModelKey, Circuit] = Bounded(
+            MAX_CIRCUITS, MAX_CIRCUITS * CIRCUIT_BYTES, lambda _: CIRCUIT_BYTES
+        )
         self._held: dict[str, State] = {}
-        self._unknown: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._issuers: OrderedDict[str, str] = OrderedDict()
+        self._unknown: Bounded[ModelKey, float] = Bounded(UNKNOWN_MODELS, UNKNOWN_BYTES)
+        self._issuers: Bounded[str, str] = Bounded(ISSUED_IDS, ISSUED_BYTES)
 
     def reconfigure(self, settings: Settings) -> None:
         """Take other settings; circuits and cooldowns of unchanged providers are kept."""
         before = {p.name: p for p in self.settings.providers}
         kept = {p.name for p in settings.providers if before.get(p.name) == p}
-        self._circuits = {k: c for k, c in self._circuits.items() if k[0] in kept}
-        self._cooldowns = {n: c for n, c in self._cooldowns.items() if n in kept}
+        self._reaching = {name: circuit for name, circuit in self._reaching.items() if name in kept}
+        self._answering.keep(lambda key, _: key[0] in kept)
+        self.cooldowns.keep(lambda name: name in kept)
         names = {p.name for p in settings.providers}
-        self.last_well = {n: at for n, at in self.last_well.items() if n in names}
         self._held = {n: s for n, s in self._held.items() if n in names}
-        self._unknown = OrderedDict((k, v) for k, v in self._unknown.items() if k[0] in kept)
+        self._unknown.keep(lambda key, _: key[0] in kept)
         self.conversations.keep(kept)
         self.strategist.keep({r.name for r in settings.routes}, kept)
         if settings.mode != self.settings.mode:
@@ -130,37 +140,43 @@ class Engine:
     def rerouted_total(self) -> int:
         return self.rerouted.total()
 
-    def circuit(self, provider: Provider, model: str | None) -> Circuit:
-        """The circuit that guards this model at this provider; made when first asked for."""
-        key = (provider.name, model if provider.circuit.scope == "model" else None)
-        circuit = self._circuits.get(key)
-        if circuit is None:
-            if len(self._circuits) >= MAX_CIRCUITS:
-                self._circuits.pop(next(iter(self._circuits)))
-            circuit = self._circuits[key] = Circuit(provider.circuit, jitter=self._jitter)
-            if (state := self._held.get(provider.name)) is not None:
-                circuit.hold(state)
+    def guard(self, provider: Provider, model: str | None) -> Guard:
+        """The circuits that guard an attempt at this model there; made when first asked for."""
+        reaching = self._reaching.get(provider.name)
+        if reaching is None:
+            reaching = self._reaching[provider.name] = self._circuit(provider)
+        if provider.circuit.scope == "provider":
+            return Guard(reaching)
+        key = provider.name, "" if model is None else short(model)
+        answering = self._answering.use(key)
+        if answering is None:
+            answering = self._circuit(provider)
+            self._answering.put(key, answering)
+        return Guard(reaching, answering)
+
+    def _circuit(self, provider: Provider) -> Circuit:
+        circuit = Circuit(provider.circuit, jitter=self._jitter)
+        if (state := self._held.get(provider.name)) is not None:
+            circuit.hold(state)
         return circuit
 
-    def circuits_of(self, provider: Provider) -> dict[str | None, Circuit]:
-        """All circuits of a provider by model; at least the one for the provider as a whole."""
-        if provider.circuit.scope == "provider":
-            return {None: self.circuit(provider, None)}
-        return {model: c for (name, model), c in self._circuits.items() if name == provider.name}
+    def circuit_of(self, provider: Provider) -> Circuit:
+        """A provider's own circuit."""
+        return self._reaching.get(provider.name) or self._circuit(provider)
 
-    def cooldown(self, name: str) -> Cooldown:
-        cooldown = self._cooldowns.get(name)
-        if cooldown is None:
-            cooldown = self._cooldowns[name] = Cooldown()
-        return cooldown
+    def circuits_of_models(self, provider: Provider) -> dict[str, Circuit]:
+        """Those of its models that were asked for, the latest used last."""
+        return {model: c for (name, model), c in self._answering.items() if name == provider.name}
 
     def hold(self, name: str, state: State | None) -> None:
-        """Hold a provider's circuits by hand (`forced_open`, `disabled`), or give them back (None)."""
+        """Hold all circuits of a provider by hand (`forced_open`, `disabled`), or give them back (None)."""
         if state is None:
             self._held.pop(name, None)
         else:
             self._held[name] = state
-        for (owner, _), circuit in self._circuits.items():
+        if (circuit := self._reaching.get(name)) is not None:
+            circuit.hold(state)
+        for (owner, _), circuit in self._answering.items():
             if owner == name:
                 circuit.hold(state)
         self._tell_changed()
@@ -168,87 +184,68 @@ class Engine:
     # --- permits
 
     def admit(
-        self, candidate: Candidate, now: float, lease_seconds: float, *, last_resort: bool = False
+        self, candidate: Candidate, subject: Subject, now: float, lease_seconds: float, *, insist: bool = False
     ) -> Attempt | Refused:
-        """An attempt with a permit, or why not. `last_resort`: a cooldown that no refusal announced is ignored."""
-        provider = candidate.provider
-        circuit = self.circuit(provider, candidate.model)
-        if circuit.state(now) is not State.DISABLED:
-            cooldown = self.cooldown(provider.name)
-            remaining = cooldown.remaining(now)
-            overlooked = last_resort and cooldown.is_guess(now)
-            # Who only foresees a limit may be asked in the end: what its circuit says weighs more.
-            moot = cooldown.is_foreseen(now) and not circuit.would_admit(now)
-            if remaining > 0 and not overlooked and not moot:
-                return Refused(provider.name, f"cooldown ({cooldown.reason(now)})", remaining)
-        permit = circuit.admit(now, lease_seconds)
-        if isinstance(permit, Refusal):
-            return Refused(provider.name, permit.reason, permit.retry_after)
-        attempt = Attempt(candidate, permit, now)
-        self.last_well.setdefault(provider.name, now)
+        """An attempt with a permit, or why not. `insist`: no other candidate is left, so that only circuits refuse."""
+        refused = self.refusal(candidate, subject, now, insist=insist)
+        if refused is not None:
+            return refused
+        permit = self.guard(candidate.provider, candidate.model).admit(now, lease_seconds, insist=insist)
+        assert isinstance(permit, Pass)
+        return self._begin(Attempt(candidate, subject, permit, now))
+
+    def refusal(self, candidate: Candidate, subject: Subject, now: float, *, insist: bool = False) -> Refused | None:
+        """Why `admit` would give no permit now, None if it would."""
+        name = candidate.provider.name
+        guard = self.guard(candidate.provider, candidate.model)
+        refusal = guard.refusal(now, insist=insist)
+        if refusal is not None:
+            return Refused(name, refusal.reason, refusal.retry_after)
+        if insist or guard.is_disabled(now) or (cooling := self.cooldowns.find(subject, now)) is None:
+            return None
+        return Refused(name, f"cooldown ({cooling.reason})", cooling.seconds)
+
+    def would_admit(self, candidate: Candidate, subject: Subject, now: float) -> bool:
+        """Whether a candidate would get a permit now, without taking one and without insisting."""
+        return self.refusal(candidate, subject, now) is None
+
+    def look_on(self, candidate: Candidate, subject: Subject, now: float) -> Attempt:
+        """An attempt that is made whatever the circuits say, in mode `observe`; counted where they let it."""
+        permit = self.guard(candidate.provider, candidate.model).admit(now, LOOK_ON_LEASE_SECONDS)
+        return self._begin(Attempt(candidate, subject, None if isinstance(permit, Refusal) else permit, now))
+
+    def _begin(self, attempt: Attempt) -> Attempt:
         self.in_flight.add(attempt)
-        self.out[provider.name] += 1
-        return attempt
-
-    def foresees_limit(self, candidate: Candidate, now: float) -> bool:
-        """Whether nothing but a limit seen coming speaks against asking a candidate."""
-        circuit = self.circuit(candidate.provider, candidate.model)
-        return self.cooldown(candidate.provider.name).is_foreseen(now) and circuit.would_admit(now)
-
-    def hasten(self, candidate: Candidate, now: float) -> float | None:
-        """Do not wait for the candidate's doubled open time: seconds until a probe is let through, None if its open
-        time was not doubled."""
-        return self.circuit(candidate.provider, candidate.model).hasten(now)
-
-    def wants_probe(self, candidate: Candidate, now: float) -> bool:
-        """Whether the candidate's circuit is half-open with a place for a probe, and no cooldown speaks against it."""
-        circuit = self.circuit(candidate.provider, candidate.model)
-        cooling = self.cooldown(candidate.provider.name).remaining(now) > 0
-        return not cooling and circuit.state(now) is State.HALF_OPEN and circuit.would_admit(now)
-
-    def would_admit(self, candidate: Candidate, now: float) -> bool:
-        """Whether a candidate would get a permit now, without taking one."""
-        circuit = self.circuit(candidate.provider, candidate.model)
-        if circuit.state(now) is State.DISABLED:
-            return True
-        return self.cooldown(candidate.provider.name).remaining(now) <= 0 and circuit.would_admit(now)
-
-    def look_on(self, candidate: Candidate, now: float) -> Attempt:
-        """An attempt that is made whatever the circuit says, in mode `observe`; counted where it lets it."""
-        permit = self.circuit(candidate.provider, candidate.model).admit(now, LOOK_ON_LEASE_SECONDS)
-        attempt = Attempt(candidate, permit if isinstance(permit, Permit) else None, now)
-        self.in_flight.add(attempt)
-        self.out[candidate.provider.name] += 1
+        self.out[attempt.candidate.provider.name] += 1
         return attempt
 
     def settle(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         """Give an attempt its outcome, its permit back; a second word on it can only take back a success."""
         earlier, attempt.outcome = attempt.outcome, outcome
-        provider = attempt.candidate.provider
-        permit = attempt.permit
+        candidate, permit = attempt.candidate, attempt.permit
+        name = candidate.provider.name
         if permit is not None:
-            circuit = self.circuit(provider, attempt.candidate.model)
-            before = circuit.state(now)
+            circuits = permit.circuits
+            before = [circuit.state(now) for circuit in circuits]
             if earlier is None:
-                circuit.settle(permit, outcome, now)
+                status = outcome.status if attempt.status is None else attempt.status
+                permit.settle(outcome, now, status=status)
             elif earlier.kind is Kind.SUCCESS and outcome.kind is Kind.FAILURE:
-                circuit.amend(permit, outcome, now)
+                permit.amend(outcome, now)
             else:
                 attempt.outcome = earlier
                 return
-            if (after := circuit.state(now)) is not before:
-                self.journal.append((now, f"{provider.name}: {before} → {after} ({outcome.reason})"))
+            for circuit, was in zip(circuits, before, strict=True):
+                if (state := circuit.state(now)) is not was:
+                    what = name if circuit is circuits[0] else f"{name} ({attempt.subject.model})"
+                    self.journal.append((now, f"{what}: {was} → {state} ({outcome.reason})"))
         if outcome.kind is Kind.COOLDOWN:
-            self.cooldown(provider.name).start(now, outcome.cooldown_seconds, outcome.reason)
-            self.journal.append((now, f"{provider.name}: cooldown ({outcome.reason})"))
+            if self.cooldowns.start(attempt.subject, outcome, now) is not None:
+                self.journal.append((now, f"{name}: cooldown ({outcome.reason})"))
         elif outcome.kind is Kind.SUCCESS:
-            self.last_well[provider.name] = now
-            if provider.name in self._cooldowns:
-                self._cooldowns[provider.name].succeeded(attempt.started)
-        elif outcome.reason == "unknown_model" and attempt.candidate.model is not None:
-            self._unknown[(provider.name, attempt.candidate.model)] = now + UNKNOWN_MODEL_SECONDS
-            if len(self._unknown) > UNKNOWN_MODELS:
-                self._unknown.popitem(last=False)
+            self.cooldowns.succeeded(attempt.subject, attempt.started)
+        elif outcome.reason == "unknown_model" and candidate.model is not None:
+            self._unknown.put((name, short(candidate.model)), now + UNKNOWN_MODEL_SECONDS)
         self._tell_changed()
 
     def ended(self, attempt: Attempt, now: float) -> None:
@@ -276,7 +273,7 @@ class Engine:
     # --- what providers said
 
     def knows_model(self, provider: Provider, model: str, now: float) -> bool:
-        until = self._unknown.get((provider.name, model))
+        until = self._unknown.get((provider.name, short(model)))
         return until is None or now >= until
 
     def lacking_models(self, now: float) -> Callable[[Provider, str], bool] | None:
@@ -288,10 +285,7 @@ class Engine:
     def issued(self, ids: tuple[str, ...], provider: Provider) -> None:
         """Remember who issued these identifiers, for later calls that are pinned by them."""
         for identifier in ids:
-            self._issuers[identifier] = provider.name
-            self._issuers.move_to_end(identifier)
-        while len(self._issuers) > ISSUED_IDS:
-            self._issuers.popitem(last=False)
+            self._issuers.put(identifier, provider.name)
 
     def issuer_of(self, identifier: str) -> str | None:
         return self._issuers.get(identifier)

@@ -1,17 +1,25 @@
-"""One routed request from arrival to its end: whom to ask next, how long to wait, when to give up.
+"""One routed request from arrival to its end: which provider is asked next, how long to wait, when to give up.
 
 Pure: decides and returns what to do (`Attempt`, `Wait`, `Exhausted`); sending, waiting and answering are done
 outside. Time is an argument.
+
+The providers are asked in three rounds. First those against which nothing speaks. Then, for want of others, those that
+would rather not be asked: a ramp, a cooldown and the doubled part of an open time are preferences, only an open circuit
+refuses. At last, where other requests are under way, those that failed this request and have had their circuit's open
+time to recover.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from sidestep.breaker.bounded import short
+from sidestep.breaker.cooldown import Source, Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.breaker.ratelimits import exhausted
 from sidestep.dialects.base import Call, Conversation
@@ -23,15 +31,11 @@ from sidestep.routing.table import Candidate, Match, Plan
 
 LEASE_MARGIN_SECONDS = 30.0
 """On top of what the timeouts allow: a lease must not end before the attempt that holds it."""
-NEVER_AGAIN = float("inf")
+NEVER_AGAIN = math.inf
 """A provider that cannot answer this request, whatever it does for others."""
-RECOVERY_LOOK_SECONDS = 0.25
-"""A circuit becomes half-open without telling anybody: look this often."""
 RECOVERY_WAITS = 3
-"""How many times `wait_seconds` a request waits for others to find a provider that has recovered: where all circuits
-are open, the one of the provider that is well may be the last to let a probe through."""
-HOPE_SECONDS = 60.0
-"""Who has not answered anybody for so long is down, and is not waited for."""
+"""How many times `wait_seconds` a request waits in company, where many share the place of one probe and its result may
+be another failure."""
 WAIT_MARGIN_SECONDS = 0.005
 """Timers may fire a little early; asking a moment too soon would waste the only wait."""
 
@@ -47,7 +51,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """Nobody is left to ask. `refused`: those not asked, and why."""
+    """No provider is left to ask. `refused`: those not asked, and why."""
 
     refused: tuple[Refused, ...]
 
@@ -61,7 +65,8 @@ Next = Attempt | Wait | Exhausted
 
 
 class Exchange:
-    """State: candidates spent, tries per candidate, the attempt under way, waits taken, the budget's end."""
+    """State: tries by provider, when this request may ask a provider again that failed it, attempts made, waits taken,
+    the budget's end."""
 
     def __init__(
         self,
@@ -73,8 +78,10 @@ class Exchange:
         *,
         jitter: Callable[[], float] = random.random,
         body_bytes: int = 0,
+        credential: str = "",
     ) -> None:
-        """`body_bytes`: the size of the request's body, from which its tokens are estimated."""
+        """`body_bytes`: the size of the request's body, from which its tokens are estimated. `credential`: a
+        fingerprint of the app's own."""
         self.id = "sx-" + secrets.token_hex(8)
         self.engine = engine
         self.match = match
@@ -90,13 +97,13 @@ class Exchange:
         self._tries: dict[str, int] = {}
         self._spent: dict[str, float] = {}
         self._again: tuple[Candidate, float, str] | None = None
-        self._refusal_wait_until: float | None = None
-        self._recovery_wait_until: float | None = None
+        self._limit_wait_until: float | None = None
         self._probe_wait_until: float | None = None
-        self._doubled = False
+        self._refusal_wait_until: float | None = None
         self._in_company = False
         """Whether other requests were under way with this one."""
-        self._scope = (match.route.name, call.model)
+        self._credential = credential
+        self._scope = (match.route.name, None if call.model is None else short(call.model))
         self._first = plan.candidates[0] if plan.candidates else None
         self.plan = plan if len(plan.candidates) < 2 else self._in_order(plan, body_bytes, now)
 
@@ -131,7 +138,7 @@ class Exchange:
                 self.call,
                 body_bytes,
                 candidates,
-                lambda candidate: engine.would_admit(candidate, now),
+                lambda candidate: engine.would_admit(candidate, self.subject(candidate), now),
                 engine.out,
                 now,
                 spoken_for=keeper is not None,
@@ -146,130 +153,157 @@ class Exchange:
             return None
         name = self.engine.conversations.keeper(self._scope, conversation, now)
         found = next((c for c in plan.candidates if c.provider.name == name), None)
-        return found if found is not None and self.engine.would_admit(found, now) else None
+        return found if found is not None and self.engine.would_admit(found, self.subject(found), now) else None
 
     @cached_property
     def conversation(self) -> Conversation | None:
         """Which conversation this call belongs to; read when first asked for."""
         return conversation_of(self.call.messages)
 
-    # --- whom to ask
+    # --- which provider to ask
+
+    def subject(self, candidate: Candidate) -> Subject:
+        """What a limit that this call meets at a candidate belongs to."""
+        credential = self._credential if candidate.own_credential else ""
+        return subject(candidate.provider.name, credential, self.call.operation, candidate.model)
 
     def next(self, now: float) -> Next:
         """What to do now that no attempt is under way."""
         if len(self.attempts) >= self.limits.max or now >= self.deadline:
             return Exhausted(self.refused)
         self._in_company = self._in_company or len(self.engine.live) > 1
-        if self._again is not None:
-            candidate, at, reason = self._again
-            if now < at:
-                return Wait(at - now, reason)
-            self._again = None
-            if isinstance(attempt := self._ask(candidate, now), Attempt):
-                return attempt
-        refused: list[Refused] = []
-        for candidate in self.plan.candidates:
-            if candidate.provider.name in self._spent:
-                continue
-            answer = self._ask(candidate, now)
-            if isinstance(answer, Attempt):
-                return answer
-            refused.append(answer)
-        self.refused = tuple(refused)
         return (
-            self._despite_limits(now)
-            or self._despite_doubling(now)
-            or self._last_resort(now)
-            or self._wait_for(refused, now)
+            self._the_same_again(now)
+            or self._preferred(now)
+            or self._for_want_of_others(now)
+            or self._wait(now)
             or Exhausted(self.refused)
         )
 
-    def _despite_limits(self, now: float) -> Attempt | None:
-        """Before the app is refused, or made to wait: whom only a limit seen coming keeps back may still answer."""
+    def first_choice(self, now: float) -> Candidate | None:
+        """The candidate that a new request would be sent to now; None: all are refused."""
+        able = [c for c in self.plan.candidates if self._refusal(c, now) is None]
+        able = able or [c for c in self._reluctant(now) if self._refusal(c, now, insist=True) is None]
+        return able[0] if able else None
+
+    def _the_same_again(self, now: float) -> Attempt | Wait | None:
+        if self._again is None:
+            return None
+        candidate, at, reason = self._again
+        if now < at:
+            return Wait(at - now, reason)
+        self._again = None
+        answer = self._ask(candidate, now)
+        return answer if isinstance(answer, Attempt) else None
+
+    def _preferred(self, now: float) -> Attempt | None:
+        """The first in order against which nothing speaks."""
+        self.refused = ()
         for candidate in self.plan.candidates:
-            if candidate.provider.name not in self._spent and self.engine.foresees_limit(candidate, now):
-                answer = self._ask(candidate, now, last_resort=True)
-                if isinstance(answer, Attempt):
+            if candidate.provider.name not in self._spent:
+                if isinstance(answer := self._ask(candidate, now), Attempt):
                     return answer
+                self.refused = (*self.refused, answer)
         return None
 
-    def _despite_doubling(self, now: float) -> Attempt | None:
-        """A doubled open time spares apps slow probes while somebody else answers them. Here nobody does, and other
-        requests meet the same: one of them probes after the plain open time."""
-        self._doubled = False
-        if not self._may_hope(now):
-            return None
-        for candidate in self.plan.candidates:
-            name = candidate.provider.name
-            if self._spent.get(name) == NEVER_AGAIN or (seconds := self.engine.hasten(candidate, now)) is None:
-                continue
-            self._doubled = True
-            if seconds == 0 and isinstance(answer := self._ask(candidate, now), Attempt):
-                self._spent.pop(name, None)
-                self._tries[name] = 1
+    def _for_want_of_others(self, now: float) -> Attempt | Wait | None:
+        """The first of those that would rather not be asked, and that no open circuit refuses. One whose refusal named
+        a time that comes soon is waited for, once."""
+        refused: list[Refused] = []
+        for candidate in self._reluctant(now):
+            if (wait := self._until_its_limit_ends(candidate, now)) is not None:
+                return wait
+            if isinstance(answer := self._ask(candidate, now, insist=True), Attempt):
+                self.refused = tuple(r for r in self.refused if r.provider != candidate.provider.name)
                 return answer
+            refused.append(answer)
+        self.refused = tuple(refused)
         return None
 
-    def _last_resort(self, now: float) -> Attempt | None:
-        """Everybody who could be asked has failed this request: before the app sees it, ask again who is seen to
-        have recovered, and whom only a guessed cooldown keeps back."""
-        if not self.attempts:
+    def _reluctant(self, now: float) -> list[Candidate]:
+        """The candidates that may be asked for want of others, those first that are the likeliest to answer soon: one
+        that is merely recovering, then by the end of their limits, then one whose last probe was slow, and at last
+        those that failed this request before."""
+
+        def reluctance(candidate: Candidate) -> tuple[bool, bool, int, float, bool]:
+            refusal = self._refusal(candidate, now)
+            cooling = self.engine.cooldowns.find(self.subject(candidate), now)
+            return (
+                candidate.provider.name in self._spent,
+                refusal is not None and refusal.reason == "open",
+                -1 if cooling is None else min(cooling.source, Source.GUESSED),
+                0.0 if cooling is None else cooling.seconds,
+                not candidate.own,
+            )
+
+        spent = self._spent
+        left = [
+            c
+            for c in self.plan.candidates
+            if (until := spent.get(c.provider.name)) is None or (self._in_company and now >= until)
+        ]
+        return sorted(left, key=reluctance)
+
+    def _until_its_limit_ends(self, candidate: Candidate, now: float) -> Wait | None:
+        cooling = self.engine.cooldowns.find(self.subject(candidate), now)
+        if (
+            cooling is None
+            or cooling.source is not Source.ANNOUNCED
+            or cooling.seconds > self.limits.wait_seconds
+            or now + cooling.seconds >= self.deadline
+            or self._refusal(candidate, now, insist=True) is not None
+        ):
             return None
-        for candidate in self.plan.candidates:
-            name = candidate.provider.name
-            if name in self._spent and not self._has_recovered(candidate, now):
-                continue
-            answer = self._ask(candidate, now, last_resort=True)
-            if isinstance(answer, Attempt):
-                self._spent.pop(name, None)
-                self._tries[name] = 1
-                return answer
-        return None
+        if self._limit_wait_until is None:
+            self._limit_wait_until = now + cooling.seconds + WAIT_MARGIN_SECONDS
+        seconds = self._limit_wait_until - now
+        return Wait(seconds, "rate_limit", on_change=True) if seconds > 0 else None
 
-    def _ask(self, candidate: Candidate, now: float, *, last_resort: bool = False) -> Attempt | Refused:
-        answer = self.engine.admit(candidate, now, self._lease(candidate), last_resort=last_resort)
+    def _refusal(self, candidate: Candidate, now: float, *, insist: bool = False) -> Refused | None:
+        return self.engine.refusal(candidate, self.subject(candidate), now, insist=insist)
+
+    def _ask(self, candidate: Candidate, now: float, *, insist: bool = False) -> Attempt | Refused:
+        answer = self.engine.admit(candidate, self.subject(candidate), now, self._lease(candidate), insist=insist)
         if isinstance(answer, Attempt):
-            self.attempts.append(answer)
-            self._refusal_wait_until = self._recovery_wait_until = None
             name = candidate.provider.name
-            self._tries[name] = self._tries.get(name, 0) + 1
+            self.attempts.append(answer)
+            self._refusal_wait_until = None
+            self._tries[name] = 1 if self._spent.pop(name, None) is not None else self._tries.get(name, 0) + 1
         return answer
+
+    def look_on(self, candidate: Candidate, now: float) -> Attempt:
+        """Mode `observe`: the attempt that is made whatever we think of it."""
+        attempt = self.engine.look_on(candidate, self.subject(candidate), now)
+        self.attempts.append(attempt)
+        return attempt
 
     def _lease(self, candidate: Candidate) -> float:
         t = candidate.provider.timeouts
         first = t.first_byte + t.first_content if self.call.stream else t.headers
         return t.connect + first + t.idle + LEASE_MARGIN_SECONDS
 
-    def _wait_for(self, refused: list[Refused], now: float) -> Wait | None:
-        """Whether waiting for one of these is worth it: a probe that is out, or a short time."""
-        probing = [r for r in refused if r.reason == "probing"]
+    def _wait(self, now: float) -> Wait | None:
+        """Every provider that is left refuses: wait for the probe of one that is out, or for the first that may be
+        asked again, if that is soon."""
+        probing = {r.provider for r in self.refused if r.reason == "probing"}
         if probing:
             if self._probe_wait_until is None:
-                names = {r.provider for r in probing}
-                seconds = max(
-                    c.provider.circuit.probe_wait_seconds for c in self.plan.candidates if c.provider.name in names
-                )
+                candidates = self.plan.candidates
+                seconds = max(c.provider.circuit.probe_wait_seconds for c in candidates if c.provider.name in probing)
                 self._probe_wait_until = min(now + seconds, self.deadline)
             if now < self._probe_wait_until:
                 return Wait(self._probe_wait_until - now, "probe", on_change=True)
-        if self._refusal_wait_until is None:
-            times = [r.retry_after for r in refused if r.retry_after is not None and r.reason != "probing"]
-            if times and (seconds := min(times)) <= self.limits.wait_seconds and now + seconds < self.deadline:
-                self._refusal_wait_until = now + seconds + WAIT_MARGIN_SECONDS
-        if self._refusal_wait_until is not None and now < self._refusal_wait_until:
-            return Wait(self._refusal_wait_until - now, "refused", on_change=True)
-        return self._wait_for_recovery(now)
-
-    def _wait_for_recovery(self, now: float) -> Wait | None:
-        """With other requests under way, one of them may find a provider that has recovered."""
-        begun = self.attempts or self._doubled or self._refusal_wait_until is not None
-        if not begun or not self._may_hope(now):
+        times = [r.retry_after for r in self.refused if r.retry_after is not None and r.reason != "probing"]
+        if self._in_company:
+            times += [until - now for until in self._spent.values() if until > now]
+        soonest = min(times, default=math.inf)
+        if soonest > self.limits.wait_seconds or now + soonest >= self.deadline:
             return None
-        if self._recovery_wait_until is None:
-            self._recovery_wait_until = min(now + RECOVERY_WAITS * self.limits.wait_seconds, self.deadline)
-        if now < self._recovery_wait_until:
-            return Wait(min(RECOVERY_LOOK_SECONDS, self._recovery_wait_until - now), "recovery", on_change=True)
-        return None
+        if self._refusal_wait_until is None:
+            patience = RECOVERY_WAITS * self.limits.wait_seconds if self._in_company else soonest
+            self._refusal_wait_until = now + patience + WAIT_MARGIN_SECONDS
+        left = self._refusal_wait_until - now
+        return Wait(min(soonest + WAIT_MARGIN_SECONDS, left), "refused", on_change=True) if left > 0 else None
 
     # --- what came of it
 
@@ -287,7 +321,7 @@ class Exchange:
         began = now if attempt.headers_at is None else attempt.headers_at
         seconds = exhausted(headers, wall_now - (now - began))
         if seconds is not None:
-            engine.cooldown(provider.name).foresee(began, seconds)
+            engine.cooldowns.foresee(attempt.subject, began, seconds)
         if len(self.plan.candidates) < 2:
             return
         if self.match.route.strategy == "fastest" and attempt.content_at is not None:
@@ -313,45 +347,24 @@ class Exchange:
             self.engine.strategist.paces.failed(pace_key(candidate, self.call), now - attempt.started, now)
         limits = candidate.provider.attempts
         tries_left = self._tries.get(name, 0) < limits.per_provider
+        announced = outcome.cooldown_seconds
         if outcome.then is Then.RETRY and tries_left:
             pause = limits.backoff_seconds * (0.5 + self._jitter())
             self._again = (candidate, now + pause, "backoff")
         elif (
             outcome.then is Then.WAIT
             and tries_left
-            and outcome.cooldown_seconds is not None
-            and outcome.cooldown_seconds <= limits.wait_seconds
-            and now + outcome.cooldown_seconds < self.deadline
+            and announced is not None
+            and announced <= limits.wait_seconds
+            and now + announced < self.deadline
         ):
-            self._again = (candidate, now + outcome.cooldown_seconds, "rate_limit")
+            self._again = (candidate, now + announced, "rate_limit")
         elif outcome.then is Then.LARGER:
             self._spend_not_larger_than(candidate)
         else:
-            # One that cannot serve this request is not asked again; one that failed is as a last resort, and only
-            # should it be seen to have recovered.
-            curable = outcome.kind is Kind.FAILURE or outcome.reason == "rate_limit"
-            self._spent[name] = now if curable else NEVER_AGAIN
-
-    def _has_recovered(self, candidate: Candidate, now: float) -> bool:
-        """Whether a provider that failed this request has answered somebody else since, or its circuit wants it
-        probed. One whose circuit did not open is worth a look after the time that it would have been open: where
-        many share the providers, nobody else may be left to find out."""
-        name = candidate.provider.name
-        failed_at = self._spent[name]
-        if failed_at == NEVER_AGAIN:
-            return False
-        if self.engine.last_well.get(name, failed_at) > failed_at or self.engine.wants_probe(candidate, now):
-            return True
-        return now - failed_at >= candidate.provider.circuit.open_seconds and self._may_hope(now)
-
-    def _may_hope(self, now: float) -> bool:
-        """Whether somebody is likely to be found well soon: there are others who look, and lately one of those who may
-        answer this has answered somebody. Where all have been down for long, the app is told so at once."""
-        answered = self.engine.last_well
-        return self._in_company and any(
-            answered.get(name, -NEVER_AGAIN) >= now - HOPE_SECONDS and self._spent.get(name) != NEVER_AGAIN
-            for name in (c.provider.name for c in self.plan.candidates)
-        )
+            passes = outcome.kind is Kind.FAILURE or (outcome.reason == "rate_limit" and not outcome.size_limited)
+            pause = max(candidate.provider.circuit.open_seconds, announced or 0.0)
+            self._spent[name] = now + pause if passes else NEVER_AGAIN
 
     def may_move_on(self, outcome: Outcome) -> bool:
         """Whether this outcome leaves it to us to ask again; otherwise the app gets the answer."""
@@ -367,11 +380,18 @@ class Exchange:
                 self._spent[other.provider.name] = NEVER_AGAIN
 
     def rank(self, outcome: Outcome) -> int:
-        """How fit a failed answer is to be handed to the app when nobody could do better.
+        """How fit the latest attempt's answer is to be handed to the app when no provider could do better; of equals
+        the first.
 
-        The original 400 about a context that is too long stands above all, an answer about a credential or a
-        model name of ours below all: it would blame the app for our configuration.
+        The original 400 about a context that is too long stands above all; then what the provider said that the app
+        addressed; an answer about a credential or a model name of ours below all: it would blame the app for our
+        configuration.
         """
+        candidate = None if self.current is None else self.current.candidate
+        own = candidate is not None and candidate.own
+        renamed = candidate is not None and candidate.model != self.call.model
         if outcome.reason == "context_too_long":
-            return 2
-        return 0 if outcome.reason in ("credential", "unknown_model") else 1
+            return 3
+        if outcome.reason == "credential" or (outcome.reason == "unknown_model" and (renamed or not own)):
+            return 0
+        return 2 if own else 1

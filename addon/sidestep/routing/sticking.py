@@ -5,14 +5,15 @@ Pure: no mitmproxy, no I/O; time is an argument. Holds digests, never a word of 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from sidestep.breaker.bounded import Bounded, bytes_of
 from sidestep.dialects.base import Conversation
 
 MAX_CONVERSATIONS = 10_000
 """The one not answered for longest goes first. An entry takes about half a kilobyte."""
+CONVERSATION_BYTES = 8 << 20
 
 Scope = tuple[str, str | None]
 """Route and model: another model has another cache."""
@@ -32,34 +33,33 @@ class Conversations:
     """State: the stays by scope and digest, the latest answered last."""
 
     def __init__(self) -> None:
-        self._stays: OrderedDict[tuple[Scope, bytes], Stay] = OrderedDict()
+        self._stays: Bounded[tuple[Scope, bytes], Stay] = Bounded(
+            MAX_CONVERSATIONS, CONVERSATION_BYTES, lambda stay: bytes_of(stay) + bytes_of(stay.end)
+        )
 
     def any(self, now: float) -> bool:
         """Whether any conversation stays anywhere. Forgets the oldest whose time is over."""
-        while self._stays:
-            key, stay = next(iter(self._stays.items()))
+        while (oldest := self._stays.oldest()) is not None:
+            key, stay = oldest
             if now < stay.until:
                 return True
-            del self._stays[key]
+            self._stays.pop(key)
         return False
 
     def answered(self, scope: Scope, conversation: Conversation, provider: str, seconds: float, now: float) -> None:
         """This provider answered, and keeps the conversation for so long."""
         key = scope, conversation.answered or conversation.opening
         if seconds <= 0:
-            self._stays.pop(key, None)
+            self._stays.pop(key)
             return
-        self._stays[key] = Stay(provider, now + seconds, conversation.length, conversation.end)
-        self._stays.move_to_end(key)
-        while len(self._stays) > MAX_CONVERSATIONS:
-            self._stays.popitem(last=False)
+        self._stays.put(key, Stay(provider, now + seconds, conversation.length, conversation.end))
 
     def broke(self, scope: Scope, conversation: Conversation, provider: str) -> None:
         """The answer of this provider broke off: it does not keep the conversation."""
         key = scope, conversation.answered or conversation.opening
         stay = self._stays.get(key)
         if stay is not None and stay.provider == provider:
-            del self._stays[key]
+            self._stays.pop(key)
 
     def keeper(self, scope: Scope, conversation: Conversation, now: float) -> str | None:
         """The provider that a conversation stays with; None for a first turn, which stays nowhere.
@@ -79,7 +79,7 @@ class Conversations:
 
     def keep(self, providers: Collection[str]) -> None:
         """Forget everything but the stays with these."""
-        self._stays = OrderedDict((key, stay) for key, stay in self._stays.items() if stay.provider in providers)
+        self._stays.keep(lambda _, stay: stay.provider in providers)
 
     def __len__(self) -> int:
         return len(self._stays)

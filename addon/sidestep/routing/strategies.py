@@ -7,10 +7,10 @@ call through is the engine's, and which provider a conversation stays with is `s
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from sidestep.breaker.bounded import Bounded, short
 from sidestep.dialects.base import Call, Usage
 from sidestep.routing import prices
 from sidestep.routing.table import Candidate
@@ -33,6 +33,7 @@ BUSY = 8
 LEAST_SECONDS = 0.001
 MAX_PACES = 2_000
 """Averages kept, the latest used: an app that makes up models must not fill the memory."""
+PACES_BYTES = 2 << 20
 
 PaceKey = tuple[str, str | None, str, bool]
 """Provider, its model, operation, and whether streamed: the first content of a whole answer is its end."""
@@ -106,7 +107,7 @@ class Paces:
     """State: moving averages of the time to first content."""
 
     def __init__(self) -> None:
-        self._paces: OrderedDict[PaceKey, Pace] = OrderedDict()
+        self._paces: Bounded[PaceKey, Pace] = Bounded(MAX_PACES, PACES_BYTES)
         self._overall: dict[str, float] = {}
 
     def measured(self, key: PaceKey, seconds: float, now: float) -> None:
@@ -180,24 +181,22 @@ class Paces:
         return other if wait(other) < wait(first) else first
 
     def _pace(self, key: PaceKey) -> Pace:
-        pace = self._paces.get(key)
+        pace = self._paces.use(key)
         if pace is None:
-            pace = self._paces[key] = Pace()
-            while len(self._paces) > MAX_PACES:
-                self._paces.popitem(last=False)
-        else:
-            self._paces.move_to_end(key)
+            pace = Pace()
+            self._paces.put(key, pace)
         return pace
 
     def keep(self, providers: Collection[str]) -> None:
         """Forget everything but these."""
-        self._paces = OrderedDict((key, pace) for key, pace in self._paces.items() if key[0] in providers)
+        self._paces.keep(lambda key, _: key[0] in providers)
         self._overall = {name: seconds for name, seconds in self._overall.items() if name in providers}
 
 
 def pace_key(candidate: Candidate, call: Call) -> PaceKey:
     """What a candidate's time with this call is comparable with."""
-    return candidate.provider.name, candidate.model, call.operation, call.stream
+    model = None if candidate.model is None else short(candidate.model)
+    return candidate.provider.name, model, call.operation, call.stream
 
 
 def _average(pace: Pace) -> float:

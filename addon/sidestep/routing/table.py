@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from sidestep.breaker.bounded import Bounded, bytes_of
 from sidestep.config.settings import Provider, Route
 from sidestep.config.urls import BaseURL
 from sidestep.dialects import DIALECTS
@@ -16,6 +17,7 @@ from sidestep.dialects.base import Call, Dialect, PinKind
 
 KEPT_CANDIDATES = 1_000
 """An app may make up models without end."""
+CANDIDATES_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,6 @@ class Candidate:
         """The app's own credential stays on an attempt at this provider."""
         return self.own and self.provider.api_key is None and self.provider.auth != "none"
 
-    @property
-    def circuit_key(self) -> tuple[str, str | None]:
-        return (self.provider.name, self.model if self.provider.circuit.scope == "model" else None)
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -63,13 +61,19 @@ class Plan:
     passthrough: bool = False
 
 
+def _bytes_of(candidates: tuple[Candidate, ...]) -> int:
+    return sum(bytes_of(candidate) + bytes_of(candidate.model) for candidate in candidates)
+
+
 class RouteTable:
     """Routes by the origin of their intercepts; a longer base path wins over a shorter one."""
 
     __slots__ = ("_by_port", "_candidates")
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._candidates: dict[tuple[str, BaseURL, str | None, bool], tuple[Candidate, ...]] = {}
+        self._candidates: Bounded[tuple[str, BaseURL, str | None, bool], tuple[Candidate, ...]] = Bounded(
+            KEPT_CANDIDATES, CANDIDATES_BYTES, _bytes_of
+        )
         self._by_port: dict[tuple[str, int], list[tuple[BaseURL, Route]]] = {}
         for route in routes:
             for base in route.intercepts:
@@ -84,7 +88,7 @@ class RouteTable:
     def candidates(self, match: Match, model: str | None, *, trusted_client: bool) -> tuple[Candidate, ...]:
         """Who may be asked for a model, in the route's order. Kept, for apps ask for the same few models."""
         key = (match.route.name, match.intercept, model, trusted_client)
-        found = self._candidates.get(key)
+        found = self._candidates.use(key)
         if found is None:
             found = tuple(
                 Candidate(provider, None if model is None else provider.target_model(model), own)
@@ -93,9 +97,7 @@ class RouteTable:
                 for own in (provider.base_url == match.intercept,)
                 if trusted_client or provider.api_key is None
             )
-            if len(self._candidates) >= KEPT_CANDIDATES:
-                self._candidates.clear()
-            self._candidates[key] = found
+            self._candidates.put(key, found)
         return found
 
     def match(self, method: str, scheme: str, host: str, port: int, path: str) -> Match | None:

@@ -28,7 +28,7 @@ MESSAGES = 100
 
 
 class _Errors(logging.Handler):
-    """Errors of anybody, warnings of ours."""
+    """All errors, and our own warnings."""
 
     def __init__(self, companion: Companion) -> None:
         super().__init__(logging.WARNING)

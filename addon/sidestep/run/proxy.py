@@ -40,7 +40,7 @@ class RunError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class RunOptions:
     """What was asked for on the command line."""
 
     web: bool = False
@@ -81,7 +81,7 @@ class Proxy:
         return self._failed
 
     @classmethod
-    def start(cls, wishes: Wishes, script: Path, env: Mapping[str, str]) -> Proxy:
+    def start(cls, options: RunOptions, script: Path, env: Mapping[str, str]) -> Proxy:
         """Start it and wait until it listens. RunError: why it did not."""
         try:
             upstream = environment.upstream(env)
@@ -89,7 +89,7 @@ class Proxy:
             raise RunError(str(e)) from None
         ours, theirs = socket.socketpair()
         proxy_env = {**env, CONTROL_FD: str(theirs.fileno()), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-        proxy_env[handover.FORCED_OPTIONS] = json.dumps(_forced(wishes))
+        proxy_env[handover.FORCED_OPTIONS] = json.dumps(_forced(options))
         if upstream is not None:
             proxy_env[handover.DIRECT_HOSTS] = no_proxy.users_no_proxy(env)
             if upstream.auth is not None:
@@ -97,7 +97,7 @@ class Proxy:
         log, path = tempfile.mkstemp(prefix="sidestep-", suffix=".log")
         with theirs, os.fdopen(log, "wb") as file:
             process = subprocess.Popen(  # noqa: S603  # mitmproxy of this very installation
-                _command(wishes, script, env, upstream),
+                _command(options, script, env, upstream),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -191,32 +191,32 @@ class Proxy:
                 self.log.unlink()
 
 
-def _command(wishes: Wishes, script: Path, env: Mapping[str, str], upstream: Upstream | None) -> list[str]:
-    tool = "mitmweb" if wishes.web else "mitmdump"
+def _command(options: RunOptions, script: Path, env: Mapping[str, str], upstream: Upstream | None) -> list[str]:
+    tool = "mitmweb" if options.web else "mitmdump"
     companion = Path(__file__).with_name("companion.py")
     # -P: nothing in the folder that the command is started in is taken for a module of mitmproxy's.
     command = [sys.executable, "-P", "-c", f"from mitmproxy.tools.main import {tool}; {tool}()"]
     command += ["--server", "--listen-host", "127.0.0.1", "--listen-port", "0"]
     command += ["--mode", "regular" if upstream is None else f"upstream:{upstream.url}"]
-    command += ["-s", str(companion), "-s", str(script), "--set", f"confdir={wishes.confdir.expanduser()}"]
-    if wishes.web:
+    command += ["-s", str(companion), "-s", str(script), "--set", f"confdir={options.confdir.expanduser()}"]
+    if options.web:
         # Streamed answers are kept to be looked at.
         command += ["--set", "store_streamed_bodies=true"]
         command += ["--no-web-open-browser", "--web-host", "127.0.0.1", "--web-port", str(_free_port())]
-    roots = trust.upstream_roots(wishes.confdir, env)
+    roots = trust.upstream_roots(options.confdir, env)
     return command if roots is None else [*command, "--set", f"ssl_verify_upstream_trusted_ca={roots}"]
 
 
-def _forced(wishes: Wishes) -> dict[str, Any]:
+def _forced(options: RunOptions) -> dict[str, Any]:
     """mitmproxy's options that must be as they are here: with `--set` the user's own config.yaml, made for other uses
     of mitmproxy, would have the last word."""
-    options: dict[str, Any] = {"connection_strategy": "lazy", "sidestep_tunnel_others": "true"}
-    if wishes.config:
-        options["sidestep_config"] = str(find_config(wishes.config))
-    if not wishes.web:
+    forced: dict[str, Any] = {"connection_strategy": "lazy", "sidestep_tunnel_others": "true"}
+    if options.config:
+        forced["sidestep_config"] = str(find_config(options.config))
+    if not options.web:
         # Addresses of calls can bear keys: they do not belong into a log.
-        options["flow_detail"] = 0
-    return options
+        forced["flow_detail"] = 0
+    return forced
 
 
 def _free_port() -> int:

@@ -20,26 +20,26 @@ from sidestep.config.locating import find_config, load_settings
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Settings
 from sidestep.run import environment, trust
-from sidestep.run.proxy import OURS_FAILED, Proxy, RunError, Wishes, say
+from sidestep.run.proxy import OURS_FAILED, Proxy, RunError, RunOptions, say
 from sidestep.run.signals import IGNORED_BY_PYTHON, WATCHED, Signalled, interruptible, wait_for
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
 
-def run(command: Sequence[str], wishes: Wishes, script: Path, env: Mapping[str, str]) -> int:
+def run(command: Sequence[str], options: RunOptions, script: Path, env: Mapping[str, str]) -> int:
     """Run the command behind a proxy of its own; its exit code."""
     try:
         if os.name != "posix":
             raise RunError("sidestep run needs Linux or macOS; elsewhere: sidestep dump, and sidestep env")
         _open_closed_streams()
         program = _find(command[0], env)
-        settings = _settings(wishes, env)
-        trust.check_place(wishes.confdir)
+        settings = _settings(options, env)
+        trust.check_place(options.confdir)
         with interruptible():
-            proxy = Proxy.start(wishes, script, env)
+            proxy = Proxy.start(options, script, env)
             try:
-                return _run(proxy, program, command, wishes, settings, env)
+                return _run(proxy, program, command, options, settings, env)
             finally:
                 proxy.stop()
     except trust.TrustError as e:
@@ -75,9 +75,9 @@ def _open_closed_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # it stays until the end
 
 
-def _settings(wishes: Wishes, env: Mapping[str, str]) -> Settings:
+def _settings(options: RunOptions, env: Mapping[str, str]) -> Settings:
     try:
-        return load_settings(find_config(wishes.config), env)
+        return load_settings(find_config(options.config), env)
     except ConfigError as e:
         raise RunError(str(e)) from None
 
@@ -86,11 +86,11 @@ def _run(
     proxy: Proxy,
     program: str,
     command: Sequence[str],
-    wishes: Wishes,
+    options: RunOptions,
     settings: Settings,
     env: Mapping[str, str],
 ) -> int:
-    trusted = trust.prepare(wishes.confdir, env)
+    trusted = trust.prepare(options.confdir, env)
     if proxy.web is not None:
         say(f"mitmweb is at {proxy.web}")
     hosts = {base.host for route in settings.routes for base in route.intercepts}
@@ -111,7 +111,7 @@ def _run(
     report = proxy.report()
     for error in proxy.unsaid:
         say(error)
-    if wishes.keep and report is not None:
+    if options.keep and report is not None:
         proxy.leave()
     if proxy.failed and not proxy.left:
         say(f"the proxy's log: {proxy.log}")

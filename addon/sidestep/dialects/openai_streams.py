@@ -1,0 +1,281 @@
+"""The streams of the OpenAI dialect, and what its whole answers share with them.
+
+Pure: no mitmproxy, no clock, no I/O. Grammar after the API reference of OpenAI and the streams of those that speak
+its dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from sidestep.breaker.outcomes import ErrorKind
+from sidestep.dialects import common
+from sidestep.dialects.base import Mark, Usage
+from sidestep.dialects.common import int_of, items_of, texts, value_of
+from sidestep.dialects.reader import (
+    BROKE_DOWN,
+    CONTENT,
+    HALF_A_CALL,
+    LIFECYCLE,
+    TERMINAL,
+    Reader,
+    Reading,
+    decode_event,
+    error_reading,
+)
+
+_COUNTS = ("completion_tokens", "output_tokens")
+_CALL_DELTAS = frozenset({"response.function_call_arguments.delta", "response.custom_tool_call_input.delta"})
+_SILENT = frozenset({"role", "name", "channel"})
+"""Fields of a chat delta that say nothing to the app's user."""
+
+
+class Choice(msgspec.Struct):
+    delta: Any = None
+    message: Any = None
+    text: Any = None
+    finish_reason: Any = None
+    index: Any = 0
+    error: Any = None
+
+
+class Chunk(msgspec.Struct):
+    choices: list[Choice] | None = None
+    error: Any = None
+    usage: Any = None
+    model: Any = None
+    object: Any = None
+    x_groq: Any = None
+    base_resp: Any = None
+
+
+class _ResponseEvent(msgspec.Struct):
+    type: Any = None
+    delta: Any = None
+    response: msgspec.Raw = msgspec.Raw()
+    item: msgspec.Raw = msgspec.Raw()
+    error: Any = None
+    usage: Any = None
+
+
+class Response(msgspec.Struct):
+    id: Any = None
+    model: Any = None
+    usage: Any = None
+    status: Any = None
+    output: msgspec.Raw = msgspec.Raw()
+
+
+class _Item(msgspec.Struct):
+    id: Any = None
+    type: Any = None
+    container_id: Any = None
+
+
+CHUNK = msgspec.json.Decoder(Chunk)
+CHOICES = msgspec.json.Decoder(list[Choice])
+_response_event = msgspec.json.Decoder(_ResponseEvent)
+RESPONSE = msgspec.json.Decoder(Response)
+_item = msgspec.json.Decoder(_Item)
+
+
+def decoded[T](decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> T | None:
+    try:
+        return decoder.decode(raw) if raw else None
+    except common.UNREADABLE:
+        return None
+
+
+def is_said(operation: str, choice: Choice, usage: Any) -> bool:
+    """Whether a choice is an answer: it says something, or says why it does not, and the tokens do not deny it."""
+    said = choice.text if operation == "completions" else choice.message
+    if not isinstance(said, str if operation == "completions" else dict):
+        return False
+    if said if isinstance(said, str) else any(v for k, v in said.items() if k not in _SILENT):
+        return True
+    return bool(choice.finish_reason) and not (choice.finish_reason == "stop" and counts_none(usage))
+
+
+def counts_none(usage: Any) -> bool:
+    """A report that says that not one token was made."""
+    counts = [usage[name] for name in _COUNTS if name in usage] if isinstance(usage, dict) else []
+    return bool(counts) and not any(counts)
+
+
+def says_nothing(response: Response) -> bool:
+    """Whether a response is an empty frame: without output, though it claims to be complete, and without tokens."""
+    if items_of(response.output) or response.status in ("queued", "in_progress", "incomplete", "cancelled"):
+        return False
+    usage = response.usage
+    return not isinstance(usage, dict) or not any(usage.get(name) for name in _COUNTS)
+
+
+def usage_in(usage: Any) -> Usage | None:
+    if not isinstance(usage, dict):
+        return None
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    cached = int_of(details.get("cached_tokens")) if isinstance(details, dict) else 0
+    given = int_of(usage.get("prompt_tokens", usage.get("input_tokens")))
+    made = int_of(usage.get("completion_tokens", usage.get("output_tokens")))
+    return Usage(given, made, cached or int_of(usage.get("prompt_cache_hit_tokens")))
+
+
+def item_ids(output: msgspec.Raw) -> list[str]:
+    """The output items of a response, and the containers that they ran in."""
+    ids: list[str] = []
+    for raw in items_of(output)[: common.MAX_IDS]:
+        item = decoded(_item, raw)
+        if item is not None:
+            ids += texts(item.id, item.container_id)
+    return ids
+
+
+class ChatReader(Reader):
+    """Chat and legacy completions. State beside the base's: the choices begun and not finished, those of them that
+    call a tool, whether any has finished."""
+
+    def __init__(self, phrase: Callable[[ErrorKind, str], bytes]) -> None:
+        super().__init__(phrase)
+        self._open: set[Any] = set()
+        self._calls: set[Any] = set()
+        self._stopped = False
+
+    def raises(self, name: bytes, data: bytes) -> bool:
+        return raises_openai(data)
+
+    @property
+    def calling(self) -> bool:
+        return bool(self._calls)
+
+    @property
+    def answered(self) -> bool:
+        return self.finished or (self._stopped and not self._open)
+
+    def read(self, name: bytes, data: bytes) -> Reading:
+        if data.startswith(b"[DONE]"):
+            return self.end()
+        chunk = decode_event(CHUNK, data)
+        if name == b"error":
+            return error_reading(data)
+        if chunk is None:
+            return LIFECYCLE
+        choices = chunk.choices
+        if chunk.error or (not choices and (chunk.object == "error" or _base_resp_failed(chunk.base_resp))):
+            return error_reading(data)
+        if self.model is None and isinstance(chunk.model, str):
+            self.model = chunk.model
+        if chunk.usage is not None:
+            self.usage = usage_in(chunk.usage) or self.usage
+        elif isinstance(chunk.x_groq, dict):
+            self.usage = usage_in(chunk.x_groq.get("usage")) or self.usage
+        reading = LIFECYCLE
+        for choice in choices or ():
+            if choice.error or common.broke_down(choice.finish_reason):
+                return error_reading(common.encode({"error": choice.error})) if choice.error else BROKE_DOWN
+            delta = choice.delta
+            index = choice.index if isinstance(choice.index, int) else 0
+            if isinstance(delta, dict):
+                speaks = delta.get("content") or any(value for key, value in delta.items() if key not in _SILENT)
+                if speaks and isinstance(audio := delta.get("audio"), dict):
+                    self.note_ids(audio.get("id"))
+                if speaks and (delta.get("tool_calls") or delta.get("function_call")):
+                    if self.dropped and index not in self._calls and not _begins_call(delta):
+                        return Mark.ERROR, HALF_A_CALL
+                    self._calls.add(index)
+            else:
+                speaks = bool(choice.text)
+            if choice.finish_reason:
+                self._stopped = True
+                self._open.discard(index)
+                self._calls.discard(index)
+                if self.content or speaks or choice.finish_reason != "stop" or not counts_none(chunk.usage):
+                    reading = CONTENT
+            elif speaks:
+                self._open.add(index)
+                reading = CONTENT
+        return reading
+
+
+def raises_openai(data: bytes) -> bool:
+    """The SDKs raise for any event whose data has an `error` that is not empty, in every API."""
+    fields = common.answer_fields("", data)
+    return fields is not None and bool(value_of(fields.get("error")))
+
+
+def _base_resp_failed(told: Any) -> bool:
+    """MiniMax' way to tell an error inside a 200."""
+    return isinstance(told, dict) and bool(told.get("status_code"))
+
+
+def _begins_call(delta: dict[str, Any]) -> bool:
+    """Whether a piece of a tool call says which tool is called."""
+    calls = delta.get("tool_calls") or [{"function": delta.get("function_call")}]
+    functions = [c.get("function") for c in calls if isinstance(c, dict)] if isinstance(calls, list) else []
+    return any(isinstance(f, dict) and f.get("name") for f in functions)
+
+
+class EventReader(Reader):
+    """Responses, and the streams of images and audio, which are built like it: events with a `type`. State beside
+    the base's: whether a tool call has begun and not ended."""
+
+    _COMPLETED = frozenset({"response.completed", "response.incomplete", "response.cancelled", "response.done"})
+    _LAST = frozenset({"speech.audio.done", "transcript.text.done", "image_generation.completed"})
+
+    def __init__(self, phrase: Callable[[ErrorKind, str], bytes], operation: str) -> None:
+        super().__init__(phrase)
+        self._operation = operation
+        self._calls = False
+
+    def raises(self, name: bytes, data: bytes) -> bool:
+        return raises_openai(data)
+
+    @property
+    def calling(self) -> bool:
+        return self._calls
+
+    def read(self, name: bytes, data: bytes) -> Reading:
+        if data.startswith(b"[DONE]"):
+            # Some close a Responses stream with it; the end that the SDKs wait for is `response.completed`.
+            return LIFECYCLE if self._operation == "responses" else self.end()
+        event = decode_event(_response_event, data)
+        if name == b"error":
+            return error_reading(data)
+        if event is None:
+            return LIFECYCLE
+        kind = event.type if isinstance(event.type, str) else ""
+        if kind.endswith(".delta"):
+            self._calls = self._calls or kind in _CALL_DELTAS
+            # Sound comes as `audio`.
+            return CONTENT if event.delta or (not event.delta and b'"audio":' in data) else LIFECYCLE
+        if kind == "error" or event.error:
+            return error_reading(data)
+        if kind == "response.failed":
+            return error_reading(bytes(event.response) or data)
+        response = decoded(RESPONSE, event.response)
+        if response is not None:
+            self.note_ids(response.id)
+            if isinstance(response.model, str):
+                self.model = response.model
+        if kind in self._COMPLETED:
+            if not self.content and response is not None and says_nothing(response):
+                return LIFECYCLE
+            self.finished = True
+            if response is not None:
+                self.usage = usage_in(response.usage) or self.usage
+                self.note_ids(*item_ids(response.output))
+            return TERMINAL
+        if kind in self._LAST:
+            self.finished = True
+            self.usage = usage_in(event.usage) or self.usage
+            return TERMINAL
+        if event.item and (item := decoded(_item, event.item)) is not None:
+            self.note_ids(item.id, item.container_id)
+            if isinstance(item.type, str) and item.type.endswith("_call"):
+                self._calls = kind == "response.output_item.added"
+        # A compaction, or a call of a tool of the provider's own, may come without any delta.
+        if kind.endswith((".done", ".partial_image", ".segment")):
+            return CONTENT
+        return LIFECYCLE

@@ -425,6 +425,8 @@ def main() -> int:
     sample = [found[i] for i in sorted(drawn)]
     if not sample:
         parser.error("there are no mutants of these places")
+    # Ended from outside it still ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"{len(sample)} of {len(found)} mutants, seed {options.seed}", flush=True)
     began = time.monotonic()
     survivors = survivors_of(sample, options.jobs)

@@ -178,7 +178,7 @@ def mistakes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.If(ast.UnaryOp(ast.Not(), test), body, orelse)
         case ast.While(test=test, body=body, orelse=orelse) if is_plain(test):
             yield ast.While(ast.UnaryOp(ast.Not(), test), body, orelse)
-        case ast.Return(value=value) if value is not None and not is_none(value):
+        case ast.Return(value=value) if value is not None and not is_no(value):
             yield ast.Return(ast.Constant(None))
         case ast.Continue():
             yield ast.Break()
@@ -199,8 +199,9 @@ def is_plain(test: ast.expr) -> bool:
     )
 
 
-def is_none(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def is_no(node: ast.AST) -> bool:
+    """Whether callers take it for no already."""
+    return isinstance(node, ast.Constant) and node.value in (None, False)
 
 
 def has_text(node: ast.AST) -> bool:
@@ -425,6 +426,8 @@ def main() -> int:
     sample = [found[i] for i in sorted(drawn)]
     if not sample:
         parser.error("there are no mutants of these places")
+    # Ended from outside it still ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"{len(sample)} of {len(found)} mutants, seed {options.seed}", flush=True)
     began = time.monotonic()
     survivors = survivors_of(sample, options.jobs)

@@ -224,6 +224,8 @@ def test_the_strings_that_must_appear_nowhere() -> None:
     assert bears_secret(b"anything", ()) is False
 
 
+# --- fingerprints
+
 KEY = (b"Authorization", b"Bearer sk-CANARY-0123456789")
 
 

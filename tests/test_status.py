@@ -112,9 +112,9 @@ def fail_model(w: World, model: str, times: int = 2) -> None:
         w.fail(exchange, Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503))
 
 
-def test_with_a_circuit_per_model_a_provider_is_shown_by_its_worst_model() -> None:
-    """Its counts are those of all its models, its time that of the first that may be asked again; it takes calls while
-    any model may be asked for."""
+def test_with_a_circuit_per_model_a_provider_is_as_its_worst_model() -> None:
+    """Its counts are those of all its models, its time that of the first that may be asked again. While one model can
+    be asked it is not down."""
     w = world("a", scope="model")
     assert providers(w)["a"] == {**IDLE, "models": {}}
     fail_model(w, "m")
@@ -129,6 +129,16 @@ def test_with_a_circuit_per_model_a_provider_is_shown_by_its_worst_model() -> No
     assert (providers(w)["a"]["state"], status.health(w.engine, w.now)[0]) == ("open", 200)
     w.now += 15
     assert providers(w)["a"]["models"] == {"m": "half_open", "n": "open", "o": "closed"}
+
+
+@pytest.mark.parametrize(("times", "state"), [(2, "open"), (1, "half_open")])
+def test_the_worst_of_several_models(times: int, state: str) -> None:
+    """Open is worse than half-open, which is worse than closed."""
+    w = world("a", scope="model")
+    fail_model(w, "m")
+    w.now += 20
+    fail_model(w, "n", times)
+    assert providers(w)["a"]["state"] == state
 
 
 def test_the_time_to_first_content_where_it_is_measured() -> None:

@@ -14,6 +14,7 @@ from sidestep.breaker.circuit import State
 from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome, Then
 from sidestep.calls import replies
 from sidestep.dialects import DIALECTS
+from sidestep.routing.engine import Refused
 from sidestep.routing.exchange import Exchange, Exhausted
 from support.flows import ask, flow_of
 from support.world import World, toml
@@ -77,6 +78,13 @@ def test_where_nobody_may_be_asked_the_app_is_told_when_the_first_may(a: float, 
     )
     assert message(made) == text
     assert body == json.loads(DIALECTS["openai"].phrase_error(503, ErrorKind.OVERLOADED, text))
+
+
+def test_an_app_is_told_to_wait_a_second_at_least() -> None:
+    """Nought would have it ask again at once."""
+    exchange = ended(opened(20, 30))
+    exchange.refused = (Refused("a", "open", 0.0), Refused("b", "open", 9.0))
+    assert told(replies.exhausted(exchange))[1]["retry-after"] == "1"
 
 
 def test_without_a_known_time_there_is_no_retry_after() -> None:

@@ -56,14 +56,14 @@ class Told:
         """The next attempt ends so, before the app saw a byte."""
         attempt = ask(self.world, self.exchange)
         attempt.status = status
-        self.world.now += 0.5
+        self.world.now += 0.50002
         self.world.fail(self.exchange, outcome)
         return self
 
     def answers(self, outcome: Outcome = judging.SUCCESS, status: int = 200) -> Told:
         """The next attempt has its answer, and the app gets it."""
         attempt = ask(self.world, self.exchange)
-        self.world.now += 0.1234
+        self.world.now += 0.12342
         attempt.headers_at, attempt.status = self.world.now, status
         self.world.now += 0.1
         attempt.content_at = self.world.now

@@ -158,7 +158,8 @@ def test_an_onlooker_makes_its_attempt_whatever_the_circuit_says() -> None:
     assert seen.permit is not None
     w.engine.settle(seen, DOWN, w.now)
     w.engine.ended(seen, w.now)
-    blind = w.exchange().look_on(candidate, w.now)
+    blind = exchange.look_on(candidate, w.now)
+    assert exchange.attempts == [seen, blind]
     assert blind.permit is None
     assert (w.engine.out, w.engine.in_flight) == ({"a": 1}, {blind})
     w.engine.settle(blind, judging.SUCCESS, w.now)

@@ -29,6 +29,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 from support.proxy import ADDON, Mitmdump  # noqa: E402
 
 HOST = "http://bench.test/v1"
+PACKAGES = {"sidestep", *(p.name for p in (ADDON.parent / "sidestep").iterdir() if p.is_dir())}
+"""Where our own functions are, by folder."""
 TICK = os.sysconf("SC_CLK_TCK")
 EVENT = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}]}\n\n'  # noqa: E501
 LAST = b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
@@ -311,7 +313,7 @@ def show_profile(console: Console, folder: Path, script: Path, config: str, load
     table = Table("µs within", "more than bare", "µs itself", "function", title=f"{load[3]}: CPU per {what}")
     table.add_row(f"{ours.cpu * 1e6:.1f}", f"{(ours.cpu - bare.cpu) * 1e6:+.1f}", "", "all")
     rows = sorted(within, key=lambda k: bare_within[k] - within[k])
-    for name in [k for k in rows if k.startswith(("sidestep/", "dialects/"))][:40]:
+    for name in [k for k in rows if k.partition("/")[0] in PACKAGES][:40]:
         table.add_row(f"{within[name]:.1f}", f"{within[name] - bare_within[name]:+.1f}", f"{own[name]:.1f}", name)
     console.print(table)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 OFFICIAL = {
@@ -47,6 +48,7 @@ _AZURE = ("*.openai.azure.com", "*.services.ai.azure.com", "*.cognitiveservices.
 AUTH_BY_DIALECT = {"openai": "bearer", "anthropic": "x-api-key", "gemini": "x-goog-api-key"}
 
 
+@lru_cache(maxsize=1024)
 def issuer_at(dialect: str, host: str) -> str | None:
     """Whose sealed reasoning is honoured at a host; None: it is not known."""
     for of, glob, issuer in _ISSUERS:

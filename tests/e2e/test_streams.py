@@ -6,24 +6,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import anthropic
-import openai
 import pytest
-from google import genai
 
-from support.calls import APIS, DIALECT, Client, Result
+from support.calls import APIS, DIALECT, SDK_ERROR, Client, Result
 from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump
 from support.settings import inline, route, table
 
 Start = Callable[..., Mitmdump]
 
-SDK_ERROR = {
-    "chat": openai.APIError,
-    "responses": openai.APIError,
-    "messages": anthropic.APIError,
-    "gemini": genai.errors.APIError,
-}
 GOOD = Behaviour()
 IDLE = 0.5
 FAST = [

@@ -57,6 +57,15 @@ class Result:
         return self.headers.get("x-sidestep-attempts")
 
 
+SDK_ERROR: dict[str, type[Exception]] = {
+    "chat": openai.APIError,
+    "responses": openai.APIError,
+    "messages": anthropic.APIError,
+    "gemini": genai.errors.APIError,
+}
+"""What the official SDK raises of its own, by API."""
+
+
 class Client:
     """An app: the official SDKs behind a proxy, without retries of their own."""
 

@@ -28,6 +28,9 @@ from sidestep.routing.exchange import Exchange
 REUSE_SECONDS = 2.0
 """A server that had closed an idle connection says so as soon as it is used again: some round trips, at most. One that
 ends later has worked on the request."""
+SIGN_SECONDS = 2.0
+"""How long after a head the app may be left without a sign of life that its provider gives. Apps end a stream of which
+no byte comes for a while: SDKs by their read timeout, coding agents after 20 s."""
 NOTES = 20
 """Notes kept of one attempt."""
 
@@ -145,6 +148,41 @@ class Flight:
         """Some bytes of its body have come."""
         assert self.holding is not None
         return self._taken(self.holding.feed(data, self.session.clock()))
+
+    def sign(self, data: bytes) -> bytes:
+        """What tells the app that its answer is being made, now that `data` has come of it and is held back. Only of a
+        200 that this provider itself has given, and some time after it; empty else."""
+        watch, came = self.watch, self.attempt.headers_at
+        if watch is None or came is None or watch.status != 200 or not data:
+            return b""
+        if self.session.clock() - came < SIGN_SECONDS or self.session.flow.request.http_version == "HTTP/1.0":
+            return b""
+        if watch.shape is Shape.WHOLE:
+            # Blanks before a document mean nothing, and any other document may follow them.
+            return data if not data.strip() and watch.plain else b""
+        return self.session.waiting if watch.shape is Shape.STREAM else b""
+
+    def vouch(self) -> Step:
+        """Let go of it before its first content."""
+        assert self.holding is not None
+        return self._taken(self.holding.vouch(self.session.clock()))
+
+    def head_alone(self) -> http.Response:
+        """Its head, for an app that waits while the answer itself is still held back; another may follow it."""
+        response, exchange = self.response, self.exchange
+        assert response is not None
+        framing = {b"content-length", b"content-encoding", b"transfer-encoding"}
+        fields = [f for f in response.data.headers.fields if f[0].lower() not in framing]
+        if not self.attempt.candidate.own:
+            fields = [f for f in fields if f[0].lower() in (b"content-type", b"cache-control")]
+        if self.session.engine.settings.proxy.response_headers:
+            fields.append((b"x-sidestep-request-id", exchange.id.encode()))
+            if len(exchange.plan.candidates) == 1:
+                fields.append((b"x-sidestep-provider", self.provider.name.encode()))
+            trail = [a.label for a in exchange.attempts if a is not self.attempt] + [f"{self.provider.name}:200"]
+            fields.append((b"x-sidestep-attempts", ", ".join(trail).encode()))
+        fields.append((b"transfer-encoding", b"chunked"))
+        return http.Response(b"HTTP/1.1", 200, b"OK", http.Headers(fields), None, None, time.time(), None)
 
     def end(self) -> Step:
         """It has ended by itself."""

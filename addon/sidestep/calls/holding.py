@@ -19,6 +19,7 @@ from sidestep.config.settings import TimeoutSettings
 ERROR_BODY_SECONDS = 5.0
 """An error body that does not come in this time is judged by its status alone."""
 
+VOUCHED = "let go before its first content: its signs of life could not be told otherwise"
 TOO_LARGE = "answer larger than hold_bytes: let go before it was known to be good"
 
 
@@ -149,6 +150,10 @@ class Holding:
         if watch.shape is Shape.ERROR:
             return self._judged(watch.judge_end(), now)
         return Step(Do.FAIL, outcome=judging.TIMEOUT)
+
+    def vouch(self, now: float) -> Step:
+        """It is alive but has no content yet, and the app must not be kept waiting for it: let go before its time."""
+        return self._release(None, Piece(b""), now, VOUCHED)
 
     # --- held back
 

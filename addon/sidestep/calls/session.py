@@ -96,8 +96,13 @@ class Session:
     @property
     def keep_alive(self) -> bytes:
         """What keeps the app waiting while its whole stream is held back; empty if nothing does, or it is not."""
+        return self.waiting if self._commit() == "complete" else b""
+
+    @property
+    def waiting(self) -> bytes:
+        """What keeps an app waiting for its stream, and binds to no provider; empty if nothing does."""
         exchange = self.exchange
-        if exchange is None or not exchange.call.stream or self._commit() != "complete":
+        if exchange is None or not exchange.call.stream:
             return b""
         if exchange.call.dialect == "gemini" and b"alt=sse" not in self.original.path:
             return b""  # a JSON array has no place for it

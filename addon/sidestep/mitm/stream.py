@@ -50,7 +50,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
 
 from sidestep.breaker import judging
-from sidestep.breaker.outcomes import Kind, Outcome
+from sidestep.breaker.outcomes import Outcome
 from sidestep.calls.flight import Flight
 from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
@@ -131,6 +131,11 @@ class FreshConnection(GetHttpConnection):
 @dataclass
 class Expired(HttpEvent):
     """A deadline of this stream may have passed."""
+
+
+@dataclass
+class _Head(ResponseHeaders):
+    """Headers that the app gets before its answer: all later ones are left out."""
 
 
 @dataclass
@@ -246,10 +251,24 @@ class FailoverStream(HttpStream):
                 return
             case _:
                 step = flight.broke()
-        if step.do is Do.HOLD:
+        if step.do is Do.HOLD and (sign := flight.sign(event.data if isinstance(event, ResponseData) else b"")):
+            yield from self._tell(flight, sign)
+        elif step.do is Do.HOLD:
             yield from self._arm(flight)
         else:
             yield from super().handle_event(News(self.stream_id, flight, step))
+
+    def _tell(self, flight: Flight, sign: bytes) -> Commands:
+        """The provider gives signs of life in a 200 of its own, but no content yet: the app gets them too, in a form
+        that does not bind it to this provider. Within a content encoding there is none."""
+        if flight.watch is not None and not flight.watch.plain and not self.made_up:
+            yield from super().handle_event(News(self.stream_id, flight, flight.vouch()))
+            return
+        yield from self._arm(flight)
+        if not self.made_up:
+            self.made_up = True
+            yield SendHttp(_Head(self.stream_id, flight.head_alone(), end_stream=False), self.context.client)
+        yield SendHttp(ResponseData(self.stream_id, sign), self.context.client)
 
     def _is_refused(self, response: http.Response) -> bool:
         """Whether this head would not be passed on: the app would get a page of mitmproxy's in its place. A 101 to what
@@ -281,7 +300,7 @@ class FailoverStream(HttpStream):
         for command in given:
             if isinstance(command, SendHttp):
                 if command.connection is self.context.client:
-                    if self.made_up and isinstance(command.event, ResponseHeaders):
+                    if self.made_up and type(command.event) is ResponseHeaders:
                         continue  # the app has headers already
                 elif command.connection not in self.parent.connections:
                     continue
@@ -496,7 +515,7 @@ class FailoverStream(HttpStream):
         outcome = step.outcome
         if self.flow.error is not None and (yield from self.check_killed(True)):
             return
-        if step.do is Do.RELEASE and not (self.made_up and outcome is not None and _needs_head(flight, outcome)):
+        if step.do is Do.RELEASE and not (self.made_up and _needs_head(flight)):
             yield from self._commit(session, flight, step)
         else:
             yield from self._move_on(session, flight, judging.OURS if outcome is None else outcome)
@@ -535,7 +554,7 @@ class FailoverStream(HttpStream):
             best = None  # on a 426 the clients that can come back over HTTP, on anything else they give up
         if self.made_up:
             kind, message = session.phrase_exhausted()
-            yield from self._close_in_band(message, session.error_event(kind, message))
+            yield from self._close_in_band(message, session.error_event(kind, message) if session.waiting else b"")
         elif best is not None:
             session.answered_by = best.provider
             best.withhold_key()
@@ -632,20 +651,10 @@ class FailoverStream(HttpStream):
         extensible = watch.plain and watch.shape is Shape.STREAM
         extensible = extensible and response is not None and "content-length" not in response.headers
         last = winner.quotable(step.told) or session.error_event(kind, message)
-        if last and (self.made_up or extensible):
-            yield from self._close_in_band(message, last)
-            return
-        self.flow.error = flow.Error(message)
-        self.flow.live = False
-        over = self._is_over()
-        self.client_state = self.server_state = self.state_done
-        if not over:
-            yield HttpErrorHook(self.flow)
-            cut = ResponseProtocolError(self.stream_id, message, ErrorCode.CANCEL)
-            yield SendHttp(cut, self.context.client)
-            yield DropStream(self.stream_id)
+        yield from self._close_in_band(message, last if self.made_up or extensible else b"")
 
     def _close_in_band(self, message: str, last: bytes) -> Commands:
+        """End what the app has begun to read: with an event that its SDK raises from, or by cutting the wire."""
         self.flow.error = flow.Error(message)
         self.flow.live = False
         over = self._is_over()
@@ -653,6 +662,11 @@ class FailoverStream(HttpStream):
         if over:
             return
         yield HttpErrorHook(self.flow)
+        if not last:
+            cut = ResponseProtocolError(self.stream_id, message, ErrorCode.CANCEL)
+            yield SendHttp(cut, self.context.client)
+            yield DropStream(self.stream_id)
+            return
         yield SendHttp(ResponseData(self.stream_id, last), self.context.client)
         yield DropStream(self.stream_id)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
@@ -759,7 +773,9 @@ class FailoverStream(HttpStream):
         yield from self._cancel(winner)  # where the answer is whole but its connection stays open
 
 
-def _needs_head(flight: Flight, outcome: Outcome) -> bool:
+def _needs_head(flight: Flight) -> bool:
     """Whether an answer cannot be told once the app has a head: an error's status, a document in place of a stream."""
-    stream = flight.watch is not None and flight.watch.shape is Shape.STREAM
-    return outcome.kind is not Kind.SUCCESS and not stream
+    watch = flight.watch
+    if watch is None or watch.status >= 300:
+        return True
+    return flight.exchange.call.stream and watch.shape is not Shape.STREAM

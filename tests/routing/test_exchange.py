@@ -416,7 +416,7 @@ def test_in_company_a_long_open_time_is_told_at_once() -> None:
 
 TOO_LONG = Outcome(Kind.NEUTRAL, "context_too_long", Then.LARGER, 400)
 LACKING = Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404)
-OURS = Outcome(Kind.COOLDOWN, "credential", Then.NEXT, 401, 600, account=True)
+OUR_KEY = Outcome(Kind.COOLDOWN, "credential", Then.NEXT, 401, 600, account=True)
 
 
 def test_whose_answer_the_app_gets_in_the_end() -> None:
@@ -429,7 +429,7 @@ def test_whose_answer_the_app_gets_in_the_end() -> None:
     ranks = {}
     for name in ("own", "a", "b"):
         assert asked(w, exchange) == name
-        ranks[name] = [exchange.rank(outcome) for outcome in (TOO_LONG, DOWN, LACKING, OURS)]
+        ranks[name] = [exchange.rank(outcome) for outcome in (TOO_LONG, DOWN, LACKING, OUR_KEY)]
         w.fail(exchange, DOWN)
     assert ranks == {"own": [3, 2, 2, 0], "a": [3, 1, 0, 0], "b": [3, 1, 0, 0]}
 

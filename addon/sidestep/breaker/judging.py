@@ -23,7 +23,7 @@ TRY_ELSEWHERE = frozenset({408, 409, 421, 424, 425, 499})
 _REFUSALS = frozenset(
     {ErrorKind.CREDENTIAL, ErrorKind.INVALID, ErrorKind.LACKS, ErrorKind.SEALED, ErrorKind.UNKNOWN_MODEL}
 )
-"""Errors about the request itself, or about who asks."""
+"""Errors about the request itself, or about the key that asks."""
 
 SUCCESS = Outcome(Kind.SUCCESS, "ok", Then.HAND_OVER, 200)
 BAD_HEAD = Outcome(Kind.FAILURE, "bad_response", Then.NEXT)
@@ -45,7 +45,7 @@ CLIENT_GONE = Outcome(Kind.NEUTRAL, "client_gone", Then.HAND_OVER)
 KILLED = Outcome(Kind.NEUTRAL, "killed", Then.HAND_OVER)
 QUEUED = Outcome(Kind.NEUTRAL, "queued", Then.NEXT)
 """The request's time ran out while it waited inside mitmproxy: no provider's fault."""
-OURS = Outcome(Kind.NEUTRAL, "internal", Then.HAND_OVER)
+INTERNAL = Outcome(Kind.NEUTRAL, "internal", Then.HAND_OVER)
 """An exception of ours ended the attempt: it says nothing of the provider."""
 
 
@@ -125,7 +125,7 @@ def _limited(status: int, kind: ErrorKind, retry_after: float | None) -> Outcome
 
 
 def _judge_refusal(status: int, kind: ErrorKind, *, own_provider: bool, own_credential: bool) -> Outcome:
-    """A refusal of this request, or of who asks."""
+    """A refusal of this request, or of the key that asks."""
     if kind is ErrorKind.CREDENTIAL and not own_credential:
         return Outcome(Kind.COOLDOWN, "credential", Then.NEXT, status, CREDENTIAL_SECONDS, account=True)
     if not own_provider and kind is ErrorKind.UNKNOWN_MODEL:

@@ -279,7 +279,7 @@ class Calls:
                 flight.finish(watch.judge_end())
             self._finish(session)
         except Exception as e:
-            session.drop(judging.OURS)
+            session.drop(judging.INTERNAL)
             self.core.log_bug("response", e)
 
     def error(self, flow: http.HTTPFlow) -> None:

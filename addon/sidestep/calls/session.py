@@ -83,7 +83,7 @@ class Session:
 
     def release(self) -> None:
         """Give the flow back as the app sent it, credential included: it goes where it was going."""
-        self.drop(judging.OURS)
+        self.drop(judging.INTERNAL)
         self.original.restore(self.flow.request, credentials=True)
 
     def drop(self, outcome: Outcome) -> None:

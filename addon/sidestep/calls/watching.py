@@ -161,7 +161,7 @@ class Watch:
     @property
     def finished(self) -> bool:
         """Whatever ends the stream now, the answer is whole: its terminal event has come, or at least the reason
-        why it stopped. Many who speak the OpenAI dialect leave `[DONE]` out."""
+        why it stopped. Many servers of the OpenAI dialect leave `[DONE]` out."""
         return self._reader is not None and (self._reader.finished or self._reader.answered)
 
     @property

@@ -27,7 +27,7 @@ class PinKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What ties a call to one provider. `ids` are the identifiers found, to look up who issued them."""
+    """What ties a call to one provider. `ids` are the identifiers found, to look up their issuer."""
 
     kind: PinKind
     reason: str
@@ -53,7 +53,7 @@ class Call:
     the newest first, for that was issued by the provider that answered last."""
     max_output_tokens: int | None = None
     messages: msgspec.Raw | None = field(default=None, repr=False, compare=False)
-    """The conversation that an answer is asked for, a view of the body: read only where somebody asks which it is."""
+    """The conversation that an answer is asked for, a view of the body: read only where it matters which it is."""
 
     @property
     def is_websocket(self) -> bool:
@@ -124,7 +124,7 @@ class StreamReader(Protocol):
     @property
     def answered(self) -> bool:
         """The provider has said why it stopped, of every choice seen: nothing but bookkeeping and the
-        terminal event was to come. Some who speak a dialect leave its terminal event out."""
+        terminal event was to come. Some servers leave their dialect's terminal event out."""
         ...
 
     @property

@@ -23,7 +23,7 @@ END_BYTES = 65_536
 """The same for whatever else a message holds."""
 _ANSWERING = frozenset({"assistant", "model", "tool", "function"})
 _KEY = secrets.token_bytes(32)
-"""Digests of what people say are keyed: nobody can look for a sentence in the memory of another process."""
+"""Digests of what people say are keyed: no one can look for a sentence in the memory of another process."""
 
 
 class _Turn(msgspec.Struct):
@@ -67,7 +67,7 @@ def conversation_of(messages: msgspec.Raw | None) -> Conversation | None:
 
 
 def _speaker(item: msgspec.Raw) -> str:
-    """`user`, `answer` (of the model, or of a tool that it called), or somebody else."""
+    """`user`, `answer` (of the model, or of a tool that it called), or another speaker."""
     try:
         turn = _turn.decode(item)
     except UNREADABLE:

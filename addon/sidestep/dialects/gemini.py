@@ -36,7 +36,7 @@ OPERATIONS = frozenset(
 _TALK = frozenset({"generateContent", "streamGenerateContent"})
 _TAIL = re.compile(r"(?P<before>/(?:[^/]+/)*models/)(?P<model>[^/:]+):(?P<operation>[A-Za-z]+)")
 _FILE = re.compile(r"(?:https?://generativelanguage\.googleapis\.com/(?:[^?#]*/)?)?files/")
-"""Files of the Files API live with the key that uploaded them; other addresses can be read by anybody."""
+"""Files of the Files API live with the key that uploaded them; other addresses are open to all."""
 _PIN_WORDS = (
     *(b'"cachedContent"', b'"cached_content"', b'"fileUri"', b'"file_uri"'),
     *(b'"fileSearchStoreNames"', b'"file_search_store_names"', b'"thoughtSignature"', b'"thought_signature"'),

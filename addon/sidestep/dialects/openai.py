@@ -1,6 +1,6 @@
 """The OpenAI dialect: chat completions, completions, Responses, embeddings, images, audio, moderations.
 
-Pure: no mitmproxy, no clock, no I/O. Grammar after the API reference of OpenAI and the streams of those who
+Pure: no mitmproxy, no clock, no I/O. Grammar after the API reference of OpenAI and the streams of servers that
 speak its dialect.
 """
 

@@ -26,7 +26,7 @@ _STATE_WORDS = {
 }
 """What is in the bytes of a call that may refer to something; others are not looked into."""
 _NOT_REFERENCES = frozenset({"arguments", "annotations", "results", "parameters", "json_schema", "schema"})
-"""Fields whose insides are somebody's own JSON, or quote what an earlier answer was made from."""
+"""Fields whose insides are an app's own JSON, or quote what an earlier answer was made from."""
 
 
 def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tuple[Pin | None, tuple[str, ...]]:

@@ -18,7 +18,7 @@ from sidestep.dialects.common import dicts_in, digest, encode, fields_of, items_
 FREE = frozenset({"args", "response", "parameters", "parametersJsonSchema", "responseSchema", "responseJsonSchema"})
 """Fields whose insides are an app's own JSON."""
 DUMMY = "skip_thought_signature_validator"
-"""What Google's documentation gives to those who have no signature; both of its platforms take it."""
+"""What Google's documentation gives to apps that have no signature; both of its platforms take it."""
 _DUMMIES = (DUMMY, "context_engineering_is_the_way_to_go")
 DUMMIES = frozenset(_DUMMIES) | {b64encode(d.encode()).decode() for d in _DUMMIES}
 """In both forms in which they are met: SDKs whose field holds bytes send them in base64."""

@@ -326,11 +326,11 @@ class FailoverStream(HttpStream):
         self._paused_event_queue.clear()
         self.inbox.clear()
         self.client_state = self.server_state = self.state_errored
-        session.drop(judging.OURS)
+        session.drop(judging.INTERNAL)
         self.flow.error = flow.Error("sidestep: internal error")
         self.flow.live = False
         self.session = None
-        yield from self._cancel_all(judging.OURS)
+        yield from self._cancel_all(judging.INTERNAL)
         if self.dropped:
             return  # the app has had its end
         yield SendHttp(
@@ -390,7 +390,7 @@ class FailoverStream(HttpStream):
             if (yield from self.check_killed(True)):
                 return
             if self.flow.response:
-                session.drop(judging.OURS)
+                session.drop(judging.INTERNAL)
                 session.flight = None
                 yield from self._answer()
             elif session.flight is None:
@@ -518,7 +518,7 @@ class FailoverStream(HttpStream):
         if step.do is Do.RELEASE and not (self.made_up and _needs_head(flight)):
             yield from self._commit(session, flight, step)
         else:
-            yield from self._move_on(session, flight, judging.OURS if outcome is None else outcome)
+            yield from self._move_on(session, flight, judging.INTERNAL if outcome is None else outcome)
 
     def _move_on(self, session: Session, flight: Flight, outcome: Outcome) -> Commands:
         """An attempt failed before the app saw a byte: the next one, or the end."""
@@ -576,7 +576,7 @@ class FailoverStream(HttpStream):
         if watch.shape is Shape.ERROR and flight.withhold_key() and not flight.ended:
             yield from self._cancel(flight)
             flight.ended = True
-            flight.drop(flight.attempt.outcome or judging.OURS)
+            flight.drop(flight.attempt.outcome or judging.INTERNAL)
         flight.frame()
         if watch.shape is not Shape.WHOLE and not flight.ended and response.status_code >= 200:
             response.stream = True  # else mitmproxy would collect it, however long it becomes
@@ -707,7 +707,7 @@ class FailoverStream(HttpStream):
             yield from super().flow_done()
             return
         if not self.flow.websocket:
-            session.drop(judging.OURS)
+            session.drop(judging.INTERNAL)
         for command in super().flow_done():
             HonestWebsocketLayer.adopt(self.child_layer)
             yield command

@@ -1,6 +1,6 @@
 """Why a call would go where: the routing's own answer for one URL, in words.
 
-Pure: no mitmproxy, no I/O, no state of circuits; it says who may be asked, not who would answer now.
+Pure: no mitmproxy, no I/O, no state of circuits; it says which provider may be asked, not which would answer now.
 """
 
 from __future__ import annotations

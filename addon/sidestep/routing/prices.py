@@ -47,7 +47,7 @@ def rates(base_url: str, model: str) -> Rates | None:
 
 
 def cost(provider: Provider, model: str | None, usage: Usage) -> float | None:
-    """What an answer cost, in USD; None if nobody knows. A provider's own price wins over the list's."""
+    """What an answer cost, in USD; None if it is not known. A provider's own price wins over the list's."""
     if provider.price is not None:
         return (usage.input * provider.price.input + usage.output * provider.price.output) / 1e6
     if provider.auth == "none" or model is None:
@@ -59,7 +59,7 @@ def cost(provider: Provider, model: str | None, usage: Usage) -> float | None:
 
 
 def context_window(provider: Provider, model: str | None) -> int | None:
-    """How many tokens a provider's model takes, None if nobody knows."""
+    """How many tokens a provider's model takes, None if it is not known."""
     if model is None:
         return None
     configured = provider.context_window.get(model)

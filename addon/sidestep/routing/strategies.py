@@ -1,4 +1,4 @@
-"""In which order a route's providers are asked: by weight, by price, by pace. It orders and rules nobody out.
+"""In which order a route's providers are asked: by weight, by price, by pace. It orders and rules none out.
 
 Pure: no mitmproxy, no I/O; time and randomness are arguments. Who may be asked is `routing`'s, whose circuit lets a
 call through is the engine's, and which provider a conversation stays with is `sticking`'s.
@@ -43,7 +43,7 @@ PaceKey = tuple[str, str | None, str, bool]
 
 
 def cheapest(candidates: Sequence[Candidate], call: Call, body_bytes: int) -> list[Candidate]:
-    """The candidates by what this request would cost there; those whose price nobody knows last, in their order."""
+    """The candidates by what this request would cost there; those without a known price last, in their order."""
     usage = Usage(body_bytes // BYTES_PER_TOKEN, call.max_output_tokens or ASSUMED_OUTPUT_TOKENS)
 
     def dollars(candidate: Candidate) -> float:
@@ -62,7 +62,7 @@ def by_weight(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 class Turns:
     """Smooth weighted round robin, as nginx does it since 1.3.1 (`ngx_http_upstream_get_peer`): each gains its
-    weight, who has most is chosen and pays what all gained.
+    weight, the one with most is chosen and pays what all gained.
 
     State: the credit of each provider by route.
     """
@@ -137,8 +137,8 @@ class Paces:
     def choose(self, keys: Sequence[PaceKey], out: Mapping[str, int], now: float, random: Callable[[], float]) -> int:
         """The index of the one to ask first. `out`: attempts under way by provider.
 
-        It is the fastest, or who is due for a look. Once many requests are out there, the fastest is compared with
-        one other drawn at random (two choices), and who promises the shorter wait for its load is asked.
+        It is the fastest, or the one that is due for a look. Once many requests are out there, the fastest is compared
+        with one other drawn at random (two choices), and the one that promises the shorter wait for its load is asked.
         """
         ranked = self.ranked(keys)
         paces = [self._pace(key) for key in keys]
@@ -239,8 +239,8 @@ class Strategist:
     ) -> Sequence[Candidate]:
         """All candidates in the strategy's order; one that would be refused now does not come first.
 
-        `out`: attempts under way by provider. `spoken_for`: the call stays with a provider, so that it is nobody's
-        turn and nobody's trial, and only those who would stand in are ordered.
+        `out`: attempts under way by provider. `spoken_for`: the call stays with a provider, so that it is no
+        provider's turn or trial, and only those that would stand in are ordered.
         """
         if strategy == "priority":
             return candidates

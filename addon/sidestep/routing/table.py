@@ -1,7 +1,7 @@
 """Which route a URL belongs to, and which providers may answer a call, in order.
 
 Pure: no mitmproxy, no clock, no I/O. Whether a provider's circuit lets a call through is asked later, by
-`exchange`; this room only says who may be asked at all, and why the others may not.
+`exchange`; this room only says which provider may be asked at all, and why the others may not.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Match:
 
     @property
     def home_issuer(self) -> str:
-        """Who has sealed what the app brings along from before, as far as can be told from whom it addressed."""
+        """The issuer of what the app brings along from before, as far as its address tells."""
         own = (p.issuer for p in self.route.providers if p.base_url == self.intercept)
         dialect = self.route.dialect
         known = catalog.issuer_at(dialect, self.intercept.host) or catalog.OFFICIAL_ISSUERS[dialect]
@@ -84,7 +84,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who may answer, in order. `passthrough`: nobody here may, so the call goes where the app sent it."""
+    """Which providers may answer, in order. `passthrough`: none may, so the call goes where the app sent it."""
 
     candidates: tuple[Candidate, ...]
     pinned: bool = False
@@ -160,7 +160,7 @@ def plan(
     """Which of a route's candidates may answer this call, in the route's order; those for whose copy something must be
     left out come last.
 
-    `issuer_of`: who was seen to have issued an identifier. `home_issuer`: who has issued the sealed pieces of which
+    `issuer_of`: the provider seen to have issued an identifier. `home_issuer`: the issuer of the sealed pieces of which
     that was not seen. `knows_model`: False while a provider is known not to have a model; None: no provider is known to
     lack any.
     """
@@ -176,7 +176,7 @@ def plan(
         candidates = chosen or _of_issuer(candidates, call, home_issuer, issuer_of)
     if knows_model is not None:
         known = tuple(c for c in candidates if c.model is None or knows_model(c.provider, c.model))
-        # A provider said to lack the model is passed over only while somebody else may have it.
+        # A provider said to lack the model is passed over only while another may have it.
         candidates = known or candidates
     return Plan(candidates, passthrough=not candidates)
 

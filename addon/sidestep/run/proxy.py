@@ -22,7 +22,7 @@ from sidestep.handover import CONTROL_FD, UPSTREAM_AUTH
 from sidestep.run import environment, trust
 from sidestep.run.environment import Upstream, UpstreamError
 
-OURS_FAILED = 125
+INTERNAL_FAILURE = 125
 """Exit code when the command was not started because of us, as of `env`, `nohup` and `timeout`."""
 START_SECONDS = 60.0
 REPORT_SECONDS = 5.0
@@ -34,7 +34,7 @@ LOG_LINES = 20
 class RunError(Exception):
     """Why the command was not started."""
 
-    def __init__(self, message: str, code: int = OURS_FAILED) -> None:
+    def __init__(self, message: str, code: int = INTERNAL_FAILURE) -> None:
         super().__init__(message)
         self.code = code
 
@@ -57,7 +57,7 @@ def say(text: str) -> None:
 
 class Proxy:
     """mitmdump or mitmweb in a session of its own. State: its process, the socket to its companion, errors that it
-    reported and nobody was told yet."""
+    reported and no user was told yet."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, log: Path) -> None:
         self.process = process

@@ -20,7 +20,7 @@ from sidestep.config.locating import find_config, load_settings
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Settings
 from sidestep.run import environment, trust
-from sidestep.run.proxy import OURS_FAILED, Proxy, RunError, RunOptions, say
+from sidestep.run.proxy import INTERNAL_FAILURE, Proxy, RunError, RunOptions, say
 from sidestep.run.signals import IGNORED_BY_PYTHON, WATCHED, Signalled, interruptible, wait_for
 
 NOT_EXECUTABLE = 126
@@ -44,7 +44,7 @@ def run(command: Sequence[str], options: RunOptions, script: Path, env: Mapping[
                 proxy.stop()
     except trust.TrustError as e:
         say(str(e))
-        return OURS_FAILED
+        return INTERNAL_FAILURE
     except RunError as e:
         say(str(e))
         return e.code

@@ -101,7 +101,7 @@ def writer(waiting: int) -> Any:
     ],
     ids=["waiting", "sent", "wireguard", "no writer", "closed"],
 )
-def test_a_slow_client(io: ConnectionIO | None, slow: bool) -> None:
+async def test_a_slow_client(io: ConnectionIO | None, slow: bool) -> None:
     """A client is slow while data waits for it; one that is gone is not, nor one whose socket does not tell."""
     server = Proxyserver()
     with taddons.context(server):

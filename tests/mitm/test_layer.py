@@ -1,0 +1,122 @@
+"""Attempts inside mitmproxy's layers, event by event: connects, idle connections, and apps that leave."""
+
+from __future__ import annotations
+
+import pytest
+from mitmproxy.proxy.layers.http import GetHttpConnection
+
+from support.driver import Driver
+from support.world import toml
+
+BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+CALL = (
+    b"POST http://app.test/v1/chat/completions HTTP/1.1\r\nHost: app.test\r\nAuthorization: Bearer app-key-0123\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+)
+GOOD = b'{"id":"c","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"hi"}}]}'
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(GOOD), GOOD)
+BROKEN = b"HTTP/1.1 503 no\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.fixture
+def driver() -> Driver:
+    return Driver(toml("priority", "attempts = { per_provider = 1 }", a="", b=""))
+
+
+def states(driver: Driver) -> dict[str, tuple[int, int]]:
+    """Failures, and permits of the circuit for reaching it that are out, by provider."""
+    found = {}
+    for provider in driver.engine.settings.providers:
+        own = driver.engine.circuit_of(provider).snapshot(driver.now)
+        models = [c.snapshot(driver.now) for c in driver.engine.circuits_of_models(provider).values()]
+        found[provider.name] = (own.failures + sum(m.failures for m in models), own.permits_out)
+    return found
+
+
+CLEAN = {"a": (0, 0), "b": (0, 0)}
+
+
+def test_a_call_and_its_answer(driver: Driver) -> None:
+    driver.says(driver.client, CALL)
+    (server,) = driver.servers
+    assert b"app-key" not in driver.sent[server]
+    assert driver.sent[server].endswith(BODY)
+    driver.says(server, ANSWER)
+    assert driver.answer().endswith(GOOD)
+    assert driver.hooks == ["requestheaders", "request", "responseheaders", "response"]
+    assert (states(driver), driver.engine.in_flight) == (CLEAN, set())
+
+
+def test_a_503_moves_on_before_the_app_has_seen_a_byte(driver: Driver) -> None:
+    driver.says(driver.client, CALL)
+    driver.says(driver.servers[0], BROKEN)
+    assert driver.answer() == b""
+    driver.says(driver.servers[1], ANSWER)
+    assert driver.answer().endswith(GOOD)
+    assert driver.hooks == ["requestheaders", "request", "sidestep_next", "responseheaders", "response"]
+    assert states(driver) == {"a": (1, 0), "b": (0, 0)}
+
+
+def test_an_idle_connection_that_ends_at_reuse_is_no_failure(driver: Driver) -> None:
+    """The same attempt goes out once more, on a connection that is made for it; a second end is a failure."""
+    driver.says(driver.client, CALL)
+    driver.says(driver.servers[0], ANSWER)
+    driver.answer()
+    driver.says(driver.client, CALL)
+    assert len(driver.servers) == 1
+    driver.leaves(driver.servers[0])
+    assert len(driver.servers) == 2
+    assert (driver.answer(), states(driver)["a"]) == (b"", (0, 1))
+    driver.leaves(driver.servers[1])
+    assert states(driver)["a"] == (1, 0)
+
+
+def test_a_server_that_has_worked_on_a_request_before_it_ends_has_failed(driver: Driver) -> None:
+    driver.says(driver.client, CALL)
+    driver.says(driver.servers[0], ANSWER)
+    driver.says(driver.client, CALL)
+    driver.now += 3
+    driver.leaves(driver.servers[0])
+    assert states(driver)["a"] == (1, 0)
+
+
+def test_a_connect_that_is_late_is_broken_off(driver: Driver) -> None:
+    """The next provider is asked, and what the late one reports afterwards changes nothing."""
+    driver.connects = False
+    driver.says(driver.client, CALL)
+    (late,) = driver.opening
+    driver.layer.connecting_for = lambda asking: 5.0  # type: ignore[method-assign]  # its clock is the system's
+    driver.connects = True
+    driver.passes(5.1)
+    assert driver.closed == [late.connection]
+    driver.feed(driver.connected(late))
+    assert driver.sent[late.connection] == b""
+    driver.says(driver.servers[0], ANSWER)
+    assert driver.answer().endswith(GOOD)
+    assert states(driver) == {"a": (1, 0), "b": (0, 0)}
+
+
+def test_an_app_that_leaves_amid_a_connect_takes_its_request_along(driver: Driver) -> None:
+    """At once, not when the connect is over: the permit is back, and nothing is sent."""
+    driver.connects = False
+    driver.says(driver.client, CALL)
+    (asked,) = driver.opening
+    driver.leaves(driver.client)
+    assert (states(driver), driver.engine.in_flight) == (CLEAN, set())
+    assert asked.connection in driver.closed
+    driver.feed(driver.connected(asked))
+    assert driver.sent[asked.connection] == b""
+    assert not driver.layer.streams
+
+
+def test_what_is_withdrawn_is_found_by_identity(driver: Driver) -> None:
+    """Commands that ask for the same address are equal: another request's must stay."""
+    driver.connects = False
+    driver.says(driver.client, CALL)
+    (connection,) = driver.layer.waiting_for_establishment
+    (first,) = driver.layer.waiting_for_establishment[connection]
+    second = GetHttpConnection(first.address, first.tls, first.via, first.transport_protocol)
+    assert second == first
+    driver.layer.waiting_for_establishment[connection].append(second)
+    assert list(driver.layer.withdraw(first)) == []
+    assert driver.layer.waiting_for_establishment[connection][0] is second

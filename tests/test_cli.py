@@ -241,6 +241,7 @@ def test_check_probes(
         ("good", "openai", f"{url}/good", "KEY_OF_P"),
         ("claude", "anthropic", f"{url}/claude", "KEY_OF_P"),
         ("gem", "gemini", f"{url}/gem", "KEY_OF_P"),
+        ("azure", "openai", f"{url}/good/openai/deployments/d?api-version=1", "KEY_OF_P"),
         ("wrong", "openai", f"{url}/wrong", "WRONG"),
         ("html", "openai", f"{url}/html", "KEY_OF_P"),
         ("moved", "openai", f"{url}/moved", "KEY_OF_P"),
@@ -259,6 +260,7 @@ def test_check_probes(
         "good": (True, "2 models"),
         "claude": (True, "2 models"),
         "gem": (True, "2 models"),
+        "azure": (True, "2 models"),
         "wrong": (False, "HTTP 401 Unauthorized: the key is refused"),
         "html": (False, "HTTP 200, but no list of models"),
         "moved": (False, "HTTP 302 Found: is base_url right? A key follows no redirect"),
@@ -268,10 +270,16 @@ def test_check_probes(
         "openai": (None, "not asked: it takes the app's own credential"),
     }
     heads = dict(asked)
-    assert set(heads) >= {"/good/models", "/claude/v1/models", "/gem/v1beta/models"}
+    assert set(heads) >= {
+        "/good/models",
+        "/claude/v1/models",
+        "/gem/v1beta/models",
+        "/good/openai/models?api-version=1",
+    }
     assert heads["/claude/v1/models"]["anthropic-version"] == "2023-06-01"
     shown = runner.invoke(main, ["check", "all.toml", "--probe"]).output
     assert "wrong: failed, HTTP 401" in shown
+    assert "note: nobody: base_url: expected a base URL with its version" in shown
     assert "secret" not in result.output + shown
 
     Path("good.toml").write_text(text.partition('[[providers]]\nname = "wrong"')[0])

@@ -17,7 +17,7 @@ from mitmproxy.log import ALERT
 from sidestep import status
 from sidestep.breaker.circuit import State
 from sidestep.calls.shared import Core
-from sidestep.config.locating import find_config, load_settings
+from sidestep.config.locating import found_in, load_settings, places, stamps
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
 from sidestep.config.settings import MODES, Settings
@@ -28,16 +28,20 @@ from sidestep.routing import prices
 from sidestep.routing.engine import Engine
 
 if TYPE_CHECKING:
+    from sidestep.config.locating import Stamp
     from sidestep.mitm.dispatch import Dispatch
 
 logger = logging.getLogger(__name__)
 
 TUNNEL_CHOICES = ("", "true", "false")
+LOOK_SECONDS = 0.25
+"""How often it is looked whether the configuration has changed; it is read when it has stayed the same as long."""
 
 
 class Sidestep:
-    """The addon. State: its parts, which are there once it is loaded; the configuration's file and what watches it,
-    what was refused of it; on a mitmproxy that lacks what is needed, the part that stands aside."""
+    """The addon. State: its parts, which are there once it is loaded; the configuration's file, the places where one is
+    looked for with what was there when it was last read, what was refused of it; on a mitmproxy that lacks what is
+    needed, the part that stands aside."""
 
     def __init__(self) -> None:
         self.core = Core()
@@ -45,7 +49,8 @@ class Sidestep:
         self._aside: Aside | None = None
         self.path: Path | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._stop_watching: asyncio.Event | None = None
+        self._places: tuple[Path, ...] = ()
+        self._seen: dict[Path, Stamp | None] = {}
         self._refused = ""
         self._dispatch: Dispatch | None = None
 
@@ -99,11 +104,14 @@ class Sidestep:
             return
         if "sidestep_config" in updated or self.engine is None:
             try:
-                path = find_config(ctx.options.sidestep_config)
+                looked_for = places(ctx.options.sidestep_config)
+                seen = stamps(looked_for)
+                path = found_in(looked_for)
                 settings = load_settings(path, os.environ)
             except ConfigError as e:
                 self._refuse(str(e))
                 return
+            self._places, self._seen = looked_for, seen
             self._take(settings, path)
 
     def _refuse(self, problem: str) -> None:
@@ -116,7 +124,6 @@ class Sidestep:
             logger.error(f"sidestep: {problem}")
 
     def _take(self, settings: Settings, path: Path | None) -> None:
-        changed_file = path != self.path
         self.path = path
         if self.engine is None:
             self.core.engine = Engine(settings)
@@ -124,8 +131,6 @@ class Sidestep:
             self.engine.reconfigure(settings)
         for line in describe(settings):
             logger.info(f"sidestep: {line}")
-        if changed_file and self._stop_watching is not None:
-            self._watch_file()
 
     def running(self) -> None:
         if self._aside is not None:
@@ -133,7 +138,7 @@ class Sidestep:
         if self.engine is None and not self._refused:
             # An addon that is added by `master.addons.add` is told of changes of options only.
             self.configure(set())
-        self._watch_file()
+        self._keep(asyncio.get_running_loop().create_task(self._watch()))
         self._keep(asyncio.get_running_loop().create_task(self._settle_in()))
 
     @staticmethod
@@ -145,37 +150,44 @@ class Sidestep:
         gc.freeze()
 
     def done(self) -> None:
-        if self._stop_watching is not None:
-            self._stop_watching.set()
         for task in self._tasks:
             task.cancel()
         if self._dispatch is not None:
             self._dispatch.remove()
-
-    def _watch_file(self) -> None:
-        if self._stop_watching is not None:
-            self._stop_watching.set()
-        stop = self._stop_watching = asyncio.Event()
-        if self.path is None:
-            return
-        self._keep(asyncio.get_running_loop().create_task(self._reload_on_change(self.path, stop)))
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         """Tasks that nothing refers to may vanish."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _reload_on_change(self, path: Path, stop: asyncio.Event) -> None:
-        import watchfiles
+    async def _watch(self) -> None:
+        """Look at every place where a configuration may be: what is not there yet cannot be waited for otherwise, be it
+        a folder that is to come or a link that is to change."""
+        last = self._seen
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = await asyncio.to_thread(stamps, self._places)
+            if now == last and now != self._seen:
+                before, self._seen = self._seen, now
+                self._changed({place for place in now if now[place] != before.get(place)})
+            last = now
 
-        async for changes in watchfiles.awatch(path.parent, stop_event=stop, recursive=False, debounce=200):
-            if any(Path(changed).name == path.name for _, changed in changes):
-                self._reload()
+    def _changed(self, changed: set[Path]) -> None:
+        if any(self._seen[place] for place in changed):
+            self._reload()
+        elif self.path in changed:
+            self._say_gone()
+
+    def _say_gone(self) -> None:
+        logger.warning(f"sidestep: {self.path} is gone; its settings stay in force, and it is looked for")
 
     def _reload(self) -> bool:
-        """Read the configuration again; a bad one leaves the old in force."""
+        """Read the configuration again; one that is bad, or gone, leaves the old in force."""
+        path = found_in(self._places)
+        if self.path is not None and not (path or self.path).exists():
+            self._say_gone()
+            return False
         try:
-            path = find_config(ctx.options.sidestep_config)
             settings = load_settings(path, os.environ)
         except ConfigError as e:
             logger.error(f"sidestep: configuration not reloaded, the old one stays in force: {e}")
@@ -183,7 +195,7 @@ class Sidestep:
         if self.engine is not None and settings == self.engine.settings:
             return True
         self._take(settings, path)
-        logger.log(ALERT, "sidestep: configuration reloaded")
+        logger.log(ALERT, f"sidestep: configuration reloaded from {settings.source}")
         return True
 
     # --- commands
@@ -221,7 +233,9 @@ class Sidestep:
         """Read the configuration file again."""
         self._engine()
         if not self._reload():
-            raise exceptions.CommandError("the configuration has problems, see the log; the old one stays in force")
+            raise exceptions.CommandError(
+                "the configuration is gone or has problems, see the log; the old stays in force"
+            )
 
     def _hold(self, name: str, state: State | None) -> None:
         engine = self._engine()

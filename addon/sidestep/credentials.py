@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from secrets import token_bytes
-from urllib.parse import unquote_plus
 
 from sidestep.config.settings import Provider
+from sidestep.config.urls import is_credential
 
 CREDENTIAL_HEADERS = frozenset(
     {
@@ -32,8 +32,6 @@ CREDENTIAL_HEADERS = frozenset(
 CREDENTIAL_WORDS = (b"auth", b"api-key", b"api_key", b"apikey", b"token", b"secret", b"credential", b"cookie")
 """A header whose name contains one of these is taken for a credential too."""
 ACCOUNT_SUBPROTOCOLS = (b"openai-organization.", b"openai-project.")
-CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "token"})
-"""Query parameters that bear a credential; Gemini's is `key`."""
 SECRET_LENGTH = 8
 """Shorter values are no keys; looking for them would find them everywhere."""
 _FINGERPRINT_KEY = token_bytes(32)
@@ -96,22 +94,18 @@ def public_part(field: Field) -> Field | None:
     return (field[0], b", ".join(kept)) if kept else None
 
 
-def _is_credential_parameter(part: str) -> bool:
-    return unquote_plus(part.partition("=")[0]).lower() in CREDENTIAL_PARAMETERS
-
-
 def without_credentials(path: str) -> str:
     """A path without the query parameters that bear a credential; the rest byte for byte."""
     bare, mark, query = path.partition("?")
     if not mark:
         return path
-    kept = [part for part in query.split("&") if not _is_credential_parameter(part)]
+    kept = [part for part in query.split("&") if not is_credential(part)]
     return f"{bare}?{'&'.join(kept)}" if kept else bare
 
 
 def with_credentials(path: bytes, original: bytes) -> bytes:
     """A path that was rewritten, with the query parameters that bear a credential in the original."""
-    secret = [part for part in original.partition(b"?")[2].split(b"&") if _is_credential_parameter(as_text(part))]
+    secret = [part for part in original.partition(b"?")[2].split(b"&") if is_credential(as_text(part))]
     return path + (b"&" if b"?" in path else b"?") + b"&".join(secret) if secret else path
 
 
@@ -122,7 +116,7 @@ def fingerprint(fields: Iterable[Field], path: bytes) -> str:
     """
     digest = blake2b(key=_FINGERPRINT_KEY, digest_size=16)
     parts = [name.lower() + b":" + value for name, value in fields if name.lower() != b"cookie"]
-    parts += [part for part in path.partition(b"?")[2].split(b"&") if _is_credential_parameter(as_text(part))]
+    parts += [part for part in path.partition(b"?")[2].split(b"&") if is_credential(as_text(part))]
     for part in sorted(parts):
         digest.update(len(part).to_bytes(8) + part)
     return digest.hexdigest() if parts else ""

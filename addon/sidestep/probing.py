@@ -52,7 +52,9 @@ def probe(providers: Iterable[Provider], seconds: float = SECONDS) -> list[Probe
 def _probe(provider: Provider, context: ssl.SSLContext, seconds: float) -> Probe:
     if provider.api_key is None and provider.auth != "none":
         return Probe(provider.name, None, None, "not asked: it takes the app's own credential")
-    url = f"{provider.base_url}{_LIST[provider.dialect]}"
+    base = provider.base_url
+    # Azure lists its models beside its deployments, not below one of them.
+    url = str(base).partition("/deployments/")[0] + _LIST[provider.dialect] + (f"?{base.query}" if base.query else "")
     request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310  # http and https
     if provider.dialect == "anthropic":
         request.add_header(*_VERSION)

@@ -77,3 +77,56 @@ def test_what_a_stand_in_demands() -> None:
     assert request.data.content == sent
     _, request = pointed(body, 1, leaves_out=False)
     assert json.loads(request.data.content or b"") == {**body, "thinking": {"type": "disabled"}}
+
+
+AZURE = """
+[[providers]]
+name = "east"
+dialect = "openai"
+base_url = "http://east.test/openai/deployments/gpt-4o?api-version=2024-10-21"
+
+[[providers]]
+name = "west"
+dialect = "openai"
+base_url = "http://west.test/openai/deployments/my-4o?api-version=2025-01-01"
+api_key = "k"
+
+[[providers]]
+name = "plain"
+dialect = "openai"
+base_url = "http://plain.test/v1"
+api_key = "k"
+
+[[routes]]
+intercept = ["http://east.test/openai/deployments/gpt-4o"]
+providers = ["east", "west", "plain"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("provider", "query", "path"),
+    [
+        (0, "?api-version=1&beta", "/openai/deployments/gpt-4o/chat/completions?api-version=1&beta"),
+        (0, "", "/openai/deployments/gpt-4o/chat/completions"),
+        (1, "?beta&api-version=1", "/openai/deployments/my-4o/chat/completions?api-version=2025-01-01&beta"),
+        (1, "", "/openai/deployments/my-4o/chat/completions?api-version=2025-01-01"),
+        (2, "", "/v1/chat/completions"),
+        (2, "?beta", "/v1/chat/completions?beta"),
+    ],
+)
+def test_a_base_with_a_query(provider: int, query: str, path: str) -> None:
+    """A stand-in gets its own query beside the call's; who the app addressed gets what the app sent."""
+    request = http.Request.make(
+        "POST", f"http://east.test/openai/deployments/gpt-4o/chat/completions{query}", b'{"model": "m"}'
+    )
+    routes = RouteTable(reading.parse(AZURE, {}).routes)
+    match = routes.match("POST", "http", "east.test", 80, request.path)
+    assert match is not None
+    assert match.addressed == "east"
+    original = Original.take(request)
+    original.refresh(request)
+    call = match.dialect.read(match.operation, match.tail, "", "application/json", request.content or b"")
+    candidate = routes.candidates(match, call.model, trusted_client=True)[provider]
+    assert candidate.own is (provider == 0)
+    point_at(request, original, match, call, candidate)
+    assert request.path == path

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidestep.config import reading
+from sidestep.config import catalog, reading
 from sidestep.config.advice import advice
 
 
@@ -21,3 +21,93 @@ def test_advice(more: str, issuer: str, told: bool) -> None:
     assert [line.partition(":")[0] for line in advice(settings)] == (["b has no issuer"] if told else [])
     alone = text.partition("\n[[")[2]
     assert advice(reading.parse(f"[[{alone}", {})) == []
+
+
+OTHER = '[[providers]]\nname = "p"\ndialect = "{}"\nbase_url = "{}"\napi_key = "k"\nissuer = "p"\n'
+
+
+@pytest.mark.parametrize(
+    ("dialect", "base", "better"),
+    [
+        ("openai", "https://p.test/v1/chat/completions", "https://p.test/v1"),
+        ("openai", "https://p.test/v1/responses/compact", "https://p.test/v1"),
+        ("openai", "https://p.test/v1/models", "https://p.test/v1"),
+        ("openai", "https://p.test/v1/fim/completions?x=1", "https://p.test/v1"),
+        ("openai", "https://p.test", "https://p.test/v1"),
+        ("openai", "https://api.openai.com", "https://api.openai.com/v1"),
+        ("openai", "https://openrouter.ai/api", "https://openrouter.ai/api/v1"),
+        ("openai", "https://openrouter.ai/api/v1", None),
+        ("openai", "https://api.deepseek.com", None),
+        ("openai", "https://x.openai.azure.com/openai/deployments/gpt-4o?api-version=2024-10-21", None),
+        ("openai", "https://x.openai.azure.com/openai/v1", None),
+        ("anthropic", "https://p.test/v1/messages", "https://p.test"),
+        ("anthropic", "https://p.test/v1/messages/count_tokens", "https://p.test"),
+        ("anthropic", "https://p.test/a/v1", "https://p.test/a"),
+        ("anthropic", "https://p.test/anthropic", None),
+        ("anthropic", "https://v1", None),
+        ("gemini", "https://p.test/v1beta/models", "https://p.test"),
+        ("gemini", "https://p.test/v1beta", "https://p.test"),
+        ("gemini", "https://p.test/gemini", None),
+    ],
+)
+def test_base_urls(dialect: str, base: str, better: str | None) -> None:
+    """Of a base URL that no official SDK would be given it is told what is expected and what was found, at the
+    provider and at the intercept alike."""
+    bare = base.partition("?")[0]
+    text = OTHER.format(dialect, base) + f'[[routes]]\nname = "r"\nintercept = ["{bare}"]\nproviders = ["p"]\n'
+    lines = advice(reading.parse(text, {}))
+    if better is None:
+        assert lines == []
+    else:
+        assert [line.partition(": expected")[0] for line in lines] == ["p: base_url", "route r: intercept"]
+        assert all(line.endswith(f"such as '{better}', found '{bare}'") for line in lines)
+
+
+def test_the_catalog_takes_its_own_advice() -> None:
+    """Nothing is to be said of any provider of the catalog."""
+    env = {name: "k" for entry in catalog.CATALOG.values() for name in entry.env}
+    text = "".join(f'[[providers]]\nname = "{name}"\n' for name in catalog.CATALOG)
+    assert advice(reading.parse(text, env)) == []
+    assert advice(reading.default(env)) == []
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ("http://10.0.0.5:8000/v1", True),
+        ("http://p.test/v1", True),
+        ("https://p.test/v1", False),
+        ("http://localhost:8000/v1", False),
+        ("http://p.localhost/v1", False),
+        ("http://127.0.0.2/v1", False),
+        ("http://[::1]/v1", False),
+    ],
+)
+def test_a_key_in_the_clear(base: str, told: bool) -> None:
+    """A key that goes to another machine over plain http is told, one that stays on this machine is not."""
+    lines = advice(reading.parse(OTHER.format("openai", base), {}))
+    assert [line.partition(": whoever")[0] for line in lines] == [
+        f"p: base_url: expected https, for its key goes to another machine, found '{base}'"
+    ] * told
+    assert advice(reading.parse(OTHER.format("openai", base).replace('api_key = "k"', 'auth = "none"'), {})) == []
+
+
+def test_a_provider_in_no_route() -> None:
+    """It is never asked, and that is told."""
+    text = OTHER.format("openai", "https://p.test/v1")
+    text += text.replace('"p"', '"q"') + '[[routes]]\nintercept = ["https://a.test/v1"]\nproviders = ["q"]\n'
+    assert advice(reading.parse(text, {})) == [
+        "p: expected in the providers of a route, found in none: it is never asked"
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "\n# mine\n", "[circuit]\nopen_seconds = 5\n"])
+def test_an_empty_file(text: str) -> None:
+    """It routes nothing, which is told in `check` and at the start; with the mode off that is what was asked for."""
+    assert advice(reading.parse(text, {}, "f.toml")) == [
+        "f.toml: expected [[providers]], found none: no call is routed"
+    ]
+    assert reading.describe(reading.parse(text, {}, "f.toml")) == [
+        "no calls are routed: there are no [[providers]] in f.toml"
+    ]
+    assert advice(reading.parse('mode = "off"\n' + text, {})) == []

@@ -478,7 +478,7 @@ EXACT: list[tuple[str, str, list[str]]] = [
     (
         "URL with a query",
         A.replace("/v1", "/v1?key=hidden"),
-        ["providers[0].base_url: expected a URL without query and fragment, found one after 'https://a.example/v1'"],
+        ["providers[0].base_url: expected a URL without a key in its query, found one after 'https://a.example/v1'"],
     ),
     (
         "auth",
@@ -617,7 +617,7 @@ EXACT: list[tuple[str, str, list[str]]] = [
         A + B + ROUTE + ROUTE.replace('"a"', '"b"').replace("/v1", "/v1/"),
         [
             "routes[1].intercept[0]: expected a base URL of its own, found 'https://api.openai.com/v1/', "
-            "which routes[0].intercept[0] has too"
+            "which routes[0].intercept[0] has too; this one would never get a call"
         ],
     ),
     (
@@ -647,6 +647,24 @@ def test_broken(text: str, words: tuple[str, ...]) -> None:
     """What mitmdump is started with in vain is refused here, in the same words."""
     message = problems(text)
     assert [w for w in words if w not in message] == []
+
+
+def test_blank_keys() -> None:
+    """Where a key comes from a variable that holds nothing, that variable is named."""
+    found = "providers[0].api_key: expected a key, found"
+    text = A.replace("sk-a", "${BLANK}")
+    assert f"{found} an empty string; the environment variable BLANK is blank" in problems(text, {"BLANK": " "})
+    text = '[[providers]]\nname = "gemini-openai"\n'
+    assert f"{found} none: GOOGLE_API_KEY is blank; " in problems(text, {"GOOGLE_API_KEY": ""})
+
+
+def test_two_dialects_at_one_base() -> None:
+    """Two routes may share a base, for the call tells them apart, but only where their dialects differ."""
+    route = '[[routes]]\nintercept = ["https://a.example/v1"]\nproviders = ["{}"]\n'
+    other = A.replace('"a"', '"c"').replace('"openai"', '"anthropic"')
+    both = A + other + route.format("a") + route.format("c")
+    assert [r.dialect for r in reading.parse(both, {}).routes] == ["openai", "anthropic"]
+    assert "routes[2].intercept[0]: expected a base URL of its own" in problems(both + route.format("a"))
 
 
 def test_all_problems_at_once() -> None:

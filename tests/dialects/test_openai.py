@@ -51,12 +51,17 @@ def read(body: Any, operation: str = "chat/completions") -> Call:
         ("GET", "/chat/completions", None),
         ("GET", "/responses/resp_1", None),
         ("POST", "/responses/resp_1/cancel", None),
-        ("POST", "/responses/compact", None),
+        ("POST", "/responses/compact", "responses/compact"),
+        ("POST", "/responses/input_tokens", "responses/input_tokens"),
+        ("GET", "/responses/compact", None),
+        ("POST", "/fim/completions", "fim/completions"),
+        ("POST", "/rerank", "rerank"),
         ("POST", "/chat/completions/", None),
         ("POST", "//chat/completions", None),
         ("DELETE", "/responses", None),
         ("GET", "/models", None),
-        ("POST", "/images/edits", None),
+        ("POST", "/images/edits", "images/edits"),
+        ("POST", "/images/variations", None),
         ("POST", "/files", None),
         ("POST", "/threads", None),
         ("POST", "/batches", None),
@@ -161,10 +166,11 @@ RESPONSES: list[tuple[dict[str, Any], tuple[str, tuple[str, ...]] | None]] = [
 ]
 
 
+@pytest.mark.parametrize("operation", ["responses", "responses/compact", "responses/input_tokens"])
 @pytest.mark.parametrize(("body", "pin"), RESPONSES, ids=lambda v: json.dumps(v)[:50])
-def test_pins_of_responses(body: dict[str, Any], pin: tuple[str, tuple[str, ...]] | None) -> None:
+def test_pins_of_responses(body: dict[str, Any], pin: tuple[str, tuple[str, ...]] | None, operation: str) -> None:
     """A call is tied to a provider by what it refers to, never by what it merely talks about."""
-    found = read({"model": "m", **body}, "responses").pin
+    found = read({"model": "m", **body}, operation).pin
     assert (None if found is None else (found.reason, found.ids)) == pin
     assert found is None or found.kind is PinKind.STATE
 
@@ -194,6 +200,13 @@ def test_sealed() -> None:
         ("audio/speech", {"voice": {"id": "voice_1"}}, ("voice_1",)),
         ("audio/speech", {"voice": "alloy"}, None),
         ("completions", {"prompt": "x"}, None),
+        (
+            "images/edits",
+            {"images": [{"image_url": "data:x"}, {"file_id": "f1"}], "mask": {"file_id": "f2"}},
+            ("f1", "f2"),
+        ),
+        ("images/edits", {"images": [{"image_url": "data:x"}], "prompt": 'a "file_id"'}, None),
+        ("rerank", {"documents": [{"file_id": "f1"}]}, None),
         ("images/generations", {"prompt": "x", "background": "transparent"}, None),
     ],
 )
@@ -225,6 +238,8 @@ def test_conversation() -> None:
     assert second.end != third.end
     string = of(read({"input": "user"}, "responses"))
     listed = of(read({"input": [user, answer, user]}, "responses"))
+    assert of(read({"input": [user, answer, user]}, "responses/compact")) == listed
+    assert read({"input": [user, answer, user]}, "responses/input_tokens").messages is None
     assert string.answered is None
     assert string.opening == listed.opening == first.opening
     assert listed.answered == second.answered
@@ -487,6 +502,21 @@ def test_the_stream_flag(flag: Any, expected: bool) -> None:
         ("embeddings", JSON, b'{"data":[]}', False, None),
         ("embeddings", JSON, b'{"model":"m"}', False, None),
         ("moderations", JSON, b'{"results":[{}]}', True, None),
+        ("fim/completions", JSON, b'{"choices":[{"message":{"content":"a"}}]}', True, None),
+        ("fim/completions", JSON, b'{"choices":[{"message":{"content":""}}]}', False, None),
+        ("rerank", JSON, b'{"results":[{"index":0,"relevance_score":0.5}]}', True, None),
+        ("rerank", JSON, b'{"data":[{"index":0,"relevance_score":0.5}]}', True, None),
+        ("rerank", JSON, b'[{"index":0,"score":0.5}]', True, None),
+        ("rerank", JSON, b'{"results":[]}', False, None),
+        ("rerank", JSON, b"[]", False, None),
+        ("rerank", JSON, b'{"model":"m"}', False, None),
+        ("responses/compact", JSON, b'{"object":"response.compaction","output":[{"type":"compaction"}]}', True, None),
+        ("responses/compact", JSON, b'{"object":"response.compaction","output":[]}', False, None),
+        ("responses/compact", JSON, b'{"error":{"code":"server_error","message":"m"}}', False, ErrorKind.SERVER),
+        ("responses/input_tokens", JSON, b'{"object":"response.input_tokens","input_tokens":0}', True, None),
+        ("responses/input_tokens", JSON, b'{"object":"response.input_tokens"}', False, None),
+        ("images/edits", JSON, b'{"data":[{"b64_json":"u"}]}', True, None),
+        ("images/edits", JSON, b'{"data":[]}', False, None),
         ("images/generations", JSON, b'{"data":[{"url":"u"}]}', True, None),
         ("images/generations", JSON, b'{"data":null}', False, None),
         ("images/generations", "text/html", b"{}", False, None),
@@ -516,6 +546,37 @@ def test_what_an_answer_tells() -> None:
     answer = OPENAI.judge_answer(call("responses", stream=False), JSON, json.dumps(body).encode())
     assert (answer.usage, answer.model) == (Usage(3, 4, 2), "m")
     assert answer.ids == ("resp_1", "rs_1", "ci_1", "cntr_1")
+    compaction = {"id": "resp_2", "output": [{"id": "cmp_1", "type": "compaction", "encrypted_content": "g"}]}
+    answer = OPENAI.judge_answer(call("responses/compact", stream=False), JSON, json.dumps(compaction).encode())
+    assert answer.ids == ("resp_2", "cmp_1", digest(b"g"))
+
+
+def test_what_others_stream() -> None:
+    """Edited images end with an event of their own, completions that fill a gap stream as chats do."""
+    reader = OPENAI.reader(call("images/edits"), SSE)
+    marks = [
+        e.mark
+        for kind in ("partial_image", "completed")
+        for e in reader.feed(b'data: {"type":"image_edit.%s","b64_json":"x"}\n\n' % kind.encode())
+    ]
+    assert (marks, reader.finished) == ([Mark.CONTENT, Mark.TERMINAL], True)
+    reader = OPENAI.reader(call("fim/completions"), SSE)
+    (event,) = reader.feed(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+    assert event.mark is Mark.CONTENT
+
+
+def test_edits_of_images_are_forms() -> None:
+    """Model and stream flag are read from the form, and the model is replaced in it, the image byte for byte."""
+    body = (
+        b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\ngpt-image-1\r\n'
+        b'--b\r\ncontent-disposition: form-data; name="stream"\r\n\r\ntrue\r\n'
+        b'--b\r\ncontent-disposition: form-data; name="image[]"; filename="a.png"\r\n\r\n\x89PNG\r\n\x00\r\n--b--\r\n'
+    )
+    form = "multipart/form-data; boundary=b"
+    found = OPENAI.read("images/edits", "/images/edits", "", form, body)
+    assert found == Call("openai", "images/edits", "gpt-image-1", stream=True)
+    rewritten = OPENAI.rewrite(found, "/images/edits", form, body, "mine", [])
+    assert rewritten == ("/images/edits", body.replace(b"gpt-image-1", b"mine"))
 
 
 # --- errors

@@ -199,6 +199,61 @@ def test_why_a_call_is_not_routed(url: str, method: str | None, why: str) -> Non
     }
 
 
+TWO = """
+[[providers]]
+name = "a"
+dialect = "anthropic"
+base_url = "https://two.test/api"
+
+[[providers]]
+name = "o"
+dialect = "openai"
+base_url = "https://two.test/api/v1"
+
+[[providers]]
+name = "g"
+dialect = "gemini"
+base_url = "https://two.test/api"
+
+[[routes]]
+intercept = ["https://two.test/api"]
+providers = ["a"]
+
+[[routes]]
+intercept = ["https://two.test/api/v1"]
+providers = ["o"]
+
+[[routes]]
+intercept = ["https://two.test/api"]
+providers = ["g"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "route", "operation"),
+    [
+        ("/api/v1/messages", "anthropic", "messages"),
+        ("/api/v1/chat/completions", "openai", "chat/completions"),
+        ("/api/v1/models/m:generateContent", "gemini", "generateContent"),
+    ],
+)
+def test_one_host_with_several_dialects(path: str, route: str, operation: str) -> None:
+    """The call decides which of them it belongs to, whether one's base is the beginning of another's or the same."""
+    found = explain(reading.parse(TWO, {}), f"https://two.test{path}", None)
+    assert (found["routed"], found["route"], found["operation"]) == (True, route, operation)
+    assert [p["own"] for p in found["providers"]] == [True]
+
+
+def test_what_no_dialect_of_a_host_knows() -> None:
+    """Each of them is named with what it was asked for."""
+    found = explain(reading.parse(TWO, {}), "https://two.test/api/v1/files", None)
+    assert sorted(found["why"].removesuffix(" that another provider could answer").split(", and ")) == [
+        "/files under https://two.test/api/v1 is none of the openai calls",
+        "/v1/files under https://two.test/api is none of the anthropic calls",
+        "/v1/files under https://two.test/api is none of the gemini calls",
+    ]
+
+
 def test_switched_off_nothing_is_routed() -> None:
     found = explain(reading.parse(f'mode = "off"\n{TEXT}', {}), "https://home.test/v1/chat/completions", "gpt-4o")
     assert (found["routed"], found["mode"], found["why"]) == (False, "off", 'mode is "off"')

@@ -241,6 +241,8 @@ def _rewrite_body(
         query = match.dialect.rewrite_query(call, query, model)
     if not candidate.own:
         tail = match.dialect.tail_at(provider.base_url.host, tail)
+        query = provider.base_url.merged(query)
+        mark = "?" if query else mark
     request.data.path = as_bytes(provider.base_url.join(tail) + mark + query)
 
 

@@ -234,7 +234,7 @@ class Calls:
                 told = story.headers(session)
             by = session.answered_by
             # Another provider's cookies are not the app's: its host never set them.
-            without = {b"set-cookie"} if by is not None and by.base_url != session.match.intercept else set()
+            without = {b"set-cookie"} if by is not None and by.base_url.place != session.match.intercept else set()
             without.update(name for name, _ in told)
             fields = flow.response.data.headers.fields
             flow.response.data.headers.fields = (*(f for f in fields if f[0].lower() not in without), *told)

@@ -5,14 +5,71 @@ Pure: no environment, no I/O.
 
 from __future__ import annotations
 
+import ipaddress
+import re
+
 from sidestep.config import catalog
 from sidestep.config.settings import Provider, Settings
+from sidestep.config.urls import BaseURL
+
+_ENDPOINTS = {
+    "openai": re.compile(
+        r"/(?:(?:chat/|fim/)?completions|responses(?:/\w+)?|embeddings|moderations|images/\w+|audio/\w+|rerank|models)$"
+    ),
+    "anthropic": re.compile(r"(?:/v\d+)?/(?:messages(?:/count_tokens)?|models)$"),
+    "gemini": re.compile(r"(?:/v\d\w*)?/models(?:/[^/]+)?$"),
+}
+"""The ends of paths that a dialect's SDK puts behind its base URL."""
+_VERSION = re.compile(r"/v\d\w*")
 
 
 def advice(settings: Settings) -> list[str]:
     """A line for each thing that is no mistake but worth a look."""
+    lines = []
+    if not settings.providers and settings.mode != "off":
+        lines.append(f"{settings.source}: expected [[providers]], found none: no call is routed")
+    routed = {p.name for route in settings.routes for p in route.providers}
+    for provider in settings.providers:
+        lines += _of_base(f"{provider.name}: base_url", provider.dialect, provider.base_url)
+        if provider.name not in routed:
+            lines.append(f"{provider.name}: expected in the providers of a route, found in none: it is never asked")
+        if provider.api_key is not None and provider.base_url.scheme == "http" and not _is_here(provider.base_url.host):
+            lines.append(
+                f"{provider.name}: base_url: expected https, for its key goes to another machine, found "
+                f"'{provider.base_url}': whoever is on the way can read the key"
+            )
+    for route in settings.routes:
+        for base in route.intercepts:
+            lines += _of_base(f"route {route.name}: intercept", route.dialect, base)
     stand_ins = {p.name: p for route in settings.routes if len(route.providers) > 1 for p in route.providers}
-    return [line for p in stand_ins.values() if (line := without_issuer(p)) is not None]
+    return lines + [line for p in stand_ins.values() if (line := without_issuer(p)) is not None]
+
+
+def _of_base(place: str, dialect: str, base: BaseURL) -> list[str]:
+    """What is to be said of a base URL: it is what one gives the dialect's official SDK, which adds the rest."""
+    shown = str(base)
+    endpoint = _ENDPOINTS[dialect].search(shown)
+    if endpoint is not None:
+        expected = f"a base URL without the endpoint's path, such as '{shown[: endpoint.start()]}'"
+    elif dialect == "openai":
+        known = [e.base_url for e in catalog.CATALOG.values() if e.dialect == dialect]
+        here = [text for text in known if BaseURL.parse(text).origin == base.origin]
+        if shown in known or _VERSION.search(base.path) or (base.path and not here):
+            return []
+        expected = f"a base URL with its version, such as '{here[0] if here else shown + '/v1'}'"
+    elif _VERSION.fullmatch("/" + base.path.rpartition("/")[2]):
+        expected = f"a base URL without its version, which calls bring along, such as '{shown.rpartition('/')[0]}'"
+    else:
+        return []
+    return [f"{place}: expected {expected}, found '{shown}'"]
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine by its name or address alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def without_issuer(provider: Provider) -> str | None:

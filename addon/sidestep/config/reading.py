@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -85,7 +85,7 @@ def default(env: Mapping[str, str]) -> Settings:
 
 def describe(settings: Settings) -> list[str]:
     """A line a route: where its calls, and so people's prompts, may go."""
-    lines = []
+    lines = [] if settings.routes else [f"no calls are routed: there are no [[providers]] in {settings.source}"]
     for route in settings.routes:
         targets = ", ".join(f"{p.name} ({p.base_url.host})" for p in route.providers)
         intercepts = ", ".join(str(b) for b in route.intercepts)
@@ -297,27 +297,32 @@ class _Reader(Values):
             if "$" in text and not REFERENCE.search(text):
                 self.problem(where, "a key, or a reference written ${NAME}", "a $ without its braces")
                 return None
-            return self.secret(self.expand(text, where), where)
-        if auth == "none" or base_url is None or intercepts == {base_url}:
+            blank = [name for name in REFERENCE.findall(text) if name in self.env and not self.env[name].strip()]
+            return self.secret(self.expand(text, where), where, blank)
+        if auth == "none" or base_url is None or intercepts == {base_url.place}:
             return None
         if entry is not None and entry.env:
             key = _key_of(entry, self.env)
             if key is not None:
                 return self.secret(key, where)
-            expected, found = "a key", f"none: {' or '.join(entry.env)} is not set"
+            blank = [name for name in entry.env if name in self.env]
+            found = f"none: {' or '.join(blank or entry.env)} is {'blank' if blank else 'not set'}"
+            expected = "a key"
         else:
             expected, found = 'a key or auth = "none"', "nothing"
-        others = ", ".join(sorted(str(b) for b in intercepts - {base_url}))
+        others = ", ".join(sorted(str(b) for b in intercepts - {base_url.place}))
         reached = f", and calls to {others} may reach this one" if others else ""
         self.problem(where, expected, found, OWN_CREDENTIAL + reached)
         return None
 
-    def secret(self, value: str | None, path: str) -> Secret | None:
+    def secret(self, value: str | None, path: str, blank: Sequence[str] = ()) -> Secret | None:
+        """`blank`: the environment variables that it was made from and that hold nothing."""
         if value is None:
             return None
         value = value.strip()
         if not value:
-            self.problem(path, "a key", "an empty string")
+            hint = f"the environment variable {' or '.join(blank)} is blank" if blank else ""
+            self.problem(path, "a key", "an empty string", hint)
         elif not (value.isascii() and value.isprintable()):
             self.problem(path, "a key of printable ASCII characters", "others")
         return Secret(value)
@@ -393,15 +398,15 @@ class _Reader(Values):
     ) -> tuple[Route, ...]:
         by_name = {p.name: p for p in providers}
         routes: list[Route] = []
-        claimed: dict[BaseURL, str] = {}
+        claimed: dict[tuple[BaseURL, str], str] = {}
         taken = {r["name"] for r in raw_routes if isinstance(r.get("name"), str)}
         for i, raw in enumerate(raw_routes):
             path = f"routes[{i}]"
             self.known_keys(raw, path, _ROUTE_KEYS)
             strategy = self.choice(raw, "strategy", path, STRATEGIES) or STRATEGIES[0]
-            intercepts = self.intercepts(raw, path, claimed)
             members = self.members(raw, path, by_name, names)
             dialects = sorted({p.dialect for p in members})
+            intercepts = self.intercepts(raw, path, dialects, claimed)
             if len(dialects) > 1:
                 self.problem(f"{path}.providers", "providers of one dialect", ", ".join(dialects))
             name = self.string(raw, "name", path)
@@ -415,7 +420,10 @@ class _Reader(Values):
             routes.append(Route(name, dialects[0], intercepts, members, strategy))
         return tuple(routes)
 
-    def intercepts(self, raw: dict[str, Any], path: str, claimed: dict[BaseURL, str]) -> tuple[BaseURL, ...]:
+    def intercepts(
+        self, raw: dict[str, Any], path: str, dialects: list[str], claimed: dict[tuple[BaseURL, str], str]
+    ) -> tuple[BaseURL, ...]:
+        """`claimed`: where each base of each dialect stands already. Two dialects may share one."""
         texts = self.strings(raw, "intercept", path)
         if texts == () or "intercept" not in raw:
             self.problem(f"{path}.intercept", "at least one base URL", "none")
@@ -425,10 +433,16 @@ class _Reader(Values):
             base = self.url(text, where)
             if base is None:
                 continue
-            if base in claimed:
-                self.problem(where, "a base URL of its own", f"{text!r}, which {claimed[base]} has too")
+            if base.query:
+                hint = "calls are told apart by their path; a query belongs in base_url"
+                self.problem(where, "a URL without query", f"one after {str(base)!r}", hint)
                 continue
-            claimed[base] = where
+            same = [claimed[base, dialect] for dialect in dialects if (base, dialect) in claimed]
+            if same:
+                hint = "this one would never get a call"
+                self.problem(where, "a base URL of its own", f"{text!r}, which {same[0]} has too", hint)
+                continue
+            claimed.update(((base, dialect), where) for dialect in dialects)
             bases.append(base)
         return tuple(bases)
 
@@ -495,7 +509,7 @@ def _urls_in(value: object) -> set[BaseURL]:
     bases = set()
     for text in _strings_in(value):
         try:
-            bases.add(BaseURL.parse(text))
+            bases.add(BaseURL.parse(text).place)
         except ValueError:
             continue
     return bases

@@ -5,27 +5,32 @@ Pure: no mitmproxy, no I/O, no name look-ups. What a path means is a dialect's b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
+from urllib.parse import unquote_plus, urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "token"})
+"""Query parameters that bear a credential; Gemini's is `key`."""
 _PLAIN = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 
 @dataclass(frozen=True, slots=True)
 class BaseURL:
     """What one gives an official SDK as base URL. `host` is in lower case, an IPv6 one without its brackets;
-    `path` has no slash at its end; the root is empty."""
+    `path` has no slash at its end; the root is empty. `query`, without its `?`, goes with every call that is sent there
+    (Azure's `api-version`); it bears no credential, and is not shown."""
 
     scheme: str
     host: str
     port: int
     path: str
+    query: str = field(default="", repr=False)
 
     @classmethod
     def parse(cls, text: str) -> BaseURL:
         """ValueError: what was expected and what was found. It quotes no password and no query: they may be keys."""
         found = text.partition("?")[0].partition("#")[0]
+        query = text[len(found) + 1 :]
         if "@" in found:
             raise ValueError("expected a URL without a user name or password, found one with '@' in it")
         if not text.isprintable() or any(c.isspace() or c == "\\" for c in text):
@@ -40,11 +45,14 @@ class BaseURL:
             raise ValueError(f"expected a URL that begins with http:// or https://, found {found!r}")
         if not parts.hostname:
             raise ValueError(f"expected a URL with a host name, found {found!r}")
-        if found != text:
-            raise ValueError(f"expected a URL without query and fragment, found one after {found!r}")
+        if "#" in text:
+            raise ValueError(f"expected a URL without a fragment, found one after {found!r}")
+        if any(is_credential(part) for part in query.split("&")):
+            raise ValueError(f"expected a URL without a key in its query, found one after {found!r}")
         if port == 0:
             raise ValueError(f"expected a port from 1 to 65535, found {found!r}")
-        return cls(parts.scheme, parts.hostname.lower(), port or DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
+        port = port or DEFAULT_PORTS[parts.scheme]
+        return cls(parts.scheme, parts.hostname.lower(), port, parts.path.rstrip("/"), query)
 
     @property
     def origin(self) -> tuple[str, str, int]:
@@ -72,9 +80,30 @@ class BaseURL:
         tail = path[len(self.path) :]
         return tail if tail.startswith("/") else None
 
+    @property
+    def place(self) -> BaseURL:
+        """The same without its query: calls are told apart by origin and path alone."""
+        return BaseURL(self.scheme, self.host, self.port, self.path) if self.query else self
+
     def join(self, tail: str) -> str:
         """The path of this base with a tail."""
         return self.path + tail
+
+    def merged(self, query: str) -> str:
+        """The query of a call that goes here: with this base's own, which counts where both name the same."""
+        if not self.query:
+            return query
+        own = {_name(part) for part in self.query.split("&")}
+        return "&".join([self.query, *(part for part in query.split("&") if part and _name(part) not in own)])
+
+
+def is_credential(part: str) -> bool:
+    """Whether a parameter of a query, with its value, bears a credential."""
+    return _name(part).lower() in CREDENTIAL_PARAMETERS
+
+
+def _name(part: str) -> str:
+    return unquote_plus(part.partition("=")[0])
 
 
 def _bare(host: str) -> str:

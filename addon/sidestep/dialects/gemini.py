@@ -33,6 +33,8 @@ from sidestep.dialects.sse import ArrayScanner, Scanned
 OPERATIONS = frozenset(
     {"generateContent", "streamGenerateContent", "embedContent", "batchEmbedContents", "countTokens"}
 )
+_EMBEDDED = {"embedContent": "embedding", "batchEmbedContents": "embeddings"}
+"""What holds the vectors, without which an answer is none."""
 _TALK = frozenset({"generateContent", "streamGenerateContent"})
 _TAIL = re.compile(r"(?P<before>/(?:[^/]+/)*models/)(?P<model>[^/:]+):(?P<operation>[A-Za-z]+)")
 _FILE = re.compile(r"(?:https?://generativelanguage\.googleapis\.com/(?:[^?#]*/)?)?files/")
@@ -135,6 +137,8 @@ class Gemini:
         if fields is None:
             return common.not_read(content_type, body)
         if value_of(fields.get("error")) or not fields:
+            return common.no_answer(body)
+        if (wanted := _EMBEDDED.get(call.operation)) is not None and not value_of(fields.get(wanted)):
             return common.no_answer(body)
         usage = value_of(fields.get("usageMetadata"))
         if call.operation in _TALK:

@@ -1,4 +1,5 @@
-"""The OpenAI dialect: chat completions, completions, Responses, embeddings, images, audio, moderations.
+"""The OpenAI dialect: chat completions, completions, Responses, embeddings, images, audio, moderations; and what others
+have added to it, Mistral's completions that fill a gap and the rerankers.
 
 Pure: no mitmproxy, no clock, no I/O. Grammar after the API reference of OpenAI and the streams of servers that
 speak its dialect.
@@ -40,10 +41,15 @@ OPERATIONS = frozenset(
         "embeddings",
         "moderations",
         "images/generations",
+        "images/edits",
         "audio/speech",
         "audio/transcriptions",
         "audio/translations",
         "responses",
+        "responses/compact",
+        "responses/input_tokens",
+        "fim/completions",
+        "rerank",
     }
 )
 WEBSOCKETS = frozenset({"realtime", "responses"})
@@ -51,13 +57,18 @@ _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _WANTED = {
     "chat/completions": "choices",
     "completions": "choices",
+    "fim/completions": "choices",
     "responses": "output",
+    "responses/compact": "output",
     "embeddings": "data",
     "images/generations": "data",
+    "images/edits": "data",
     "moderations": "results",
 }
 """The list without which an answer is none."""
-
+_SAID = {"responses": "input", "responses/compact": "input"}
+"""Where the conversation is, elsewhere than in `messages`."""
+_CHATS = frozenset({"chat/completions", "completions", "fim/completions"})
 
 _ERROR_TYPES = {
     ErrorKind.CREDENTIAL: "authentication_error",
@@ -119,7 +130,7 @@ class OpenAI:
             pin=pin,
             sealed=sealed,
             max_output_tokens=next(filter(None, limits), None),
-            messages=fields.get("input" if operation == "responses" else "messages"),
+            messages=fields.get(_SAID.get(operation, "messages")),
         )
 
     def rewrite(
@@ -142,7 +153,7 @@ class OpenAI:
 
     def reader(self, call: Call, content_type: str) -> StreamReader:
         phrase = partial(self.phrase_error_event, call)
-        if call.operation in ("chat/completions", "completions"):
+        if call.operation in _CHATS:
             return ChatReader(phrase)
         return EventReader(phrase, call.operation)
 
@@ -161,10 +172,18 @@ class OpenAI:
             # Sound, and transcripts as plain text, SRT or VTT.
             if call.operation.startswith("audio/") and "json" not in common.media_type(content_type):
                 return Answer(good=bool(body.strip()) and not common.is_page(body))
+            if call.operation == "rerank" and items_of(body):
+                # Hugging Face's server answers with the bare list.
+                return Answer(good=True)
             return common.not_read(content_type, body)
         failed = call.operation == "responses" and text_of(fields.get("status")) == "failed"
         if failed or value_of(fields.get("error")) or text_of(fields.get("object")) == "error" or not fields:
             return common.no_answer(body)
+        if call.operation == "responses/input_tokens":
+            return Answer(good=True) if "input_tokens" in fields else common.no_answer(body)
+        if call.operation == "rerank":
+            # Cohere, Jina and vLLM call them results, Voyage calls them data.
+            wanted = "results" if "results" in fields else "data"
         if wanted is not None and not items_of(fields.get(wanted)):
             empty = call.operation == "responses" and bytes(fields.get("output", b"")).strip() == b"[]"
             response = decoded(RESPONSE, common.encode(fields)) if empty else None
@@ -173,7 +192,7 @@ class OpenAI:
         if wanted == "choices" and (failure := _failed_choices(call.operation, fields)) is not None:
             return failure
         ids: list[str] = []
-        if call.operation == "responses":
+        if call.operation in ("responses", "responses/compact"):
             ids = texts(value_of(fields.get("id")), *item_ids(fields["output"]))
         elif call.operation == "chat/completions" and b'"audio"' in body:
             ids = _audio_ids(value_of(fields["choices"]))

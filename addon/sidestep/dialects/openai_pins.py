@@ -14,15 +14,19 @@ from sidestep.dialects import sealed_openai
 from sidestep.dialects.base import Pin, PinKind
 from sidestep.dialects.common import bounded, dicts_in, texts, value_of
 
+_RESPONSE_WORDS = (
+    *(b'"previous_response_id"', b'"conversation"', b'"file_id"', b'"file_ids"', b'"item_reference"'),
+    *(b'"container"', b'"container_id"', b'"vector_store_ids"', b'"prompt"', b'"background"', b'"reasoning"'),
+    # An item that is nothing but an id is a reference as well.
+    *(b'"compaction"', b'"skill_id"', b'"tunnel_id"', b'"id"'),
+)
 _STATE_WORDS = {
-    "responses": (
-        *(b'"previous_response_id"', b'"conversation"', b'"file_id"', b'"file_ids"', b'"item_reference"'),
-        *(b'"container"', b'"container_id"', b'"vector_store_ids"', b'"prompt"', b'"background"', b'"reasoning"'),
-        # An item that is nothing but an id is a reference as well.
-        *(b'"compaction"', b'"skill_id"', b'"tunnel_id"', b'"id"'),
-    ),
+    "responses": _RESPONSE_WORDS,
+    "responses/compact": _RESPONSE_WORDS,
+    "responses/input_tokens": _RESPONSE_WORDS,
     "chat/completions": (b'"file_id"', b'"audio"', b'"voice"'),
     "audio/speech": (b'"voice"',),
+    "images/edits": (b'"file_id"',),
 }
 """What is in the bytes of a call that may refer to something; others are not looked into."""
 _NOT_REFERENCES = frozenset({"arguments", "annotations", "results", "parameters", "json_schema", "schema"})
@@ -43,7 +47,7 @@ def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tu
             reasons.append(reason)
             ids.extend(texts(*found))
 
-    if operation == "responses":
+    if operation.startswith("responses"):
         needs("previous_response_id", value_of(fields.get("previous_response_id")))
         conversation = value_of(fields.get("conversation"))
         needs("conversation", conversation.get("id") if isinstance(conversation, dict) else conversation)
@@ -62,6 +66,8 @@ def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tu
         audio = value_of(fields.get("audio"))
         voice = audio.get("voice") if isinstance(audio, dict) else None
         needs("voice", isinstance(voice, dict) and voice.get("id"))
+    elif operation == "images/edits":
+        _items_need(needs, [value_of(fields.get("images")), value_of(fields.get("mask"))])
     elif operation == "audio/speech":
         voice = value_of(fields.get("voice"))
         needs("voice", isinstance(voice, dict) and voice.get("id"))

@@ -233,7 +233,9 @@ class EventReader(Reader):
     the base's: whether a tool call has begun and not ended."""
 
     _COMPLETED = frozenset({"response.completed", "response.incomplete", "response.cancelled", "response.done"})
-    _LAST = frozenset({"speech.audio.done", "transcript.text.done", "image_generation.completed"})
+    _LAST = frozenset(
+        {"speech.audio.done", "transcript.text.done", "image_generation.completed", "image_edit.completed"}
+    )
 
     def __init__(self, phrase: Callable[[ErrorKind, str], bytes], operation: str) -> None:
         super().__init__(phrase)

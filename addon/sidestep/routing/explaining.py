@@ -108,11 +108,16 @@ def _why_not(settings: Settings, base: BaseURL, path: str, method: str) -> str:
     under = [(i, d, tail) for i, d in here if (tail := i.tail_of(base.scheme, base.host, base.port, path)) is not None]
     if not under:
         return f"it does not lie under {' or '.join(str(i) for i, _ in here)}"
-    # As the table does it: the longest base counts.
-    intercept, dialect, tail = max(under, key=lambda found: len(found[0].path))
-    for other, what in (("POST", "a POST"), ("GET", "a WebSocket handshake (wss://)")):
-        if (other != method or other == "GET") and DIALECTS[dialect].operation(other, tail) is not None:
-            return (
-                f"{method} {tail} under {intercept} is none of the calls that another provider could answer; {what} is"
-            )
-    return f"{tail} under {intercept} is none of the {dialect} calls that another provider could answer"
+    # As the table does it: of each dialect the longest base counts.
+    counts = {found[1]: found for found in sorted(under, key=lambda found: len(found[0].path))}.values()
+    for intercept, dialect, tail in counts:
+        for other, what in (("POST", "a POST"), ("GET", "a WebSocket handshake (wss://)")):
+            if (other != method or other == "GET") and DIALECTS[dialect].operation(other, tail) is not None:
+                return (
+                    f"{method} {tail} under {intercept} is none of the calls that another provider could answer; "
+                    f"{what} is"
+                )
+    none = ", and ".join(
+        f"{tail} under {intercept} is none of the {dialect} calls" for intercept, dialect, tail in counts
+    )
+    return f"{none} that another provider could answer"

@@ -36,13 +36,13 @@ class Match:
     @property
     def addressed(self) -> str:
         """Whom the app addressed: a provider of the route, or the host where none of them is it."""
-        own = (p.name for p in self.route.providers if p.base_url == self.intercept)
+        own = (p.name for p in self.route.providers if p.base_url.place == self.intercept)
         return next(own, self.intercept.host)
 
     @property
     def home_issuer(self) -> str:
         """The issuer of what the app brings along from before, as far as its address tells."""
-        own = (p.issuer for p in self.route.providers if p.base_url == self.intercept)
+        own = (p.issuer for p in self.route.providers if p.base_url.place == self.intercept)
         dialect = self.route.dialect
         known = catalog.issuer_at(dialect, self.intercept.host) or catalog.OFFICIAL_ISSUERS[dialect]
         return next(own, known)
@@ -96,7 +96,8 @@ def _bytes_of(candidates: tuple[Candidate, ...]) -> int:
 
 
 class RouteTable:
-    """Routes by the origin of their intercepts; a longer base path wins over a shorter one."""
+    """Routes by the origin of their intercepts. Where a call lies under several, the longest base counts whose dialect
+    knows it: one host may speak two dialects, at one base, or at bases of which one is the other's beginning."""
 
     __slots__ = ("_by_port", "_candidates")
 
@@ -124,7 +125,7 @@ class RouteTable:
                 Candidate(provider, None if model is None else provider.target_model(model), own)
                 for provider in match.route.providers
                 if provider.serves(model)
-                for own in (provider.base_url == match.intercept,)
+                for own in (provider.base_url.place == match.intercept,)
                 if trusted_client or provider.api_key is None
             )
             self._candidates.put(key, found)
@@ -142,7 +143,8 @@ class RouteTable:
                 continue
             dialect = DIALECTS[route.dialect]
             operation = dialect.operation(method, tail)
-            return None if operation is None else Match(route, base, tail, operation, dialect)
+            if operation is not None:
+                return Match(route, base, tail, operation, dialect)
         return None
 
 

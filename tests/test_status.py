@@ -280,6 +280,8 @@ def test_the_page_shows_what_health_says() -> None:
     """A row for each route with its verdict, and one for each provider with the time until it is asked again, whatever
     it is that it waits for."""
     w = busy()
+    results = {("r", "answered"): 5, ("r", "rerouted"): 2, ("r", "failed"): 3, ("s", "failed"): 1, ("s", "left"): 1}
+    w.engine.requests_total.update(results)
     page = status.page(w.engine, w.now).decode()
     because = status.health(w.engine, w.now)[1]["routes"]["openai"]["because"]
     assert tables(page) == [
@@ -292,7 +294,8 @@ def test_the_page_shows_what_health_says() -> None:
     ]
     assert "<title>Sidestep: degraded</title>" in page
     assert "<h1>Sidestep: <b class=degraded>degraded</b></h1>" in page
-    assert "Mode enforce, 1 attempts in flight, 0 requests rerouted." in page
+    told = "Calls since the start: 5 answered, 2 rerouted, 4 failed, 1 left."
+    assert f"<p>Mode enforce, 1 attempts in flight. {told} <a" in page
 
 
 def test_the_page_shows_the_latest_events_first() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,12 +102,20 @@ def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
     return (503 if word is Health.UNHEALTHY else 200), body
 
 
+def _results(engine: Engine) -> Counter[str]:
+    """What came of all calls, over all routes."""
+    came: Counter[str] = Counter()
+    for (_, result), count in engine.requests_total.items():
+        came[result] += count
+    return came
+
+
 def summary(engine: Engine) -> dict[str, Any]:
     """What came of all requests so far, for `sidestep run` to say at its end."""
-    results = engine.requests_total
+    came = _results(engine)
     return {
-        "calls": results.total(),
-        "failed": sum(count for (_, result), count in results.items() if result == Result.FAILED),
+        "calls": came.total(),
+        "failed": came[Result.FAILED],
         "rerouted": [{"from": a, "to": b, "count": count} for (a, b), count in engine.rerouted.most_common()],
     }
 
@@ -224,6 +233,8 @@ def page(engine: Engine, now: float) -> bytes:
             f"<td><b class={verdict['status']}>{verdict['status']}</b></td>"
             f"<td>{e(verdict['served_by'] or 'nobody')}</td><td>{e(verdict['because'] or '')}</td></tr>"
         )
+    came = _results(engine)
+    calls = ", ".join(f"{came[result]} {result}" for result in Result)
     events = "".join(
         f"<li><small>{now - at:6.0f} s ago</small> {e(text)}</li>" for at, text in reversed(engine.journal)
     )
@@ -231,8 +242,7 @@ def page(engine: Engine, now: float) -> bytes:
         "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=2>"
         f"<meta name=viewport content='width=device-width'><title>Sidestep: {body['status']}</title>"
         f"<style>{_STYLE}</style><h1>Sidestep: <b class={body['status']}>{body['status']}</b></h1>"
-        f"<p>Mode {e(engine.mode)}, {body['in_flight']} attempts in flight,"
-        f" {engine.rerouted_total} requests rerouted."
+        f"<p>Mode {e(engine.mode)}, {body['in_flight']} attempts in flight. Calls since the start: {calls}."
         " <a href=/health>health</a> <a href=/metrics>metrics</a></p>"
         f"<table><tr><th>Route<th>Health<th>Served by<th>Because</tr>{''.join(routes)}</table>"
         "<h2>Providers</h2><table><tr><th>Provider<th>Circuit<th>Failures in a row<th>Successes since the start"

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mitmproxy import io
 
@@ -39,7 +40,7 @@ def test_what_is_told_is_what_the_app_got(provider: Make, proxy: Start, tmp_path
     is none, and an answer that is not read is an answer."""
     own, other = provider("own"), provider("other")
     saved = tmp_path / "saved.mitm"
-    tables = {"attempts": {"per_provider": 1, "wait_seconds": 0}, "circuit": {"failure_threshold": 100}}
+    tables: dict[str, Any] = {"attempts": {"per_provider": 1, "wait_seconds": 0}, "circuit": {"failure_threshold": 100}}
     m = proxy(config("chat", own, other, own=own, **tables), "-w", str(saved))
     for first, second, status, result, _ in ENDS:
         own.default, other.default = first, second

@@ -204,6 +204,13 @@ def test_an_error_that_sidestep_ends_an_answer_with_is_a_failure() -> None:
         assert story.result(call.session) is Result.FAILED
 
 
+def test_an_error_put_in_place_of_a_good_answer_is_a_failure() -> None:
+    """What counts is the status that the app got, whoever gave it: another addon may have changed it."""
+    call = Told().answers()
+    answered(call.flow, 502)
+    assert story.result(call.session) is Result.FAILED
+
+
 # --- comment and marker
 
 

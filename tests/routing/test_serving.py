@@ -73,6 +73,28 @@ def test_while_it_is_probed_its_calls_go_elsewhere() -> None:
         assert seen(w) == (found or Serving(OK, "a", "a is being probed for m"))
 
 
+def test_while_it_recovers_it_has_its_calls() -> None:
+    """Those that it is spared for a moment are no reason to speak of."""
+    w = world()
+    meets(w, "a", DOWN)
+    w.now += 15
+    meets(w, "a", judging.SUCCESS)
+    out = [ask(w, w.exchange()) for _ in "123"]
+    assert [attempt.candidate.provider.name for attempt in out] == ["a", "a", "b"]
+    assert seen(w) == WELL
+
+
+def test_after_a_slow_probe_it_is_spared_longer_where_others_are() -> None:
+    """For want of others it is asked after the plain open time, and so it has its calls; the latest failure is told."""
+    for names, status, by in (("ab", DEGRADED, "b"), ("a", OK, "a")):
+        w = world(names)
+        meets(w, "a", judging.CONNECT)
+        w.now += 15
+        meets(w, "a", judging.TIMEOUT)
+        w.now += 20
+        assert seen(w) == Serving(status, by, "a is open since 20 s: timeout; tried again in 10 s")
+
+
 @pytest.mark.parametrize("state", [State.FORCED_OPEN, State.OPEN, State.HALF_OPEN])
 def test_a_stand_in_that_is_not_needed_changes_nothing(state: State) -> None:
     w = world()

@@ -337,7 +337,7 @@ class Demo:
         circuits = Table("provider", "circuit", "failures in a row", "answered", "failed", title=self.phase)
         for name, p in self.health.items():
             style = STYLES.get(p["state"], "red")
-            counts = (str(p[k]) for k in ("failure_count", "successes", "failures"))
+            counts = map(str, (p["failure_count"], p["totals"]["success"], p["totals"]["failure"]))
             circuits.add_row(name, f"[{style}]{p['state']}[/]", *counts)
         latest = Table("call", "program", "answered by", "seconds", title="latest calls")
         for call in self.calls[-8:]:

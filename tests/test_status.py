@@ -16,11 +16,14 @@ from support.flows import ask
 from support.world import World, toml
 
 ANNOUNCED = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429, 7.5)
+TOTALS = {"success": 0, "failure": 0, "cooldown": 0, "neutral": 0, "unread": 0}
 IDLE: dict[str, Any] = {
     "state": "closed",
     "failure_count": 0,
     "successes": 0,
     "failures": 0,
+    "window_seconds": 60,
+    "totals": TOTALS,
     "retry_after": None,
     "permits_out": 0,
     "in_flight": 0,
@@ -58,12 +61,18 @@ def providers(w: World) -> dict[str, Any]:
 def test_at_first_all_is_well() -> None:
     """Every provider is there before any was asked."""
     w = world()
-    body = {"status": "ok", "mode": "enforce", "in_flight": 0, "providers": dict.fromkeys("abc", IDLE)}
+    body = {
+        "status": "ok",
+        "mode": "enforce",
+        "in_flight": 0,
+        "routes": {"openai": {"status": "ok", "served_by": "a", "because": None}},
+        "providers": dict.fromkeys("abc", IDLE),
+    }
     assert status.health(w.engine, w.now) == (200, body)
 
 
 def test_each_provider_with_its_circuit_its_counts_and_its_cooldown() -> None:
-    """Seconds from now; counts are of the window, and of failures in a row."""
+    """Seconds from now; counts are of the window, of failures in a row, and in all."""
     w = busy()
     assert status.health(w.engine, w.now) == (
         200,
@@ -71,9 +80,29 @@ def test_each_provider_with_its_circuit_its_counts_and_its_cooldown() -> None:
             "status": "degraded",
             "mode": "enforce",
             "in_flight": 1,
+            "routes": {
+                "openai": {
+                    "status": "degraded",
+                    "served_by": "c",
+                    "because": "a is open since 0 s: timeout; tried again in 20 s."
+                    " b cools down for chat/completions, m: rate_limit; 8 s to go",
+                }
+            },
             "providers": {
-                "a": {**IDLE, "state": "open", "failure_count": 2, "failures": 2, "retry_after": 19.75},
-                "b": {**IDLE, "successes": 1, "cooldown": {"seconds": 7.25, "reason": "rate_limit", "limits": 1}},
+                "a": {
+                    **IDLE,
+                    "state": "open",
+                    "failure_count": 2,
+                    "failures": 2,
+                    "totals": {**TOTALS, "failure": 2},
+                    "retry_after": 19.75,
+                },
+                "b": {
+                    **IDLE,
+                    "successes": 1,
+                    "totals": {**TOTALS, "success": 1, "cooldown": 1},
+                    "cooldown": {"seconds": 7.25, "reason": "rate_limit", "limits": 1},
+                },
                 "c": {**IDLE, "permits_out": 1, "in_flight": 1},
             },
         },
@@ -122,6 +151,7 @@ def test_with_a_circuit_per_model_a_provider_is_as_its_worst_model() -> None:
     fail_model(w, "n")
     both = {"m": "open", "n": "open"}
     found = {**IDLE, "state": "open", "failure_count": 4, "failures": 4, "retry_after": 15.0, "models": both}
+    found["totals"] = {**TOTALS, "failure": 4}
     assert providers(w)["a"] == found
     assert status.health(w.engine, w.now)[0] == 503
     fail_model(w, "o", times=1)
@@ -153,6 +183,21 @@ def test_the_time_to_first_content_where_it_is_measured() -> None:
     assert [n for n, p in providers(w).items() if "first_content_ms" in p] == [name]
 
 
+def test_totals_are_of_all_attempts_since_the_start() -> None:
+    """What a closing circuit forgets, and what the window has lost, is still in them; what was not read counts as
+    neutral, and by itself."""
+    w = world("a")
+    w.call(failing="a")
+    w.call(failing="a")
+    w.now += 20
+    w.call()
+    w.now += 100
+    w.engine.attempts_total[("a", Kind.NEUTRAL, "unread")] = 3
+    w.engine.attempts_total[("a", Kind.NEUTRAL, "conflict")] = 1
+    found = {**TOTALS, "success": 1, "failure": 2, "neutral": 4, "unread": 3}
+    assert providers(w)["a"] == {**IDLE, "totals": found}
+
+
 def test_what_came_of_all_requests() -> None:
     """For `sidestep run` to say at its end; the most frequent reroute first."""
     w = world()
@@ -174,6 +219,7 @@ def test_every_metric() -> None:
     w = busy()
     w.engine.requests_total.update({("r", "answered"): 5, ("q", "failed"): 2})
     w.engine.rerouted.update({("a", "b"): 2, ("a", "c"): 3})
+    w.engine.attempts_total[("b", Kind.NEUTRAL, "unread")] = 2
     attempt = next(iter(w.engine.in_flight))
     attempt.usage, attempt.cost = Usage(10, 4), 0.5
     w.engine.settle(attempt, judging.SUCCESS, w.now)
@@ -186,6 +232,7 @@ def test_every_metric() -> None:
         "# TYPE sidestep_attempts_total counter",
         'sidestep_attempts_total{outcome="failure",provider="a",reason="timeout"} 2.0',
         'sidestep_attempts_total{outcome="cooldown",provider="b",reason="rate_limit"} 1.0',
+        'sidestep_attempts_total{outcome="neutral",provider="b",reason="unread"} 2.0',
         'sidestep_attempts_total{outcome="success",provider="b",reason="ok"} 1.0',
         'sidestep_attempts_total{outcome="success",provider="c",reason="ok"} 1.0',
         "# TYPE sidestep_requests_total counter",
@@ -193,6 +240,10 @@ def test_every_metric() -> None:
         'sidestep_requests_total{result="answered",route="r"} 5.0',
         "# TYPE sidestep_rerouted_total counter",
         "sidestep_rerouted_total 5.0",
+        "# TYPE sidestep_unread_total counter",
+        'sidestep_unread_total{provider="a"} 0.0',
+        'sidestep_unread_total{provider="b"} 2.0',
+        'sidestep_unread_total{provider="c"} 0.0',
         "# TYPE sidestep_tokens_total counter",
         'sidestep_tokens_total{direction="input",provider="c"} 10.0',
         'sidestep_tokens_total{direction="output",provider="c"} 4.0',
@@ -224,35 +275,43 @@ def test_every_metric() -> None:
 # --- the page
 
 
-def rows(page: str) -> list[list[str]]:
-    """The cells of the table's rows, without their markup."""
-    table = page.partition("<table>")[2].partition("</table>")[0]
+def tables(page: str) -> list[list[list[str]]]:
+    """The cells of the tables' rows, without their markup."""
     return [
-        [" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in re.findall("<td.*?</td>", row)]
-        for row in table.split("<tr>")[2:]
+        [
+            [" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in re.findall("<td.*?</td>", row)]
+            for row in table.split("<tr>")[2:]
+        ]
+        for table in re.findall("<table>(.*?)</table>", page)
     ]
 
 
 def test_the_page_shows_what_health_says() -> None:
-    """A row for each provider, with the time until it is asked again, whatever it is that it waits for."""
+    """A row for each route with its verdict, and one for each provider with the time until it is asked again, whatever
+    it is that it waits for."""
     w = busy()
+    results = {("r", "answered"): 5, ("r", "rerouted"): 2, ("r", "failed"): 3, ("s", "failed"): 1, ("s", "left"): 1}
+    w.engine.requests_total.update(results)
     page = status.page(w.engine, w.now).decode()
-    assert rows(page) == [
-        ["a", "open", "2", "0", "2", "0", "20 s"],
-        ["b", "closed cooldown: rate_limit", "0", "1", "0", "0", "8 s"],
-        ["c", "closed", "0", "0", "0", "1", ""],
+    because = status.health(w.engine, w.now)[1]["routes"]["openai"]["because"]
+    assert tables(page) == [
+        [["openai http://app.test/v1 → a, b, c, priority", "degraded", "c", because]],
+        [
+            ["a", "open", "2", "0", "2", "0", "20 s"],
+            ["b", "closed cooldown: rate_limit", "0", "1", "0", "0", "8 s"],
+            ["c", "closed", "0", "0", "0", "1", ""],
+        ],
     ]
     assert "<title>Sidestep: degraded</title>" in page
     assert "<h1>Sidestep: <b class=degraded>degraded</b></h1>" in page
-    assert "Mode enforce, 1 attempts in flight, 0 requests rerouted." in page
+    told = "Calls since the start: 5 answered, 2 rerouted, 4 failed, 1 left."
+    assert f"<p>Mode enforce, 1 attempts in flight. {told} <a" in page
 
 
-def test_the_page_shows_routes_and_the_latest_events_first() -> None:
+def test_the_page_shows_the_latest_events_first() -> None:
     w = busy()
     w.now += 59.75
     page = status.page(w.engine, w.now).decode()
-    routes = re.findall("<li>(.*?)</li>", page.partition("<h2>Routes</h2>")[2].partition("</ul>")[0])
-    assert routes == ["http://app.test/v1 → a, b, c <small>priority</small>"]
     events = re.findall("<li>(.*?)</li>", page.partition("<h2>Events</h2>")[2])
     assert events == [
         "<small>    60 s ago</small> b: cooldown (rate_limit)",
@@ -268,4 +327,4 @@ def test_the_page_is_safe_from_the_words_of_providers() -> None:
     w.fail(exchange, Outcome(Kind.COOLDOWN, "<script>alert(1)</script>", Then.NEXT, 429, 30))
     page = status.page(w.engine, w.now).decode()
     assert "<script>" not in page
-    assert page.count("&lt;script&gt;") == 2, "in the row and in the event"
+    assert page.count("&lt;script&gt;") == 3, "in the route's row, in the provider's and in the event"

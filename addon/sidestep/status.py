@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,16 +16,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sidestep.breaker.circuit import State
+from sidestep.breaker.judging import UNREAD
+from sidestep.breaker.outcomes import Kind, Result
 from sidestep.config.settings import Provider
 from sidestep.routing.engine import Engine
+from sidestep.routing.serving import Health, Serving, overall, serving
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MODELS_LISTED = 100
 """Of one provider, the worst first: an app that makes up models must not make the page endless."""
 
-_OPEN = frozenset({State.OPEN, State.FORCED_OPEN})
-_CLOSED = frozenset({State.CLOSED, State.DISABLED})
 _WORST_FIRST = (State.FORCED_OPEN, State.OPEN, State.HALF_OPEN, State.CLOSED, State.DISABLED)
 
 
@@ -32,7 +34,9 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
     """One provider's line in `/health`. Times are seconds from now.
 
     Its state is the worst of its circuits: its own, and those of its models. Each attempt succeeds in the circuit of
-    its model and fails in one of both, so that no attempt is counted twice.
+    its model and fails in one of both, so that no attempt is counted twice. `failure_count`: in a row; `successes` and
+    `failures`: what the circuits have counted since they last closed, in the last `window_seconds`; `totals`: all
+    attempts that have ended since the start.
     """
     own = engine.circuit_of(provider).snapshot(now)
     models = {model: circuit.snapshot(now) for model, circuit in engine.circuits_of_models(provider).items()}
@@ -47,6 +51,8 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
         "failure_count": sum(s.failure_count for s in snapshots),
         "successes": sum(s.successes for s in counted),
         "failures": sum(s.failures for s in snapshots),
+        "window_seconds": provider.circuit.window_seconds,
+        "totals": _totals(engine, provider.name),
         "retry_after": round(min(retry), 3) if retry else None,
         "permits_out": own.permits_out,
         "in_flight": engine.out[provider.name],
@@ -62,31 +68,54 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
     return status
 
 
-def _is_down(engine: Engine, provider: Provider, now: float) -> bool:
-    """Whether it would take no call now: its own circuit is open, or that of each of its models."""
-    models = [c.state(now) for c in engine.circuits_of_models(provider).values()]
-    return engine.circuit_of(provider).state(now) in _OPEN or (bool(models) and all(s in _OPEN for s in models))
+def _totals(engine: Engine, name: str) -> dict[str, int]:
+    """Attempts at a provider that have ended since the start, by outcome; those that are neutral hold the unread."""
+    totals = dict.fromkeys(map(str, Kind), 0)
+    for (provider, outcome, _), count in engine.attempts_total.items():
+        if provider == name:
+            totals[outcome] += count
+    return {**totals, "unread": _unread(engine, name)}
+
+
+def _unread(engine: Engine, name: str) -> int:
+    return engine.attempts_total[(name, Kind.NEUTRAL, UNREAD.reason)]
+
+
+def _routes(engine: Engine, now: float) -> dict[str, Serving]:
+    return {route.name: serving(engine, route, now) for route in engine.settings.routes}
 
 
 def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of `/health`."""
-    providers = {p.name: provider_status(engine, p, now) for p in engine.settings.providers}
-    if all(State(p["state"]) in _CLOSED for p in providers.values()):
-        word = "ok"
-    elif all(_is_down(engine, p, now) for p in engine.settings.providers):
-        word = "unhealthy"
-    else:
-        word = "degraded"
-    body = {"status": word, "mode": engine.mode, "in_flight": len(engine.in_flight), "providers": providers}
-    return (503 if word == "unhealthy" else 200), body
+    routes = _routes(engine, now)
+    word = overall(routes.values())
+    body = {
+        "status": str(word),
+        "mode": engine.mode,
+        "in_flight": len(engine.in_flight),
+        "routes": {
+            name: {"status": str(r.status), "served_by": r.served_by, "because": r.because}
+            for name, r in routes.items()
+        },
+        "providers": {p.name: provider_status(engine, p, now) for p in engine.settings.providers},
+    }
+    return (503 if word is Health.UNHEALTHY else 200), body
+
+
+def _results(engine: Engine) -> Counter[str]:
+    """What came of all calls, over all routes."""
+    came: Counter[str] = Counter()
+    for (_, result), count in engine.requests_total.items():
+        came[result] += count
+    return came
 
 
 def summary(engine: Engine) -> dict[str, Any]:
     """What came of all requests so far, for `sidestep run` to say at its end."""
-    results = engine.requests_total
+    came = _results(engine)
     return {
-        "calls": results.total(),
-        "failed": sum(count for (_, result), count in results.items() if result == "failed"),
+        "calls": came.total(),
+        "failed": came[Result.FAILED],
         "rerouted": [{"from": a, "to": b, "count": count} for (a, b), count in engine.rerouted.most_common()],
     }
 
@@ -105,11 +134,13 @@ class _EngineCollector(Collector):
             "Attempts by provider, outcome and reason.",
             labels=["provider", "outcome", "reason"],
         )
-        for (provider, outcome, reason), count in sorted(engine.attempts_total.items()):
-            attempts.add_metric([provider, str(outcome), reason], count)
+        for (name, outcome, reason), count in sorted(engine.attempts_total.items()):
+            attempts.add_metric([name, str(outcome), reason], count)
         yield attempts
         requests = CounterMetricFamily(
-            "sidestep_requests", "Routed requests by route and result.", labels=["route", "result"]
+            "sidestep_requests",
+            "Routed requests by route and by what the app got: answered, rerouted, failed, or it left before.",
+            labels=["route", "result"],
         )
         for (route, result), count in sorted(engine.requests_total.items()):
             requests.add_metric([route, result], count)
@@ -119,15 +150,21 @@ class _EngineCollector(Collector):
             "Requests answered by another provider than their own.",
             value=engine.rerouted_total,
         )
+        unread = CounterMetricFamily(
+            "sidestep_unread", "Answers that went on in a form that is not read here.", labels=["provider"]
+        )
+        for provider in engine.settings.providers:
+            unread.add_metric([provider.name], _unread(engine, provider.name))
+        yield unread
         tokens = CounterMetricFamily(
             "sidestep_tokens", "Tokens as reported by the provider.", labels=["provider", "direction"]
         )
-        for (provider, direction), count in sorted(engine.tokens_total.items()):
-            tokens.add_metric([provider, direction], count)
+        for (name, direction), count in sorted(engine.tokens_total.items()):
+            tokens.add_metric([name, direction], count)
         yield tokens
         cost = CounterMetricFamily("sidestep_cost_usd", "Cost in USD by the price list.", labels=["provider"])
-        for provider, dollars in sorted(engine.cost_total.items()):
-            cost.add_metric([provider], dollars)
+        for name, dollars in sorted(engine.cost_total.items()):
+            cost.add_metric([name], dollars)
         yield cost
         yield from self._gauges()
 
@@ -162,7 +199,6 @@ def metrics(engine: Engine, now: float) -> bytes:
     return generate_latest(registry)
 
 
-_COUNTS = ("failure_count", "successes", "failures", "in_flight")
 _STYLE = """
 :root{color-scheme:light dark;--ok:#1a7f37;--warn:#9a6700;--bad:#cf222e;--line:#8884}
 body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}
@@ -181,17 +217,24 @@ def page(engine: Engine, now: float) -> bytes:
     rows = []
     for name, p in body["providers"].items():
         wait = p["cooldown"]["seconds"] if p["cooldown"] else p["retry_after"]
+        counts = (p["failure_count"], p["totals"]["success"], p["totals"]["failure"], p["in_flight"])
         why = f"cooldown: {e(p['cooldown']['reason'])}" if p["cooldown"] else ""
         rows.append(
             f"<tr><td>{e(name)}</td><td><b class={p['state']}>{p['state']}</b> <small>{why}</small></td>"
-            + "".join(f"<td class=n>{p[k]}</td>" for k in _COUNTS)
+            + "".join(f"<td class=n>{n}</td>" for n in counts)
             + f"<td class=n>{'' if wait is None else f'{math.ceil(wait)} s'}</td></tr>"
         )
-    routes = "".join(
-        f"<li>{e(', '.join(str(b) for b in r.intercepts))} → {e(', '.join(p.name for p in r.providers))}"
-        f" <small>{e(r.strategy)}</small></li>"
-        for r in engine.settings.routes
-    )
+    routes = []
+    for r in engine.settings.routes:
+        verdict = body["routes"][r.name]
+        from_to = f"{', '.join(str(b) for b in r.intercepts)} → {', '.join(p.name for p in r.providers)}"
+        routes.append(
+            f"<tr><td>{e(r.name)}<br><small>{e(from_to)}, {e(r.strategy)}</small></td>"
+            f"<td><b class={verdict['status']}>{verdict['status']}</b></td>"
+            f"<td>{e(verdict['served_by'] or 'nobody')}</td><td>{e(verdict['because'] or '')}</td></tr>"
+        )
+    came = _results(engine)
+    calls = ", ".join(f"{came[result]} {result}" for result in Result)
     events = "".join(
         f"<li><small>{now - at:6.0f} s ago</small> {e(text)}</li>" for at, text in reversed(engine.journal)
     )
@@ -199,11 +242,11 @@ def page(engine: Engine, now: float) -> bytes:
         "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=2>"
         f"<meta name=viewport content='width=device-width'><title>Sidestep: {body['status']}</title>"
         f"<style>{_STYLE}</style><h1>Sidestep: <b class={body['status']}>{body['status']}</b></h1>"
-        f"<p>Mode {e(engine.mode)}, {body['in_flight']} attempts in flight,"
-        f" {engine.rerouted_total} requests rerouted."
+        f"<p>Mode {e(engine.mode)}, {body['in_flight']} attempts in flight. Calls since the start: {calls}."
         " <a href=/health>health</a> <a href=/metrics>metrics</a></p>"
-        "<table><tr><th>Provider<th>Circuit<th>Failures in a row<th>Successes<th>Failures<th>In flight"
-        "<th>Asked again in</tr>"
-        f"{''.join(rows)}</table><h2>Routes</h2><ul>{routes}</ul><h2>Events</h2><ol>{events}</ol></html>"
+        f"<table><tr><th>Route<th>Health<th>Served by<th>Because</tr>{''.join(routes)}</table>"
+        "<h2>Providers</h2><table><tr><th>Provider<th>Circuit<th>Failures in a row<th>Successes since the start"
+        "<th>Failures since the start<th>In flight<th>Asked again in</tr>"
+        f"{''.join(rows)}</table><h2>Events</h2><ol>{events}</ol></html>"
     )
     return text.encode()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from mitmproxy import http
+from mitmproxy.flow import Error
 
 from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
-from sidestep.breaker.outcomes import Kind, Outcome, Then
+from sidestep.breaker.outcomes import Kind, Outcome, Result, Then
 from sidestep.calls import story
 from sidestep.calls.session import Session
 from sidestep.dialects.base import Usage
@@ -20,6 +22,9 @@ from support.flows import answered, ask, flow_of, session_of
 from support.world import World
 
 DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
+AWAY = ":twisted_rightwards_arrows:"
+LACKS = Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404)
+TOO_LONG = Outcome(Kind.NEUTRAL, "context_too_long", Then.LARGER, 400)
 MISTAKEN = Outcome(Kind.NEUTRAL, "client_error", Then.HAND_OVER, 400)
 TEXT = """
 circuit = { scope = "provider" }
@@ -71,7 +76,18 @@ class Told:
         self.world.now += 1
         self.world.engine.ended(attempt, self.world.now)
         answered(self.flow, status)
-        self.session.answered_by = attempt.candidate.provider
+        self.session.answer = attempt
+        return self
+
+    def gets(self, name: str, status: int) -> Told:
+        """Nobody could do better: the app gets the answer that this provider had given."""
+        self.session.answer = next(a for a in self.exchange.attempts if a.candidate.provider.name == name)
+        answered(self.flow, status)
+        return self
+
+    def ends(self, words: str = "Client disconnected.") -> Told:
+        """The flow has ended with an error."""
+        self.flow.error = Error(words)
         return self
 
     def nobody(self) -> Told:
@@ -88,6 +104,111 @@ class Told:
         story.tell(self.session)
         found: dict[str, Any] = self.flow.metadata["sidestep"]
         return found
+
+
+# --- what came of it
+
+
+@pytest.mark.parametrize(
+    ("told", "result", "comment", "mark"),
+    [
+        (lambda: Told().answers(), Result.ANSWERED, "", ""),
+        (lambda: Told().answers(MISTAKEN, 400), Result.ANSWERED, "", ""),
+        (lambda: Told().answers(judging.UNREAD), Result.ANSWERED, "", ""),
+        (lambda: Told().answers(DOWN, 503), Result.FAILED, "app.test → home, which failed: home:503", ":red_circle:"),
+        (lambda: Told().fails(DOWN, 503).answers(), Result.REROUTED, "app.test → away after home:503", AWAY),
+        (
+            lambda: Told().fails(DOWN, 503).answers(judging.UNREAD),
+            Result.REROUTED,
+            "app.test → away after home:503",
+            AWAY,
+        ),
+        (
+            lambda: Told().fails(DOWN, 503).answers(MISTAKEN, 400),
+            Result.REROUTED,
+            "app.test → away after home:503",
+            AWAY,
+        ),
+        (
+            lambda: Told().fails(DOWN, 503).answers(TOO_LONG, 400),
+            Result.REROUTED,
+            "app.test → away after home:503",
+            AWAY,
+        ),
+        (
+            lambda: Told().fails(DOWN, 503).fails(LACKS, 404).gets("home", 503),
+            Result.FAILED,
+            "app.test → home, which failed: home:503; no better: away:404",
+            ":red_circle:",
+        ),
+        (
+            lambda: Told().fails(judging.TIMEOUT).fails(LACKS, 404).gets("away", 404),
+            Result.FAILED,
+            "app.test → away after home:timeout, which failed: away:404",
+            ":red_circle:",
+        ),
+        (
+            lambda: Told().fails(judging.OTHER_FORM, 200).fails(DOWN, 503).gets("home", 200),
+            Result.ANSWERED,
+            "",
+            "",
+        ),
+        (
+            lambda: Told().fails(DOWN, 503).fails(judging.OTHER_FORM, 200).gets("away", 200),
+            Result.REROUTED,
+            "app.test → away after home:503",
+            AWAY,
+        ),
+        (
+            lambda: Told().fails(DOWN, 503).fails(judging.TIMEOUT).nobody(),
+            Result.FAILED,
+            "app.test → nobody (home:503, away:timeout)",
+            ":red_circle:",
+        ),
+        (lambda: Told().answers().ends(), Result.LEFT, "app.test → home, but the app left", ""),
+        (
+            lambda: Told().fails(DOWN, 503).answers().ends(Error.KILLED_MESSAGE),
+            Result.LEFT,
+            "app.test → away after home:503, killed by hand",
+            "",
+        ),
+        (
+            lambda: Told().fails(DOWN, 503).fails(judging.CLIENT_GONE).ends(),
+            Result.LEFT,
+            "app.test → nobody (home:503), but the app left",
+            "",
+        ),
+        (
+            lambda: Told().answers(judging.TRUNCATED).ends("the stream from home ended before its end"),
+            Result.FAILED,
+            "app.test → home, which failed: home:truncated",
+            ":red_circle:",
+        ),
+    ],
+)
+def test_what_came_of_a_call_is_what_the_app_got(
+    told: Callable[[], Told], result: Result, comment: str, mark: str
+) -> None:
+    """An answer that the last attempt did not give, one that broke off, one that the app did not wait for: comment,
+    marker and metadata say the same of each."""
+    call = told()
+    assert story.result(call.session) is result
+    assert call.shown() == (comment, mark)
+    assert call.metadata()["result"] == str(result)
+
+
+def test_an_error_that_sidestep_ends_an_answer_with_is_a_failure() -> None:
+    """Also where the last word on its provider was good, or nobody has answered: the app has not left."""
+    for call in (Told().answers(), Told().fails(DOWN, 503)):
+        call.ends("sidestep: internal error").session.broken_off = True
+        assert story.result(call.session) is Result.FAILED
+
+
+def test_an_error_put_in_place_of_a_good_answer_is_a_failure() -> None:
+    """What counts is the status that the app got, whoever gave it: another addon may have changed it."""
+    call = Told().answers()
+    answered(call.flow, 502)
+    assert story.result(call.session) is Result.FAILED
 
 
 # --- comment and marker
@@ -187,6 +308,7 @@ def test_the_whole_story_is_plain_data() -> None:
     found = told.metadata()
     assert found == {
         "request_id": told.exchange.id,
+        "result": "rerouted",
         "route": "chat",
         "dialect": "openai",
         "operation": "chat/completions",

@@ -81,7 +81,8 @@ def test_strategies(provider: Make, proxy: Start, subtests: pytest.Subtests) -> 
             assert (status["state"], status["successes"], status["failures"]) == ("closed", 1, 0)
             assert status["cooldown"]["reason"] == "limit_foreseen"
             assert 50 < status["cooldown"]["seconds"] <= 60
-            assert m.health()["status"] == "ok"
+            served = {r["served_by"]: r["status"] for r in m.health()["routes"].values()}
+            assert served["b-limit"] == "degraded", "its calls do not go to the first"
 
     with subtests.test("alone"), Client(m, {"openai": host_of("alone")}) as app:
         a.default = Behaviour(headers=USED_UP)

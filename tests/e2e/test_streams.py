@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,9 @@ def test_complete_keeps_a_patient_app_waiting(proxy: Start) -> None:
             for api, result in zip(apis, pool.map(call, apis), strict=True):
                 assert isinstance(result.error, SDK_ERROR[api])
                 assert "no provider gave an answer" in str(result.error)
+        metrics = m.page("/metrics")[1].decode()
+        results = re.findall(r'sidestep_requests_total\{result="(\w+)",.*\} (.*)', metrics)
+        assert sorted(results) == [("failed", "1.0")] * len(apis) + [("rerouted", "1.0")] * len(apis)
 
 
 @pytest.mark.parametrize("api", APIS)

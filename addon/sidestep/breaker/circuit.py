@@ -114,12 +114,14 @@ class Snapshot:
     probes_out: int
     generation: int
     times_opened: int
+    last_failure: str
+    """Reason of the latest failure that counted, empty before the first."""
 
 
 class Circuit:
-    """State: the state and its generation, consecutive failures, the window, permits out, when it opened and
-    when it may be probed (with a doubled open time, and with the plain one), the open time that applies next, and
-    how many permits at a time the ramp after closing allows, until when."""
+    """State: the state and its generation, consecutive failures and why the latest, the window, permits out, when it
+    opened and when it may be probed (with a doubled open time, and with the plain one), the open time that applies
+    next, and how many permits at a time the ramp after closing allows, until when."""
 
     def __init__(self, settings: CircuitSettings, *, jitter: Callable[[], float]) -> None:
         """`jitter` gives numbers from 0 to 1."""
@@ -136,6 +138,7 @@ class Circuit:
         self._plain_until = 0.0
         self._open_seconds = settings.open_seconds
         self._times_opened = 0
+        self._last_failure = ""
         self._ramp = 1
         self._ramp_until = -math.inf
 
@@ -201,12 +204,13 @@ class Circuit:
         elif outcome.kind is Kind.SUCCESS:
             self._count_success(permit, now)
         elif outcome.kind is Kind.FAILURE:
-            self._count_failure(now)
+            self._count_failure(outcome, now)
         return True
 
     def _settle_probe(self, permit: Permit, outcome: Outcome, now: float) -> None:
         if outcome.kind is Kind.FAILURE:
             self._failures += 1
+            self._last_failure = outcome.reason
             if outcome.slow:
                 doubled = min(self._open_seconds * 2, self.settings.open_seconds_max)
                 self._open_seconds = max(self._open_seconds, doubled)
@@ -233,7 +237,7 @@ class Circuit:
         if permit.success_serial == self._serial:
             # No other success since: the failures before it stand in one row with those after it.
             self._failures += permit.failures_before
-        self._count_failure(now)
+        self._count_failure(outcome, now)
         return True
 
     def _count_success(self, permit: Permit, now: float) -> None:
@@ -245,8 +249,9 @@ class Circuit:
         self._failures = 0
         self._window.success(now)
 
-    def _count_failure(self, now: float) -> None:
+    def _count_failure(self, outcome: Outcome, now: float) -> None:
         self._failures += 1
+        self._last_failure = outcome.reason
         self._window.failure(now)
         if self._state is not State.CLOSED:
             return
@@ -324,6 +329,7 @@ class Circuit:
             len(self._probes()),
             self._generation,
             self._times_opened,
+            self._last_failure,
         )
 
     def __repr__(self) -> str:

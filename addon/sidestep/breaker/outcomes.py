@@ -18,6 +18,19 @@ class Kind(enum.StrEnum):
     NEUTRAL = "neutral"
 
 
+class Result(enum.StrEnum):
+    """What came of a call, by what the app got: exactly one of these."""
+
+    ANSWERED = "answered"
+    """By the provider that the app addressed, as without Sidestep: also with an error about the request itself."""
+    REROUTED = "rerouted"
+    """Answered by another one."""
+    FAILED = "failed"
+    """The app got a failure, a provider's or ours, or an answer that broke off."""
+    LEFT = "left"
+    """The app left, or the call was killed by hand, before its end: neither answered nor failed."""
+
+
 class Then(enum.StrEnum):
     """What follows while the client has seen nothing."""
 

@@ -17,7 +17,7 @@ from wsproto.frame_protocol import Opcode
 
 from sidestep.breaker import judging
 from sidestep.breaker.bounded import Bounded
-from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome
+from sidestep.breaker.outcomes import ErrorKind, Outcome, Result
 from sidestep.calls import replies, story
 from sidestep.calls.clients import may_use_keys
 from sidestep.calls.flight import Flight
@@ -166,7 +166,7 @@ class Calls:
             logger.info(session.advice, extra={"client": session.flow.client_conn.peername})
         if own is not None:
             session.flight = Flight(session, exchange, exchange.look_on(own, now))
-            session.answered_by = own.provider
+            session.answer = session.flight.attempt
 
     def _advance(self, session: Session) -> Awaitable[None] | None:
         """Make the flow the next attempt, or its end; a coroutine where that takes a wait."""
@@ -335,12 +335,10 @@ class Calls:
         engine.live.discard(session)
         if exchange is None:
             return
-        last = exchange.current
-        good = last is not None and last.outcome is not None and last.outcome.kind in (Kind.SUCCESS, Kind.NEUTRAL)
-        result = "answered" if good and flow.error is None else "failed"
+        result = story.result(session)
         engine.requests_total[(exchange.match.route.name, result)] += 1
-        if session.acting and good and last is not None and not last.candidate.own:
-            engine.rerouted[(session.match.addressed, last.candidate.provider.name)] += 1
+        if result is Result.REROUTED and session.answered_by is not None:
+            engine.rerouted[(session.match.addressed, session.answered_by.name)] += 1
         story.tell(session)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
             self.replayable.put(flow.id, session.original)

@@ -33,7 +33,7 @@ LEFT_OUT = "reasoning of another issuer left out"
 
 
 class Session:
-    """State: the exchange once the body was read, the attempt that the flow shows, the provider that answered. `acting`
+    """State: the exchange once the body was read, the attempt that the flow shows, the one that answered. `acting`
     is False where Sidestep only looks on (mode `observe`)."""
 
     def __init__(self, flow: http.HTTPFlow, match: Match, engine: Engine, clock: Clock, *, acting: bool) -> None:
@@ -45,7 +45,10 @@ class Session:
         self.original = flows.Original.take(flow.request)
         self.exchange: Exchange | None = None
         self.flight: Flight | None = None
-        self.answered_by: Provider | None = None
+        self.answer: Attempt | None = None
+        """The attempt whose answer the app gets; it need not be the latest."""
+        self.broken_off = False
+        """Sidestep itself has ended what the app gets, with an error."""
         self.direct_hosts: str | None = None
         """The user's NO_PROXY, where it is `sidestep run` that has put a proxy of the user's behind this one."""
         self.advice: str | None = None
@@ -53,6 +56,10 @@ class Session:
 
     def __repr__(self) -> str:
         return f"Session({self.exchange!r}, {self.flight!r}, answered_by={self.answered_by and self.answered_by.name})"
+
+    @property
+    def answered_by(self) -> Provider | None:
+        return None if self.answer is None else self.answer.candidate.provider
 
     @property
     def attempt(self) -> Attempt | None:

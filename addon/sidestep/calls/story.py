@@ -9,12 +9,33 @@ from typing import Any
 
 from mitmproxy import http
 
-from sidestep.breaker.outcomes import Kind
+from sidestep.breaker.outcomes import Kind, Result, Then
 from sidestep.calls.session import Session
 from sidestep.routing.engine import Attempt
 
 REROUTED = ":twisted_rightwards_arrows:"
 FAILED = ":red_circle:"
+_MARKS = {Result.REROUTED: REROUTED, Result.FAILED: FAILED}
+
+_ABOUT_THE_REQUEST = frozenset({Then.HAND_OVER, Then.LARGER})
+"""A neutral answer that says something of the request itself, which any provider might have said."""
+
+
+def result(session: Session) -> Result:
+    """What came of a call that is over, by what the app got."""
+    flow, answer = session.flow, session.answer
+    outcome = None if answer is None else answer.outcome
+    broken = outcome is not None and outcome.kind in (Kind.FAILURE, Kind.COOLDOWN)
+    broken = broken or session.broken_off
+    if flow.error is not None and not broken:
+        return Result.LEFT  # all that is left: what a provider or Sidestep breaks off is known
+    if broken or answer is None or outcome is None or flow.response is None or flow.response.status_code >= 500:
+        return Result.FAILED
+    if answer.candidate.own:
+        return Result.ANSWERED
+    good = outcome.kind is Kind.SUCCESS or outcome.then in _ABOUT_THE_REQUEST or outcome.reason == "other_form"
+    # That a stand-in does not take the call is no answer to it.
+    return Result.REROUTED if good else Result.FAILED
 
 
 def headers(session: Session) -> tuple[tuple[bytes, bytes], ...]:
@@ -47,41 +68,58 @@ def tell(session: Session) -> None:
     flow, exchange = session.flow, session.exchange
     if exchange is None:
         return
-    attempts = exchange.attempts
+    came = result(session)
     flow.metadata["sidestep"] = {
         "request_id": exchange.id,
+        "result": str(came),
         "route": exchange.match.route.name,
         "dialect": exchange.call.dialect,
         "operation": exchange.call.operation,
         "model": exchange.call.model,
         "provider": None if session.answered_by is None else session.answered_by.name,
-        "attempts": [_attempt(a, exchange.arrived) for a in attempts],
+        "attempts": [_attempt(a, exchange.arrived) for a in exchange.attempts],
         "refused": [{"provider": r.provider, "reason": r.reason} for r in exchange.refused],
     }
     if session.advice is not None:
         flow.metadata["sidestep"]["advice"] = session.advice
-    failed = [a for a in attempts if a.outcome is not None and a.outcome.kind in (Kind.FAILURE, Kind.COOLDOWN)]
-    app_host = session.match.intercept.host  # the request's own host may be an address
-    last = attempts[-1] if attempts else None
-    rerouted = session.answered_by is not None and last is not None and not last.candidate.own
-    if session.answered_by is None:
-        why = ", ".join(a.label for a in failed) or ", ".join(f"{r.provider}: {r.reason}" for r in exchange.refused)
-        comment = f"{app_host} → nobody ({why})" if why else f"{app_host} → nobody"
-    else:
-        comment = f"{app_host} → {session.answered_by.name}"
-        before = [a.label for a in failed if a is not last]
-        if before:
-            comment += f" after {', '.join(before)}"
-        elif exchange.refused and rerouted:
-            comment += f" for {', '.join(f'{r.provider} is {r.reason}' for r in exchange.refused)}"
-        if last is not None and last in failed:
-            comment += f", which failed: {last.label}"
-    if session.acting and (rerouted or failed or session.answered_by is None):
+    comment = _comment(session, came)
+    if session.acting and comment:
         flow.comment = comment
-        answered = session.answered_by is not None and last is not None and last not in failed
-        flow.marked = REROUTED if answered else FAILED
+        flow.marked = _MARKS.get(came, "")
     elif session.advice is not None:
         flow.comment = session.advice
+
+
+def _comment(session: Session, came: Result) -> str:
+    """The story in a line; empty where there is nothing to tell that is not as without Sidestep."""
+    exchange, answer, error = session.exchange, session.answer, session.flow.error
+    assert exchange is not None
+    attempts = exchange.attempts
+    place = attempts.index(answer) if answer in attempts else len(attempts)
+    before = ", ".join(
+        a.label for a in attempts[:place] if a.outcome is not None and a.outcome.kind in (Kind.FAILURE, Kind.COOLDOWN)
+    )
+    if came is Result.ANSWERED and not before:
+        return ""
+    refused = exchange.refused
+    host = session.match.intercept.host  # the request's own host may be an address
+    name = "nobody" if session.answered_by is None else session.answered_by.name
+    comment = f"{host} → {name}"
+    if answer is None:
+        why = before or ", ".join(f"{r.provider}: {r.reason}" for r in refused)
+        comment += f" ({why})" if why else ""
+    elif before:
+        comment += f" after {before}"
+    elif refused and not answer.candidate.own:
+        comment += f" for {', '.join(f'{r.provider} is {r.reason}' for r in refused)}"
+    if came is Result.LEFT:
+        killed = error is not None and error.msg == error.KILLED_MESSAGE
+        comment += ", killed by hand" if killed else ", but the app left"
+    elif came is Result.FAILED and answer is not None:
+        comment += f", which failed: {answer.label}"
+        if others := ", ".join(a.label for a in attempts[place + 1 :]):
+            comment += f"; no better: {others}"
+    return comment
 
 
 def _attempt(attempt: Attempt, arrived: float) -> dict[str, Any]:

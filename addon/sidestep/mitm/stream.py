@@ -327,6 +327,7 @@ class FailoverStream(HttpStream):
         self.inbox.clear()
         self.client_state = self.server_state = self.state_errored
         session.drop(judging.INTERNAL)
+        session.broken_off = True
         self.flow.error = flow.Error("sidestep: internal error")
         self.flow.live = False
         self.session = None
@@ -554,9 +555,10 @@ class FailoverStream(HttpStream):
             best = None  # on a 426 the clients that can come back over HTTP, on anything else they give up
         if self.made_up:
             kind, message = session.phrase_exhausted()
+            session.broken_off = True
             yield from self._close_in_band(message, session.error_event(kind, message) if session.waiting else b"")
         elif best is not None:
-            session.answered_by = best.provider
+            session.answer = best.attempt
             best.withhold_key()
             best.frame()
             yield from self._release(best)
@@ -572,7 +574,7 @@ class FailoverStream(HttpStream):
         self.winner = flight  # before anything is yielded: what comes from now on follows what is held
         self.best = None
         session.flight = flight
-        session.answered_by = flight.provider
+        session.answer = flight.attempt
         if watch.shape is Shape.ERROR and flight.withhold_key() and not flight.ended:
             yield from self._cancel(flight)
             flight.ended = True

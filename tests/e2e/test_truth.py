@@ -1,0 +1,71 @@
+"""What is told of a call is what its app got, alike in metrics, marker and metadata, and health is of the routes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import io
+
+from support.provider import Behaviour, Provider
+from support.proxy import Mitmdump
+from support.raw import Wire, chat
+from support.settings import config
+from support.waiting import until
+
+Make = Callable[..., Provider]
+Start = Callable[..., Mitmdump]
+
+DOWN = Behaviour(status=503)
+LACKS = Behaviour(status=404, code="model_not_found", message="The model `m` does not exist")
+INVALID = Behaviour(status=400, code="invalid_value", message="Invalid 'temperature'")
+FAILED, AWAY = ":red_circle:", ":twisted_rightwards_arrows:"
+ENDS = [
+    # what the own provider does, what the stand-in does, the status that the app gets, what came of it, marker
+    (Behaviour(), DOWN, 200, "answered", ""),
+    (INVALID, Behaviour(), 400, "answered", ""),
+    (Behaviour(body=b"words", headers={"content-type": "text/plain"}), DOWN, 200, "answered", ""),
+    (DOWN, Behaviour(), 200, "rerouted", AWAY),
+    (Behaviour(cut_after=3, cut_by="close"), Behaviour(), 200, "failed", FAILED),
+    (Behaviour(stall_after=3), Behaviour(), 200, "left", ""),
+    (DOWN, LACKS, 503, "failed", FAILED),
+]
+
+
+def test_what_is_told_is_what_the_app_got(provider: Make, proxy: Start, tmp_path: Path) -> None:
+    """Where nobody could do better, the first provider's 503 is a failure, whoever was asked last; an app that leaves
+    is none, and an answer that is not read is an answer."""
+    own, other = provider("own"), provider("other")
+    saved = tmp_path / "saved.mitm"
+    tables: dict[str, Any] = {"attempts": {"per_provider": 1, "wait_seconds": 0}, "circuit": {"failure_threshold": 100}}
+    m = proxy(config("chat", own, other, own=own, **tables), "-w", str(saved))
+    for first, second, status, result, _ in ENDS:
+        own.default, other.default = first, second
+        stream = first.cut_after is not None or first.stall_after is not None
+        with Wire(m) as wire:
+            wire.send(chat(own.url(), stream=stream))
+            if not stream:
+                assert wire.answer()[0] == status
+                continue
+            assert wire.head()[0] == status
+            wire.until(b"data: " if result == "left" else b'"error"')
+            if result == "left":
+                wire.reset()
+            until(lambda: m.health()["in_flight"] == 0, "the attempt is over")
+    metrics = m.page("/metrics")[1].decode()
+    health = m.health()
+    m.stop()
+    with saved.open("rb") as f:
+        flows = [flow for flow in io.FlowReader(f).stream() if "sidestep" in flow.metadata]
+    flows.sort(key=lambda flow: flow.timestamp_created)
+    assert [(f.metadata["sidestep"]["result"], f.marked) for f in flows] == [end[3:] for end in ENDS]
+    counted = {r: float(n) for r, n in re.findall(r'sidestep_requests_total\{result="(\w+)",.*\} (.*)', metrics)}
+    assert counted == Counter(end[3] for end in ENDS)
+    assert "sidestep_rerouted_total 1.0" in metrics
+    assert 'sidestep_unread_total{provider="own"} 1.0' in metrics
+    own_totals = {"success": 2, "failure": 3, "cooldown": 0, "neutral": 2, "unread": 1}
+    assert health["providers"]["own"]["totals"] == own_totals
+    assert health["routes"] == {"openai": {"status": "ok", "served_by": "own", "because": None}}

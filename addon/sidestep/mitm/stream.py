@@ -270,11 +270,13 @@ class FailoverStream(HttpStream):
         return flight.is_first_on_reuse and connection is not None and not connection.connected
 
     def _renew(self, flight: Flight) -> Commands:
-        """That was no provider's failure: the same attempt goes on, on a connection that is made for it."""
+        """That was no provider's failure: the same attempt goes on, on a connection that is made for it, or, over HTTP/2,
+        for all that shared the old one: there are five places for an address."""
+        shared = flight.connection is not None and flight.connection.alpn == b"h2"
         flight.connection = None
         yield from self._cancel(flight)
         flight.renew()
-        yield from self._start(flight, FreshConnection)
+        yield from self._start(flight, GetHttpConnection if shared else FreshConnection)
 
     def _sent(self, given: Commands) -> Commands:
         """The same commands, each for a server with the id of its attempt."""

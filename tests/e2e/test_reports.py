@@ -235,6 +235,11 @@ def _hollow_bodies() -> Iterator[tuple[str, bool, Any]]:
     response = plain("responses", stream=False).grammar.whole()
     yield "responses", False, {**response, "output": [], "usage": None}
     yield "responses", False, {k: v for k, v in response.items() if k != "output"}
+    no_tokens = {"input_tokens": 9, "output_tokens": 0, "total_tokens": 9}
+    part = {"type": "output_text", "text": "", "annotations": []}
+    mute = {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": []}
+    for item in (mute, {**mute, "content": [part]}):
+        yield "responses", False, {**response, "output": [item], "usage": no_tokens}
     message = plain("messages", stream=False).grammar.whole()
     none_made = {"input_tokens": 9, "output_tokens": 0}
     for content, stop_reason in (
@@ -257,6 +262,13 @@ def _hollow_bodies() -> Iterator[tuple[str, bool, Any]]:
     yield "chat", True, [*before("chat"), {**chunk, "choices": [], "usage": nothing}, b"data: [DONE]\n\n"]
     done = {"type": "response.completed", "sequence_number": 9, "response": {**response, "output": [], "usage": None}}
     yield "responses", True, [*before("responses"), done]
+    said = [
+        {"type": "response.output_text.done", "item_id": "msg_1", "text": ""},
+        {"type": "response.content_part.done", "item_id": "msg_1", "part": part},
+        {"type": "response.output_item.done", "item": {**mute, "content": [part]}},
+    ]
+    whole = {**response, "output": [{**mute, "content": [part]}], "usage": no_tokens}
+    yield "responses", True, [*before("responses"), *said, {"type": "response.completed", "response": whole}]
     yield "messages", True, [*before("messages"), {"type": "message_stop"}]
     over = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 0}}
     yield "messages", True, [*before("messages"), over, {"type": "message_stop"}]
@@ -269,19 +281,17 @@ def _hollow() -> Iterator[Row]:
     for number, (api, stream, body) in enumerate(_hollow_bodies()):
         recipe = holding(api, stream, *(body if stream else [body]))
         yield _with_stand_in(f"hollow {number}", recipe)
-    for number, body in enumerate(
-        ({"object": "list", "data": []}, {"object": "list", "data": None}, {"object": "list"})
-    ):
-        yield _with_stand_in(
-            f"embeddings {number}",
-            holding("chat", False, body),
-            path="/embeddings",
-            body=b'{"model": "m", "input": "hi"}',
-        )
+    vectors = {"object": "list", "model": "m", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}]}
+    ask = b'{"model": "m", "input": "hi"}'
+    for number, data in enumerate(({"data": []}, {"data": None}, {})):
+        recipe = holding("chat", False, {"object": "list", **data})
+        stand_in = holding("chat", False, vectors)
+        yield Row(f"embeddings {number}", recipe, (stand_in,), path="/embeddings", body=ask)
 
 
 def _hollow_alone() -> Iterator[Row]:
-    return (replace(row, others=()) for row in _hollow())
+    # Gemini's SDK fails on what is no JSON: it is left out, as it is amid any stream.
+    return (replace(row, others=()) for row in _hollow() if row.api != "gemini" or b"[DONE]" not in row.sent)
 
 
 # --- a reason for the end that says that the provider has broken down
@@ -306,11 +316,14 @@ def _broken_down(*, content: bool) -> Iterator[Row]:
                 recipe.parts = [p for p in recipe.parts if not p.content or p is last]
                 if api == "gemini":
                     recipe.parts = [Part(event(api, {"candidates": [{"finishReason": reason, "index": 0}]}))]
+            if api == "gemini":
+                recipe.text = recipe.text.rpartition(" ")[0]  # its last word comes with the reason
             yield _with_stand_in(reason, recipe)
     server = {"code": "server_error", "message": "An error occurred while processing your request."}
     if content:
         late = told("responses", True, server)
         late.parts = [*plain("responses", stream=True).parts[:7], *late.parts]
+        late.text = "A w1 w2"
         yield _with_stand_in("failed", late)
         return
     for stream in (False, True):
@@ -387,7 +400,6 @@ def _relayed() -> Iterator[Row]:
 
 LACKING: list[tuple[str, int, Any]] = [
     ("responses", 404, b"<html>nginx</html>"),
-    ("responses", 501, {"error": {"message": "Not implemented"}}),
     ("responses", 404, {"error": "no handler for this route"}),
     (
         "chat",
@@ -597,7 +609,7 @@ def test_unusual_types_and_sizes(row: Row, reports: Reports) -> None:
 
 @of("framed")
 def test_a_broken_event_leaves_the_framing_right(row: Row, reports: Reports) -> None:
-    """Whatever the length was announced as, in whatever encoding: the message ends where it says, with all its words."""
+    """Whatever the length was announced as, in whatever encoding: the message ends where it says, its words whole."""
     got = reports.ask(row)
     assert (got.status, got.end, got.extra) == (200, "clean", b""), got
     assert got.header("x-sidestep-provider") == row.provider(0)
@@ -691,7 +703,7 @@ def test_an_end_that_says_so_after_content(row: Row, reports: Reports) -> None:
     """The words that came stay, and the official SDK raises its own error."""
     result: Result = reports.call(row)
     assert result.error is not None
-    assert result.text == row.recipe.text or row.api == "gemini"
+    assert result.text == row.recipe.text
     assert reports.status(row)["failures"] == 1
 
 
@@ -726,7 +738,7 @@ def test_what_a_stand_in_lacks_the_third_provider_has(row: Row, reports: Reports
     is_by(row, reports.ask(row), at=2)
     status = reports.status(row, 1)
     assert (status["state"], status["cooldown"]) == ("closed", None)
-    assert status["failures"] == (1 if "501" in row.name else 0)
+    assert status["failures"] == 0
 
 
 @of("heads")

@@ -112,7 +112,8 @@ class Anthropic:
         stop, told = value_of(fields.get("stop_reason")), value_of(fields.get("usage"))
         if common.broke_down(stop):
             return Answer(good=False, error=common.BREAKDOWN)
-        if not items_of(fields.get("content")) and not (_is_list(fields.get("content")) and _ends_well(stop, told)):
+        says = any(_says_something(value_of(block)) for block in items_of(fields.get("content")))
+        if not says and not (_is_list(fields.get("content")) and _ends_well(stop, told)):
             return common.no_answer(body)
         is_sealed = any(word in body for word in sealed_anthropic.WORDS)
         ids = sealed_anthropic.names(value_of(fields.get("content"))) if is_sealed else []
@@ -143,6 +144,13 @@ def _error(kind: ErrorKind, message: str) -> dict[str, Any]:
 
 def _is_list(raw: msgspec.Raw | None) -> bool:
     return isinstance(value_of(raw), list)
+
+
+def _says_something(block: Any) -> bool:
+    """Whether a block is more than an empty text."""
+    if not isinstance(block, dict):
+        return False
+    return block.get("type") not in ("text", "thinking") or any(v for k, v in block.items() if k != "type")
 
 
 def _ends_well(stop: Any, usage: Any) -> bool:

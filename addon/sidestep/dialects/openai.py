@@ -184,11 +184,13 @@ class OpenAI:
         if call.operation == "rerank":
             # Cohere, Jina and vLLM call them results, Voyage calls them data.
             wanted = "results" if "results" in fields else "data"
-        if wanted is not None and not items_of(fields.get(wanted)):
-            empty = call.operation == "responses" and bytes(fields.get("output", b"")).strip() == b"[]"
-            response = decoded(RESPONSE, common.encode(fields)) if empty else None
-            if response is None or says_nothing(response):
+        if call.operation == "responses":
+            response = decoded(RESPONSE, common.encode(fields))
+            is_list = bytes(fields.get("output", b"")).startswith(b"[")
+            if response is None or not is_list or says_nothing(response):
                 return common.no_answer(body)
+        elif wanted is not None and not items_of(fields.get(wanted)):
+            return common.no_answer(body)
         if wanted == "choices" and (failure := _failed_choices(call.operation, fields)) is not None:
             return failure
         ids: list[str] = []

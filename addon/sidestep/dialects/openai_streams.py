@@ -59,6 +59,8 @@ class _ResponseEvent(msgspec.Struct):
     item: msgspec.Raw = msgspec.Raw()
     error: Any = None
     usage: Any = None
+    text: Any = None
+    part: Any = None
 
 
 class Response(msgspec.Struct):
@@ -117,11 +119,26 @@ def counts_none(usage: Any) -> bool:
 
 
 def says_nothing(response: Response) -> bool:
-    """Whether a response is an empty frame: without output, though it claims to be complete, and without tokens."""
-    if items_of(response.output) or response.status in ("queued", "in_progress", "incomplete", "cancelled"):
+    """Whether a response is an empty frame: without output, or with empty messages alone, though it claims to be
+    complete, and without tokens."""
+    if response.status in ("queued", "in_progress", "incomplete", "cancelled"):
         return False
     usage = response.usage
+    if items := items_of(response.output):
+        return counts_none(usage) and all(_is_mute(value_of(item)) for item in items)
     return not isinstance(usage, dict) or not any(usage.get(name) for name in _COUNTS)
+
+
+def _is_mute(item: Any) -> bool:
+    """Whether an output item is a message without a word."""
+    if not isinstance(item, dict) or item.get("type") != "message":
+        return False
+    content = item.get("content")
+    return not content or (isinstance(content, list) and all(_is_empty_text(part) for part in content))
+
+
+def _is_empty_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "output_text" and not part.get("text")
 
 
 def usage_in(usage: Any) -> Usage | None:
@@ -288,7 +305,21 @@ class EventReader(Reader):
             self.note_ids(*item.ids)
             if isinstance(item.type, str) and item.type.endswith("_call"):
                 self._calls = kind == "response.output_item.added"
+        if _ends_mute(kind, event):
+            return LIFECYCLE
         # A compaction, or a call of a tool of the provider's own, may come without any delta.
         if kind.endswith((".done", ".partial_image", ".segment")):
             return CONTENT
         return LIFECYCLE
+
+
+def _ends_mute(kind: str, event: _ResponseEvent) -> bool:
+    """Whether an event tells the end of what says nothing."""
+    match kind:
+        case "response.output_text.done":
+            return not event.text
+        case "response.content_part.done":
+            return _is_empty_text(event.part)
+        case "response.output_item.done":
+            return _is_mute(value_of(event.item))
+    return False

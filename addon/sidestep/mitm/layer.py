@@ -79,11 +79,12 @@ class FailoverLayer(HttpLayer):
         yield from super().get_connection(event, reuse=reuse and not isinstance(event, FreshConnection))
 
     def is_idle(self, connection: Connection) -> bool:
-        """Whether a connection has served before, and serves no other request now; from now on it has served."""
+        """Whether a connection has served before and nothing has come on it since it was idle: all that it carries now
+        was sent at once, as the streams of an HTTP/2 app are that wakes up. From now on it has served."""
         served = connection in self.used
         self.used.add(connection)
-        carried = sum(f.connection is connection for s in self._routed_streams() for f in s.flights.values())
-        return served and carried <= 1
+        carried = (f for s in self._routed_streams() for f in s.flights.values() if f.connection is connection)
+        return served and all(f.is_first_on_reuse for f in carried if f.is_sent)
 
     def register_connection(self, command: RegisterHttpConnection) -> Commands:
         connection = command.connection

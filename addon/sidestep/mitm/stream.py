@@ -272,9 +272,11 @@ class FailoverStream(HttpStream):
 
     def _is_refused(self, response: http.Response) -> bool:
         """Whether this head would not be passed on: the app would get a page of mitmproxy's in its place. A 101 to what
-        was no handshake would make the app's next request a message to that server."""
+        was no handshake would make the app's next request a message to that server; below 100 there is no status."""
         if response.status_code == 101:
             return self.session is None or not self.session.is_websocket
+        if response.status_code < 100:
+            return True
         if not self.context.options.validate_inbound_headers:
             return False
         try:
@@ -289,11 +291,13 @@ class FailoverStream(HttpStream):
         return flight.is_first_on_reuse and connection is not None and not connection.connected
 
     def _renew(self, flight: Flight) -> Commands:
-        """That was no provider's failure: the same attempt goes on, on a connection that is made for it."""
+        """That was no provider's failure: the same attempt goes on, on a connection that is made for it, or, over
+        HTTP/2, for all that shared the old one: there are five places for an address."""
+        shared = flight.connection is not None and flight.connection.alpn == b"h2"
         flight.connection = None
         yield from self._cancel(flight)
         flight.renew()
-        yield from self._start(flight, FreshConnection)
+        yield from self._start(flight, GetHttpConnection if shared else FreshConnection)
 
     def _sent(self, given: Commands) -> Commands:
         """The same commands, each for a server with the id of its attempt."""

@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import brotli  # type: ignore[import-untyped]
@@ -94,10 +95,14 @@ def _refused() -> Iterator[Row]:
 LITERALS = ("NaN", "Infinity", "-Infinity")
 
 
+def _put_first(text: bytes, data: bytes) -> bytes:
+    return data.replace(b"{", text, 1)
+
+
 def _lenient() -> Iterator[Row]:
     for (api, stream), literal in itertools.product(FORMS, LITERALS):
         text = b'{"avg_logprobs": [' + literal.encode() + b"], "
-        yield _with_stand_in(literal, changed(api, stream, lambda data, text=text: data.replace(b"{", text, 1)))
+        yield _with_stand_in(literal, changed(api, stream, partial(_put_first, text)))
     vectors = b'{"object": "list", "model": "m", "data": [{"object": "embedding", "index": 0, "embedding": [NaN, 1]}]}'
     body = b'{"model": "m", "input": "hi"}'
     yield _with_stand_in("embedding", holding("chat", False, vectors), path="/embeddings", body=body)
@@ -168,16 +173,16 @@ def _with_trailers() -> Iterator[Row]:
 def _half_a_call() -> Iterator[Row]:
     """A tool call, one piece of whose arguments nobody can read."""
     function = {"name": "remove", "arguments": '{"path": "/a'}
-    opening = {"tool_calls": [{"index": 0, "id": "t1", "type": "function", "function": function}]}
-    closing = {"tool_calls": [{"index": 0, "function": {"arguments": '"}'}}]}
+    opening: dict[str, Any] = {"tool_calls": [{"index": 0, "id": "t1", "type": "function", "function": function}]}
+    closing: dict[str, Any] = {"tool_calls": [{"index": 0, "function": {"arguments": '"}'}}]}
 
     def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
         return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
 
     chat = [chunk(opening), b"data: {not json\n\n", chunk(closing), chunk({}, "tool_calls"), b"data: [DONE]\n\n"]
-    tool = {"type": "function_call", "id": "fc_1", "call_id": "t1", "name": "remove", "arguments": ""}
-    delta = {"type": "response.function_call_arguments.delta", "item_id": "fc_1", "output_index": 0}
+    tool: dict[str, Any] = {"type": "function_call", "id": "fc_1", "call_id": "t1", "name": "remove", "arguments": ""}
+    delta: dict[str, Any] = {"type": "response.function_call_arguments.delta", "item_id": "fc_1", "output_index": 0}
     responses = [
         {"type": "response.output_item.added", "output_index": 0, "item": tool},
         {**delta, "delta": '{"path": "/a'},
@@ -185,8 +190,8 @@ def _half_a_call() -> Iterator[Row]:
         {**delta, "delta": '"}'},
         *(p.data for p in plain("responses", stream=True).parts[-2:]),
     ]
-    block = {"type": "tool_use", "id": "t1", "name": "remove", "input": {}}
-    piece = {"type": "content_block_delta", "index": 0}
+    block: dict[str, Any] = {"type": "tool_use", "id": "t1", "name": "remove", "input": {}}
+    piece: dict[str, Any] = {"type": "content_block_delta", "index": 0}
     messages = [
         plain("messages", stream=True).parts[0].data,
         {"type": "content_block_start", "index": 0, "content_block": block},
@@ -225,7 +230,7 @@ def _other_form_alone() -> Iterator[Row]:
 def _hollow_bodies() -> Iterator[tuple[str, bool, Any]]:
     chat = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
     nothing = {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}
-    stop = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
+    stop: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
     for choices in ([], {}, "", [{}], [[]], [{**stop, "message": []}], [{**stop, "finish_reason": None}]):
         yield "chat", False, {**chat, "choices": choices}
     yield "chat", False, {**chat, "choices": [stop], "usage": nothing}
@@ -237,7 +242,7 @@ def _hollow_bodies() -> Iterator[tuple[str, bool, Any]]:
     yield "responses", False, {k: v for k, v in response.items() if k != "output"}
     no_tokens = {"input_tokens": 9, "output_tokens": 0, "total_tokens": 9}
     part = {"type": "output_text", "text": "", "annotations": []}
-    mute = {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": []}
+    mute: dict[str, Any] = {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": []}
     for item in (mute, {**mute, "content": [part]}):
         yield "responses", False, {**response, "output": [item], "usage": no_tokens}
     message = plain("messages", stream=False).grammar.whole()
@@ -250,7 +255,8 @@ def _hollow_bodies() -> Iterator[tuple[str, bool, Any]]:
     ):
         yield "messages", False, {**message, "content": content, "stop_reason": stop_reason, "usage": none_made}
     counts = {"promptTokenCount": 9, "totalTokenCount": 9}
-    for candidates in ([], None, [{}], [{"index": 0}], [{"content": {"role": "model"}, "finishReason": "STOP"}]):
+    none_said: list[Any] = [[], None, [{}], [{"index": 0}], [{"content": {"role": "model"}, "finishReason": "STOP"}]]
+    for candidates in none_said:
         yield "gemini", False, {"candidates": candidates, "usageMetadata": counts}
     # Streams
     for data in (b"data: [DONE]\n\n", b": bye\n\n", b"data: {}\n\n", b"data: null\n\n", b""):
@@ -272,7 +278,9 @@ def _hollow_bodies() -> Iterator[tuple[str, bool, Any]]:
     yield "messages", True, [*before("messages"), {"type": "message_stop"}]
     over = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 0}}
     yield "messages", True, [*before("messages"), over, {"type": "message_stop"}]
-    empty = {"candidates": [{"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": "STOP"}]}
+    empty: dict[str, Any] = {
+        "candidates": [{"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": "STOP"}]
+    }
     yield "gemini", True, [{**empty, "usageMetadata": counts}]
     yield "gemini", True, [b"[]"]
 
@@ -283,7 +291,8 @@ def _hollow() -> Iterator[Row]:
         yield _with_stand_in(f"hollow {number}", recipe)
     vectors = {"object": "list", "model": "m", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}]}
     ask = b'{"model": "m", "input": "hi"}'
-    for number, data in enumerate(({"data": []}, {"data": None}, {})):
+    lists: list[dict[str, Any]] = [{"data": []}, {"data": None}, {}]
+    for number, data in enumerate(lists):
         recipe = holding("chat", False, {"object": "list", **data})
         stand_in = holding("chat", False, vectors)
         yield Row(f"embeddings {number}", recipe, (stand_in,), path="/embeddings", body=ask)
@@ -304,13 +313,17 @@ REASONS = {
 _USUAL = {"chat": b'"stop"', "messages": b'"end_turn"', "gemini": b'"STOP"'}
 
 
+def _put_reason(usual: bytes, word: bytes, data: bytes) -> bytes:
+    return data.replace(usual, word)
+
+
 def _broken_down(*, content: bool) -> Iterator[Row]:
     for api, reasons in REASONS.items():
         for reason, stream in itertools.product(reasons, (False, True)):
             if content and not stream:
                 continue
             word = json.dumps(reason).encode()
-            recipe = changed(api, stream, lambda data, api=api, word=word: data.replace(_USUAL[api], word))
+            recipe = changed(api, stream, partial(_put_reason, _USUAL[api], word))
             if not content and stream:
                 last = next(p for p in recipe.parts if word in p.data)
                 recipe.parts = [p for p in recipe.parts if not p.content or p is last]
@@ -533,7 +546,35 @@ def _compressed_to_its_own() -> Iterator[Row]:
         yield Row(encoding, own, body=COMPRESS[encoding](own.request()), headers=(("Content-Encoding", encoding),))
 
 
+# --- limits that name less than the provider
+
+APART = ("another model", "another operation", "another key", "nothing else")
+"""What tells the call that was limited from the next one."""
+_OTHER_PATH = {
+    "chat": "/embeddings",
+    "responses": "/embeddings",
+    "messages": "/v1/messages/count_tokens",
+    "gemini": "/v1beta/models/gemini-2.5-pro:countTokens",
+}
+
+
+def _limited_apart() -> Iterator[Row]:
+    for (api, stream), apart in itertools.product(FORMS, APART):
+        for others in (True, False):
+            recipe = plain(api, stream=stream)
+            told_so = _failing(api, stream, 429, {"message": "Too many requests", "type": "rate_limit_error"})
+            told_so.headers.append(("Retry-After", "60"))
+            recipe.earlier = told_so
+            yield Row(apart, recipe, (good(recipe),) if others else ())
+    for api, stream in FORMS[:4]:
+        recipe = plain(api, stream=stream)
+        too_much = "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 45000."
+        recipe.earlier = _failing(api, stream, 429, {"message": too_much, "code": "rate_limit_exceeded"})
+        yield Row("a smaller request", recipe, (good(recipe),))
+
+
 KINDS = {
+    "limited apart": list(_limited_apart()),
     "refused": list(_refused()),
     "lenient": list(_lenient()),
     "unusual": list(_unusual()),
@@ -565,7 +606,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
         yield made
 
 
-def of(kind: str) -> Any:
+def of(kind: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", KINDS[kind], ids=str)
 
 
@@ -723,6 +764,32 @@ def test_a_limit_told_inside_a_200(row: Row, reports: Reports) -> None:
     wanted = next(seconds for api, _, seconds in LIMITED if api == row.api)
     assert status["failures"] == 0
     assert wanted - 15 < status["cooldown"]["seconds"] <= wanted
+
+
+@of("limited apart")
+def test_a_limit_moves_no_more_than_it_names(row: Row, reports: Reports) -> None:
+    """Another model, operation or app's key, or less of it, is sent to the same provider at once. The same goes to the next one; with
+    nobody else left it is sent all the same, for a limit never refuses."""
+    body, path, key = row.request, row.recipe.path, "sk-app"
+    match row.name:
+        case "another model":
+            body = body.replace(b"gpt-4o", b"gpt-5").replace(b"opus", b"sonnet")
+            path = path.replace("pro", "flash")
+        case "another operation":
+            path = _OTHER_PATH[row.api]
+        case "another key":
+            key = "sk-another-app"
+    first = reports.ask(row, body, ("X-Turn", "0"), ("Authorization", f"Bearer {key}"), path=path)
+    if not row.others:
+        limited = row.recipe.earlier
+        assert limited is not None
+        assert (first.status, first.body) == (429, b"".join(p.data for p in limited.parts)), first
+    then = reports.ask(row, None, ("X-Turn", "1"), ("Authorization", "Bearer sk-app"))
+    if row.others and row.name == "nothing else":
+        is_by(row, then)
+    else:
+        is_own(row, then)
+    assert (reports.status(row)["failures"], reports.status(row)["state"]) == (0, "closed")
 
 
 @of("relayed")

@@ -55,7 +55,7 @@ class MortalH2(H2Provider):
                     else:
                         connection.writer.close()
 
-                connection.answer = die
+                connection.answer = die  # type: ignore[method-assign]
             done.set()
 
         self._loop.call_soon_threadsafe(doom)

@@ -687,3 +687,38 @@ def test_the_sdk_ignores_keep_alives(operation: str) -> None:
     beat = OPENAI.keep_alive(call(operation))
     plain, beaten = (ask(sdk(streamed(body)), operation) for body in (data, beat * 3 + data))
     assert plain == beaten
+
+
+MUTE = {"type": "message", "content": [{"type": "output_text", "text": "", "annotations": []}]}
+
+
+@pytest.mark.parametrize(
+    ("item", "tokens", "good"),
+    [
+        (MUTE, 0, False),
+        ({"type": "message", "content": []}, 0, False),
+        (MUTE, 3, True),
+        (MUTE, None, True),
+        ({"type": "message", "content": [{"type": "refusal", "refusal": "no"}]}, 0, True),
+        ({"type": "function_call", "name": "f"}, 0, True),
+    ],
+)
+def test_a_response_of_empty_messages(item: dict[str, Any], tokens: int | None, good: bool) -> None:
+    """It is no answer where it says itself that no token was made, whole and streamed alike."""
+    usage = None if tokens is None else {"output_tokens": tokens}
+    response = {"id": "r", "status": "completed", "output": [item], "usage": usage}
+    assert OPENAI.judge_answer(call("responses", stream=False), JSON, json.dumps(response).encode()).good is good
+    ends = [
+        {"type": "response.output_item.done", "item": item},
+        {"type": "response.completed", "response": response},
+    ]
+    if item is MUTE:
+        part = MUTE["content"][0]
+        ends[:0] = [
+            {"type": "response.output_text.done", "text": ""},
+            {"type": "response.content_part.done", "part": part},
+        ]
+    reader = OPENAI.reader(call("responses"), SSE)
+    for data in ends:
+        reader.feed(b"data: " + json.dumps(data).encode() + b"\n\n")
+    assert reader.content is good

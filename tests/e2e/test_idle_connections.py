@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +55,7 @@ class MortalH2(H2Provider):
                     else:
                         connection.writer.close()
 
-                connection.answer = die
+                connection.answer = die  # type: ignore[method-assign]
             done.set()
 
         self._loop.call_soon_threadsafe(doom)
@@ -119,7 +120,7 @@ def apps(world: World, a: Provider, wire: str, count: int) -> Iterator[Ask]:
                 status, headers, body = wire.send(raw.chat(a.url())).answer()
                 return status, body, headers["x-sidestep-attempts"]
 
-            asks: list[Callable[[], tuple[int, bytes, str]]] = [lambda w=w: ask_one(w) for w in wires]
+            asks: list[Callable[[], tuple[int, bytes, str]]] = [partial(ask_one, wire) for wire in wires]
         elif wire == "streams of one h2":
             client = stack.enter_context(H2Client(world.m, "127.0.0.1", a.port))
 
@@ -137,7 +138,7 @@ def apps(world: World, a: Provider, wire: str, count: int) -> Iterator[Ask]:
                 got = client.answer(client.chat())
                 return got.status or 0, got.body, got.headers.get("x-sidestep-attempts", "")
 
-            asks = [lambda c=c: ask_h2(c) for c in clients]
+            asks = [partial(ask_h2, client) for client in clients]
         with ThreadPoolExecutor(count) as pool:
             yield lambda: list(pool.map(lambda ask: ask(), asks))
 

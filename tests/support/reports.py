@@ -29,6 +29,16 @@ SECONDS = 15.0
 """How long an app waits for the end of an answer."""
 
 
+@dataclass(frozen=True)
+class Ask:
+    """One request of a row's, with what is other than usual."""
+
+    body: bytes | None = None
+    path: str | None = None
+    key: str = "sk-app"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass
 class Row:
     """One report. `name` says what the provider does; `extra`: more TOML of the app's own provider."""
@@ -38,9 +48,8 @@ class Row:
     others: tuple[Recipe, ...] = ()
     extra: str = ""
     others_extra: str = ""
-    path: str | None = None
-    body: bytes | None = None
-    headers: tuple[tuple[str, str], ...] = ()
+    asks: tuple[Ask, ...] = (Ask(),)
+    kind: str = field(default="", init=False)
     number: int = field(default=0, init=False)
 
     def __str__(self) -> str:
@@ -55,35 +64,57 @@ class Row:
         """The body of the answer as its provider sends it."""
         return b"".join(p.data for p in self.recipe.encoded())
 
-    @property
-    def request(self) -> bytes:
-        return self.recipe.request() if self.body is None else self.body
-
     def provider(self, at: int) -> str:
         """The name of one of its providers, 0 for the app's own."""
         return f"{'abcd'[at]}{self.number}"
 
 
 class Reports:
-    """State: the proxy, the providers by the wire that they speak, and which rows there are."""
+    """State: the proxy, the providers by the wire that they speak, the rows by kind, and what came of the kinds that
+    were asked for: the readings of each row, and `/health` after them."""
 
-    def __init__(self, m: Mitmdump, providers: dict[str, Any], rows: list[Row]) -> None:
-        self.m, self.providers, self.rows = m, providers, rows
+    def __init__(self, m: Mitmdump, providers: dict[str, Any], kinds: dict[str, list[Row]]) -> None:
+        self.m, self.providers, self.kinds = m, providers, kinds
+        self._readings: dict[int, list[Reading]] = {}
+        self._health: dict[str, dict[str, Any]] = {}
+
+    def readings(self, row: Row) -> list[Reading]:
+        """What a raw client reads, ask by ask. All rows of the kind are asked at once, for `/health` is long."""
+        if row.kind not in self._health:
+            for each in self.kinds[row.kind]:
+                self._readings[each.number] = [self._ask(each, ask) for ask in each.asks]
+            self._health[row.kind] = self.settled()
+        return self._readings[row.number]
+
+    def status(self, row: Row, at: int = 0) -> dict[str, Any]:
+        """What `/health` said of one of its providers once its kind had been asked."""
+        self.readings(row)
+        found: dict[str, Any] = self._health[row.kind][row.provider(at)]
+        return found
+
+    def settled(self) -> dict[str, Any]:
+        """What `/health` says of all providers once nothing is under way."""
+        last: dict[str, Any] = {}
+
+        def over() -> bool:
+            last.update(self.m.health())
+            return bool(last["in_flight"] == 0)
+
+        until(over, "no attempt is in flight")
+        found: dict[str, Any] = last["providers"]
+        return found
 
     def base(self, row: Row, at: int) -> tuple[str, str]:
         """Origin and path of a provider's base URL."""
         provider = self.providers[row.recipe.wire]
         return provider.origin, f"/{row.provider(at)}{'/v1' if row.recipe.dialect == 'openai' else ''}"
 
-    def ask(self, row: Row, body: bytes | None = None, *headers: tuple[str, str], path: str | None = None) -> Reading:
-        """What a raw client reads."""
+    def _ask(self, row: Row, ask: Ask) -> Reading:
         origin, base = self.base(row, 0)
         fields = [("Content-Type", WHOLE_TYPE), ("Accept-Encoding", "gzip, deflate, br, zstd")]
-        given = [*(headers or row.headers)]
-        if not any(name == "Authorization" for name, _ in given):
-            given.append(("Authorization", "Bearer sk-app"))
-        turn = ([*fields, *given], row.request if body is None else body, SECONDS)
-        tail = path or row.path or row.recipe.path
+        fields += [("Authorization", f"Bearer {ask.key}"), *ask.headers]
+        turn = (fields, row.recipe.request() if ask.body is None else ask.body, SECONDS)
+        tail = ask.path or row.recipe.path
         return read(self.m, origin, base + tail, [turn], http2=row.recipe.wire != WIRES[0])[0]
 
     def call(self, row: Row) -> Result:
@@ -102,21 +133,9 @@ class Reports:
         start = f"/{row.provider(at)}/"
         return [r for r in self.providers[row.recipe.wire].requests if r.path.startswith(start)]
 
-    def status(self, row: Row, at: int = 0) -> dict[str, Any]:
-        """What `/health` says of one of its providers once nothing is under way."""
-        last: dict[str, Any] = {}
-
-        def over() -> bool:
-            last.update(self.m.health())
-            return bool(last["in_flight"] == 0)
-
-        until(over, "no attempt is in flight")
-        found: dict[str, Any] = last["providers"][row.provider(at)]
-        return found
-
 
 @contextlib.contextmanager
-def behind_one_proxy(folder: Path, rows: list[Row], **tables: dict[str, Any]) -> Iterator[Reports]:
+def behind_one_proxy(folder: Path, kinds: dict[str, list[Row]], **tables: dict[str, Any]) -> Iterator[Reports]:
     """All these rows, each with a route of its own."""
     texts = [table(name, values) for name, values in tables.items()]
     with ExitStack() as stack:
@@ -128,8 +147,9 @@ def behind_one_proxy(folder: Path, rows: list[Row], **tables: dict[str, Any]) ->
             WIRES[1]: stack.enter_context(RawProvider("tls", tls=server_context(ca, "127.0.0.1", "http/1.1"))),
             WIRES[2]: stack.enter_context(RawH2Provider("h2", ca)),
         }
-        for number, row in enumerate(rows):
-            row.number = number
+        pairs = [(kind, row) for kind, rows in kinds.items() for row in rows]
+        for number, (kind, row) in enumerate(pairs):
+            row.number, row.kind = number, kind
             provider, dialect = providers[row.recipe.wire], row.recipe.dialect
             names = [row.provider(at) for at in range(1 + len(row.others))]
             for at, (name, recipe) in enumerate(zip(names, (row.recipe, *row.others), strict=True)):
@@ -142,7 +162,7 @@ def behind_one_proxy(folder: Path, rows: list[Row], **tables: dict[str, Any]) ->
             texts.append(f'[[routes]]\nintercept = ["{own}"]\nproviders = {json.dumps(names)}\n')
         trust = f"ssl_verify_upstream_trusted_ca={folder / 'ca.pem'}"
         yield Reports(
-            stack.enter_context(Mitmdump(folder / "proxy", "\n".join(texts), "--set", trust)), providers, rows
+            stack.enter_context(Mitmdump(folder / "proxy", "\n".join(texts), "--set", trust)), providers, kinds
         )
 
 

@@ -16,7 +16,7 @@ from sidestep.dialects.anthropic import Anthropic
 from sidestep.dialects.base import Call, Mark, PinKind, Usage
 from sidestep.dialects.common import BREAKDOWN, UNSIGNED, digest
 from sidestep.dialects.conversations import conversation_of
-from sidestep.dialects.reader import HALF_A_CALL
+from sidestep.dialects.reader import HALF_A_CALL, Reader
 from support import corpus
 
 ANTHROPIC = Anthropic()
@@ -337,6 +337,7 @@ def test_streams_event_by_event(events: list[Any], marks: list[Any], known: tupl
     """What each means after those before it; then whether it has finished, answered, calls a tool, its usage, its
     model and its identifiers."""
     reader = ANTHROPIC.reader(CALL, SSE)
+    assert isinstance(reader, Reader)
     found = [reader.feed(event(e if isinstance(e, str) else json.dumps(e))) for e in events]
     assert [f[0].error or f[0].mark for f in found] == marks
     assert (

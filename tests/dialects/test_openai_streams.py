@@ -11,7 +11,7 @@ from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects.base import Call, Mark, Usage
 from sidestep.dialects.common import BREAKDOWN, digest
 from sidestep.dialects.openai import OpenAI
-from sidestep.dialects.reader import HALF_A_CALL
+from sidestep.dialects.reader import HALF_A_CALL, Reader
 
 LIFECYCLE, CONTENT, TERMINAL, MALFORMED = Mark.LIFECYCLE, Mark.CONTENT, Mark.TERMINAL, Mark.MALFORMED
 DONE = "[DONE]"
@@ -28,6 +28,7 @@ def told(operation: str, *events: Any) -> tuple[list[Any], tuple[Any, ...]]:
     """What each event means, an error in its place; and whether it has finished, answered, calls a tool, its usage,
     its model and its identifiers."""
     reader = OpenAI().reader(Call("openai", operation, "m", stream=True), "text/event-stream")
+    assert isinstance(reader, Reader)
     found = [reader.feed(event(*e) if isinstance(e, tuple) else event(e)) for e in events]
     assert all(len(f) == 1 for f in found)
     marks = [f[0].error or f[0].mark for f in found]

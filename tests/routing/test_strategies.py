@@ -249,7 +249,7 @@ def test_two_choices_once_many_are_out(out: dict[str, int], roll: float, chosen:
         ((1, 3), {"a": BUSY, "b": 2}, 0),  # 9 s each: the fastest
         ((1, 3), {"a": BUSY, "b": 1}, 1),
         ((0, 0), {"a": BUSY, "b": 7}, 1),  # no time at all counts as a millisecond
-        ((0, 0.009), {"a": BUSY}, 0),
+        ((0, 0.0091), {"a": BUSY}, 0),
         ((0, 0.0089), {"a": BUSY}, 1),
         ((1,), {"a": 100}, 0),  # there is no other
     ],

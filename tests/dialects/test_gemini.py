@@ -324,6 +324,10 @@ def test_what_the_sdk_raises_from(data: Any, raises: bool) -> None:
             ),
             Answer(True, None, Usage(3, 7, 5), "g", (digest(b"s"),)),
         ),
+        (
+            chunk({"content": {"parts": [{"text": "a", "thought_signature": "s"}]}}),
+            Answer(True, None, None, None, (digest(b"s"),)),
+        ),
         (chunk({"finishReason": "STOP"}, says(), 5), Answer(True, None, None, None, ())),
         (chunk({"finishReason": "ERROR"}, says()), Answer(good=False, error=BREAKDOWN)),
         (chunk({"finishReason": "MALFORMED_RESPONSE"}), Answer(good=False, error=BAD_OUTPUT)),

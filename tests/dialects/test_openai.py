@@ -594,6 +594,11 @@ HOLLOW = Answer(good=False, error=ErrorFacts(ErrorKind.SERVER))
             {"choices": [{"message": {"content": "a"}, "finish_reason": "error"}]},
             Answer(good=False, error=BREAKDOWN),
         ),
+        (
+            "chat/completions",
+            {"choices": [{"message": {"content": "a"}, "finish_reason": "error"}, {"message": {"content": "b"}}]},
+            Answer(good=False, error=BREAKDOWN),
+        ),
         ("completions", {"choices": [{"text": "a"}]}, GOOD),
         ("completions", {"choices": [{"text": ""}]}, BAD),
         ("completions", {"choices": [{"message": {"content": "a"}}]}, BAD),

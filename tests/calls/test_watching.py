@@ -639,3 +639,13 @@ def test_an_error_in_any_encoding(encoding: str) -> None:
     watch.feed(gzip.compress(body) if encoding == "gzip" else body)
     assert watch.judge_end().reason in ("quota", "rate_limit")
     assert watch.judge_end().kind is Kind.COOLDOWN
+
+
+@pytest.mark.parametrize(("size", "reason"), [(1 << 20, "lacks"), ((1 << 20) + 1, "client_error")])
+def test_an_error_that_is_too_long_to_read(size: int, reason: str) -> None:
+    """Of one that says nothing in its first megabyte and goes on, the status alone decides."""
+    seen = see(watch_of(CHAT.call, JSON, own=False, status=400), [b" " * size])
+    assert seen.outcome == Outcome(Kind.NEUTRAL, reason, REASONS[reason], 400)
+
+
+REASONS = {"lacks": Then.NEXT, "client_error": Then.HAND_OVER}

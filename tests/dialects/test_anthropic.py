@@ -14,8 +14,9 @@ import pytest
 from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects.anthropic import Anthropic
 from sidestep.dialects.base import Call, Mark, PinKind, Usage
-from sidestep.dialects.common import UNSIGNED, digest
+from sidestep.dialects.common import BREAKDOWN, UNSIGNED, digest
 from sidestep.dialects.conversations import conversation_of
+from sidestep.dialects.reader import HALF_A_CALL, Reader
 from support import corpus
 
 ANTHROPIC = Anthropic()
@@ -230,6 +231,123 @@ def test_events(data: str, expected: tuple[Mark, ErrorKind | None]) -> None:
     """What each event means as the first of a stream."""
     (found,) = ANTHROPIC.reader(CALL, SSE).feed(event(data))
     assert (found.mark, None if found.error is None else found.error.kind) == expected
+
+
+L, C, T = Mark.LIFECYCLE, Mark.CONTENT, Mark.TERMINAL
+CALLS = {"type": "content_block_start", "index": 3, "content_block": {"type": "tool_use", "name": "f"}}
+GOES_ON = {"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{"}}
+TEXT = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}}
+STOP = {"type": "content_block_stop"}
+END = {"type": "message_stop"}
+OPEN = (False, False, False, None, None, ())
+
+
+def ended(reason: Any, **usage: int) -> dict[str, Any]:
+    return {"type": "message_delta", "delta": {"stop_reason": reason}, **({"usage": usage} if usage else {})}
+
+
+@pytest.mark.parametrize(
+    ("events", "marks", "known"),
+    [
+        ([TEXT, END], [C, T], (True, True, False, None, None, ())),
+        ([TEXT, ended("end_turn")], [C, C], (False, True, False, None, None, ())),
+        ([TEXT, ended(None)], [C, L], OPEN),
+        ([TEXT, ended("end_turn", output_tokens=0)], [C, C], (False, True, False, Usage(0, 0, 0), None, ())),
+        ([ended("end_turn", output_tokens=0), END], [L, L], (False, False, False, Usage(0, 0, 0), None, ())),
+        ([ended("end_turn", output_tokens=1), END], [C, T], (True, True, False, Usage(0, 1, 0), None, ())),
+        ([ended("refusal", output_tokens=0), END], [C, T], (True, True, False, Usage(0, 0, 0), None, ())),
+        ([TEXT, ended("error")], [C, BREAKDOWN], OPEN),
+        ([CALLS], [C], (False, False, True, None, None, ())),
+        ([{**CALLS, "index": None}], [C], (False, False, True, None, None, ())),
+        ([CALLS, GOES_ON, STOP], [C, C, L], OPEN),
+        ([{**CALLS, "content_block": {"type": "server_tool_use"}}], [C], (False, False, True, None, None, ())),
+        ([{**CALLS, "content_block": {"type": 5}}, {**CALLS, "content_block": 5}], [C, L], OPEN),
+        (["{", CALLS, GOES_ON], [Mark.MALFORMED, C, C], (False, False, True, None, None, ())),
+        (["{", GOES_ON], [Mark.MALFORMED, HALF_A_CALL], OPEN),
+        ([GOES_ON], [C], OPEN),
+        ([{**GOES_ON, "delta": 5}, {**GOES_ON, "delta": {"type": "x", "text": ""}}, "5"], [L, L, L], OPEN),
+        ([{**CALLS, "content_block": {"type": "text", "text": "a"}}], [C], OPEN),
+        ([{**CALLS, "content_block": {"type": "thinking", "thinking": "a"}}], [C], OPEN),
+        ([{**CALLS, "content_block": {"type": "thinking", "thinking": ""}}], [L], OPEN),
+        # Model, container and usage come at the start; later counts go on from the earlier ones.
+        (
+            [
+                {
+                    "type": "message_start",
+                    "message": {
+                        "model": "m1",
+                        "container": {"id": "cont_1"},
+                        "usage": {"input_tokens": 5, "cache_read_input_tokens": 2, "output_tokens": 1},
+                    },
+                },
+                ended(None, output_tokens=4),
+            ],
+            [L, L],
+            (False, False, False, Usage(7, 4, 2), "m1", ("cont_1",)),
+        ),
+        (
+            [ended(None, input_tokens=9, output_tokens=4), ended(None, input_tokens=3, cache_read_input_tokens=7)],
+            [L, L],
+            (False, False, False, Usage(10, 4, 7), None, ()),
+        ),
+        (
+            [
+                {"type": "message_delta", "delta": {"container": {"id": "cont_2"}}},
+                {"type": "message_delta", "delta": 5},
+            ],
+            [L, L],
+            (False, False, False, None, None, ("cont_2",)),
+        ),
+        (
+            [
+                {"type": "message_start", "message": {"model": 5, "container": "c"}},
+                {"type": "message_start", "message": 5},
+            ],
+            [L, L],
+            OPEN,
+        ),
+        # Thinking is named by its signature, or by its text where none came.
+        (
+            [
+                {**CALLS, "content_block": {"type": "thinking", "thinking": "a"}},
+                {**GOES_ON, "delta": {"type": "thinking_delta", "thinking": "b"}},
+                STOP,
+                STOP,
+            ],
+            [C, C, L, L],
+            (False, False, False, None, None, (UNSIGNED + digest(b"ab"),)),
+        ),
+        (
+            [
+                {**CALLS, "content_block": {"type": "thinking", "thinking": "a"}},
+                {**GOES_ON, "delta": {"type": "signature_delta", "signature": "sig"}},
+                STOP,
+            ],
+            [C, C, L],
+            (False, False, False, None, None, (digest(b"sig"),)),
+        ),
+        (
+            [{**CALLS, "content_block": THOUGHT}, STOP, {**CALLS, "content_block": HIDDEN}],
+            [C, L, C],
+            (False, False, False, None, None, (digest(b"sig1"), digest(b"sig2"))),
+        ),
+    ],
+)
+def test_streams_event_by_event(events: list[Any], marks: list[Any], known: tuple[Any, ...]) -> None:
+    """What each means after those before it; then whether it has finished, answered, calls a tool, its usage, its
+    model and its identifiers."""
+    reader = ANTHROPIC.reader(CALL, SSE)
+    assert isinstance(reader, Reader)
+    found = [reader.feed(event(e if isinstance(e, str) else json.dumps(e))) for e in events]
+    assert [f[0].error or f[0].mark for f in found] == marks
+    assert (
+        reader.finished,
+        reader.answered,
+        reader.calling,
+        reader.usage,
+        reader.model,
+        reader.ids,
+    ) == known
 
 
 def test_an_empty_answer_is_one() -> None:

@@ -13,10 +13,11 @@ from google.genai import errors as genai_errors
 from google.genai import types
 
 from sidestep.breaker.outcomes import ErrorKind
-from sidestep.dialects.base import Call, Mark, PinKind, Usage
-from sidestep.dialects.common import digest
+from sidestep.dialects.base import Answer, Call, Mark, PinKind, Usage
+from sidestep.dialects.common import BREAKDOWN, digest
 from sidestep.dialects.conversations import conversation_of
-from sidestep.dialects.gemini import Gemini
+from sidestep.dialects.gemini import BAD_OUTPUT, Gemini
+from sidestep.dialects.reader import Reader
 from support import corpus
 
 GEMINI = Gemini()
@@ -195,6 +196,154 @@ def test_events(data: str, expected: tuple[Mark, ErrorKind | None]) -> None:
     (found,) = reader.feed(b"data: " + data.encode() + b"\r\n\r\n")
     assert (found.mark, None if found.error is None else found.error.kind) == expected
     assert reader.content is (found.mark in (Mark.CONTENT, Mark.TERMINAL))
+
+
+def chunk(*candidates: Any, **more: Any) -> dict[str, Any]:
+    return {"candidates": list(candidates), **more}
+
+
+def says(text: str = "a", index: int = 0, **more: Any) -> dict[str, Any]:
+    return {"index": index, "content": {"parts": [{"text": text}]}, **more}
+
+
+def calls(*parts: Any, **more: Any) -> dict[str, Any]:
+    return {"content": {"parts": [{"functionCall": p} for p in parts]}, **more}
+
+
+L, C, T = Mark.LIFECYCLE, Mark.CONTENT, Mark.TERMINAL
+COUNTS = {
+    "promptTokenCount": 1,
+    "toolUsePromptTokenCount": 2,
+    "candidatesTokenCount": 3,
+    "thoughtsTokenCount": 4,
+    "cachedContentTokenCount": 5,
+}
+OPEN = (False, False, None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("chunks", "marks", "known"),
+    [
+        ([chunk(says()), chunk({"finishReason": "STOP"})], [C, T], (True, False, None, None, ())),
+        ([chunk(says(finishReason="")), chunk(says(finishReason="FINISH_REASON_UNSPECIFIED"))], [C, C], OPEN),
+        ([chunk(says(), says(index=1)), chunk({"index": 1, "finishReason": "STOP"})], [C, C], OPEN),
+        (
+            [chunk({"content": 5}, 5, {"content": {"parts": 5}}, {"content": {"parts": [5, {"thought": True}]}})],
+            [L],
+            OPEN,
+        ),
+        # A candidate that says nothing ends well where its reason, or the counts, tell that it may.
+        ([chunk({"finishReason": "STOP"})], [T], (True, False, None, None, ())),
+        ([chunk({"finishReason": "STOP"}, usageMetadata={})], [T], (True, False, Usage(0, 0, 0), None, ())),
+        (
+            [chunk({"finishReason": "STOP"}, usageMetadata={"promptTokenCount": 1})],
+            [L],
+            (False, False, Usage(1, 0, 0), None, ()),
+        ),
+        (
+            [chunk({"finishReason": "STOP"}, usageMetadata={"thoughtsTokenCount": 1})],
+            [T],
+            (True, False, Usage(0, 1, 0), None, ()),
+        ),
+        (
+            [chunk({"finishReason": "MAX_TOKENS"}, usageMetadata={"promptTokenCount": 1})],
+            [T],
+            (True, False, Usage(1, 0, 0), None, ()),
+        ),
+        ([chunk({"finishReason": "ERROR"})], [BREAKDOWN], OPEN),
+        ([chunk({"finishReason": "MALFORMED_FUNCTION_CALL"})], [BAD_OUTPUT], OPEN),
+        ([chunk(says(), {"finishReason": "MALFORMED_RESPONSE", "index": 1})], [C], OPEN),
+        ([chunk(says()), chunk({"finishReason": "MALFORMED_RESPONSE"})], [C, T], (True, False, None, None, ())),
+        ([chunk(says(finishReason="MALFORMED_RESPONSE"))], [T], (True, False, None, None, ())),
+        # The usage and the model that were told last.
+        (
+            [
+                chunk(usageMetadata=COUNTS, modelVersion="g1"),
+                chunk(usageMetadata=5, modelVersion="g2"),
+                chunk(modelVersion=5),
+            ],
+            [L, L, L],
+            (False, False, Usage(3, 7, 5), "g2", ()),
+        ),
+        # A tool call may come in pieces.
+        ([chunk(calls({"name": "f"}))], [C], OPEN),
+        ([chunk(calls({"name": "f", "willContinue": True}))], [C], (False, True, None, None, ())),
+        ([chunk(calls({"name": "f", "willContinue": False}))], [C], OPEN),
+        ([chunk(calls({"willContinue": True}, {"name": "g"}))], [C], OPEN),
+        ([chunk(calls({"name": "f"}, {"willContinue": True}))], [C], (False, True, None, None, ())),
+        ([chunk(calls({"willContinue": True})), chunk(says())], [C, C], (False, True, None, None, ())),
+        ([chunk(calls({"willContinue": True})), chunk(calls({"name": "f"}))], [C, C], OPEN),
+        (
+            [chunk(calls({"willContinue": True})), chunk({"finishReason": "STOP"})],
+            [C, T],
+            (True, False, None, None, ()),
+        ),
+        # Signatures are named in either spelling, dummies are not.
+        (
+            [
+                chunk({"content": {"parts": [{"text": "a", "thoughtSignature": "s1"}]}}),
+                chunk({"content": {"parts": [{"text": "", "thought_signature": "s2"}]}}),
+                chunk({"content": {"parts": [{"text": "a", "thoughtSignature": "skip_thought_signature_validator"}]}}),
+            ],
+            [C, L, C],
+            (False, False, None, None, (digest(b"s1"), digest(b"s2"))),
+        ),
+        ([{"promptFeedback": {"blockReason": "x"}}], [T], (True, False, None, None, ())),
+        ([{"promptFeedback": {"blockReason": ""}}, {"promptFeedback": "blockReason"}], [L, L], OPEN),
+    ],
+)
+def test_streams_chunk_by_chunk(chunks: list[Any], marks: list[Any], known: tuple[Any, ...]) -> None:
+    """What each means after those before it; then whether it has finished, calls a tool, its usage, its model and the
+    names of its signatures."""
+    reader = GEMINI.reader(CALL, SSE)
+    assert isinstance(reader, Reader)
+    found = [reader.feed(b"data: " + json.dumps(c).encode() + b"\n\n") for c in chunks]
+    assert [f[0].error or f[0].mark for f in found] == marks
+    assert (reader.finished, reader.calling, reader.usage, reader.model, reader.ids) == known
+
+
+@pytest.mark.parametrize(
+    ("data", "raises"),
+    [
+        ({"error": {"code": 400, "message": "x"}}, True),
+        ({"error": {"code": 399, "message": "x"}}, False),
+        ({"error": {"code": "400", "message": "x"}}, False),
+        ({"error": "x"}, False),
+    ],
+)
+def test_what_the_sdk_raises_from(data: Any, raises: bool) -> None:
+    """Without a code of 400 or more the Python SDK makes an answer of an error."""
+    (found,) = GEMINI.reader(CALL, SSE).feed(b"data: " + json.dumps(data).encode() + b"\n\n")
+    assert (found.mark, found.raises) == (Mark.ERROR, raises)
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (
+            chunk(
+                {"content": {"parts": [{"text": "a", "thoughtSignature": "s"}]}}, usageMetadata=COUNTS, modelVersion="g"
+            ),
+            Answer(True, None, Usage(3, 7, 5), "g", (digest(b"s"),)),
+        ),
+        (
+            chunk({"content": {"parts": [{"text": "a", "thought_signature": "s"}]}}),
+            Answer(True, None, None, None, (digest(b"s"),)),
+        ),
+        (chunk({"finishReason": "STOP"}, says(), 5), Answer(True, None, None, None, ())),
+        (chunk({"finishReason": "ERROR"}, says()), Answer(good=False, error=BREAKDOWN)),
+        (chunk({"finishReason": "MALFORMED_RESPONSE"}), Answer(good=False, error=BAD_OUTPUT)),
+        (chunk({"finishReason": "MALFORMED_RESPONSE"}, says()), Answer(True, None, None, None, ())),
+        (chunk({"finishReason": "STOP"}, usageMetadata={"promptTokenCount": 1}), Answer(good=False)),
+        (chunk({"finishReason": ""}, {"finishReason": "STOP"}), Answer(True, None, None, None, ())),
+        (chunk(), Answer(good=False)),
+        ({}, Answer(good=False)),
+    ],
+)
+def test_whole_answers(body: Any, answer: Answer) -> None:
+    """As a stream's chunks are, all at once."""
+    whole = Call("gemini", "generateContent", "m", stream=False)
+    assert GEMINI.judge_answer(whole, JSON, json.dumps(body).encode()) == answer
 
 
 def test_a_finish_reason_in_every_chunk() -> None:

@@ -10,9 +10,9 @@ import httpx2
 import openai
 import pytest
 
-from sidestep.breaker.outcomes import ErrorKind
-from sidestep.dialects.base import Call, Conversation, Mark, Pin, PinKind, Usage
-from sidestep.dialects.common import UNSIGNED, digest
+from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
+from sidestep.dialects.base import Answer, Call, Conversation, Mark, Pin, PinKind, Usage
+from sidestep.dialects.common import BREAKDOWN, UNSIGNED, digest
 from sidestep.dialects.conversations import conversation_of
 from sidestep.dialects.openai import OpenAI
 from support import corpus
@@ -163,6 +163,36 @@ RESPONSES: list[tuple[dict[str, Any], tuple[str, tuple[str, ...]] | None]] = [
     ({"input": [{"type": "function_call", "arguments": '{"file_id": "f1"}', "call_id": "c"}]}, None),
     ({"input": [{"type": "message", "content": [{"annotations": [{"file_id": "f1"}]}]}]}, None),
     ({"metadata": {"file_id": "f1"}}, None),
+    ({"conversation": {}, "prompt": "file_id", "input": 5, "tools": ["container", 5]}, None),
+    ({"background": "yes"}, None),
+    ({"background": True, "previous_response_id": "r"}, ("previous_response_id", ("r",))),
+    ({"background": True, "conversation": "c"}, ("conversation", ("c",))),
+    ({"input": [{"id": "msg_1", "type": "x"}]}, None),
+    ({"input": [{"type": None, "reasoning": 1}, {"id": "a", "type": None, "role": "user"}]}, None),
+    (
+        {"input": [{"type": "reasoning", "id": "rs_1", "content": [], "encrypted_content": ""}]},
+        ("reasoning", ("rs_1",)),
+    ),
+    ({"input": [{"type": "program", "id": "x"}]}, None),
+    ({"input": [{"type": "program", "fingerprint": "f", "id": ""}]}, ("fingerprint", ())),
+    ({"input": [{"type": "compaction", "id": "cmp_1"}]}, None),
+    (
+        {"input": [{"type": "context_compaction", "id": "c1", "encrypted_content": "g"}]},
+        ("encrypted_content", (digest(b"g"), "c1")),
+    ),
+    ({"input": [{"type": "container_reference", "container_id": "cntr_1"}]}, ("container", ("cntr_1",))),
+    ({"input": [{"role": "assistant", "audio": {"id": "a1"}, "id": "x"}]}, ("audio", ("a1",))),
+    ({"input": [{"role": "user", "audio": {"id": "a1"}}, {"role": "assistant", "audio": "a1"}]}, None),
+    ({"tools": [{"type": "x", "tunnel_id": "tun_1"}]}, None),
+    ({"tools": [{"vector_store_ids": "vs_1"}]}, None),
+    (
+        {"tools": [5, {"environment": {"container_id": "c1", "file_ids": ["f1"]}}, {"container": "c2"}]},
+        ("container", ("c1", "f1", "c2")),
+    ),
+    ({"tools": [{"input_image_mask": {"file_id": "f1"}}]}, ("file_id", ("f1",))),
+    ({"tools": [{"input_image_mask": "file_id"}]}, None),
+    ({"tools": [{"container": {"file_ids": "f1", "skills": ["skill_id"]}}]}, None),
+    ({"tools": [{"container": {"skills": "skill_id"}}]}, None),
 ]
 
 
@@ -197,7 +227,12 @@ def test_sealed() -> None:
         ("chat/completions", {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, ("audio_1",)),
         ("chat/completions", {"audio": {"voice": "alloy"}, "modalities": ["text", "audio"]}, None),
         ("chat/completions", {"messages": [{"content": [{"type": "input_audio", "input_audio": {}}]}]}, None),
+        ("chat/completions", {"messages": [{"role": "user", "audio": {"id": "audio_1"}}]}, None),
+        ("chat/completions", {"audio": {"voice": {"id": "voice_1"}}}, ("voice_1",)),
+        ("chat/completions", {"audio": {"voice": {}}}, None),
+        ("chat/completions", {"audio": "voice"}, None),
         ("audio/speech", {"voice": {"id": "voice_1"}}, ("voice_1",)),
+        ("audio/speech", {"voice": {}}, None),
         ("audio/speech", {"voice": "alloy"}, None),
         ("completions", {"prompt": "x"}, None),
         (
@@ -533,6 +568,90 @@ def test_judging(operation: str, content_type: str, body: bytes, good: bool, kin
     """A 2xx is an answer only if it holds what its operation is asked for."""
     answer = OPENAI.judge_answer(call(operation, stream=False), content_type, body)
     assert (answer.good, None if answer.error is None else answer.error.kind) == (good, kind)
+
+
+NO_TOKENS = {"prompt_tokens": 3, "completion_tokens": 0}
+SPOKEN = {"message": {"content": None, "audio": {"id": "audio_1", "data": "x"}}}
+GOOD, BAD = Answer(good=True), Answer(good=False)
+HOLLOW = Answer(good=False, error=ErrorFacts(ErrorKind.SERVER))
+"""Its status, whatever that is, is the only word that could tell of an error."""
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "answer"),
+    [
+        ("chat/completions", {"choices": [{"message": {"content": "a"}}], "model": 5}, GOOD),
+        (
+            "chat/completions",
+            {"choices": [{"message": {"content": "a"}}], "model": "m1", "usage": {"prompt_tokens": 3}},
+            Answer(True, None, Usage(3, 0, 0), "m1", ()),
+        ),
+        (
+            "chat/completions",
+            {"choices": [SPOKEN], "model": "m1", "usage": {"prompt_tokens": 3}},
+            Answer(True, None, Usage(3, 0, 0), "m1", ("audio_1",)),
+        ),
+        ("chat/completions", {"choices": [{"message": {"content": "audio", "audio": {}}}]}, GOOD),
+        ("chat/completions", {"choices": [{"message": {"role": "assistant", "content": ""}}]}, BAD),
+        ("chat/completions", {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}, GOOD),
+        (
+            "chat/completions",
+            {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}], "usage": NO_TOKENS},
+            BAD,
+        ),
+        (
+            "chat/completions",
+            {"choices": [{"message": {"content": ""}, "finish_reason": "length"}], "usage": NO_TOKENS},
+            Answer(True, None, Usage(3, 0, 0)),
+        ),
+        ("chat/completions", {"choices": [{"message": {}}, {"message": {"content": "a"}}]}, GOOD),
+        ("chat/completions", {"choices": [{"message": "a"}]}, BAD),
+        ("chat/completions", {"choices": [5]}, BAD),
+        ("chat/completions", {"choices": [{"text": "a"}]}, BAD),
+        ("chat/completions", {"choices": [{"message": {"content": "a"}}], "object": "error"}, BAD),
+        (
+            "chat/completions",
+            {"choices": [{"error": {"message": "overloaded"}, "message": {"content": "a"}}]},
+            Answer(good=False, error=ErrorFacts(ErrorKind.OVERLOADED, "overloaded")),
+        ),
+        (
+            "chat/completions",
+            {"choices": [{"error": {"message": "overloaded"}}, {"message": {"content": "a"}}]},
+            GOOD,
+        ),
+        (
+            "chat/completions",
+            {"choices": [{"message": {"content": "a"}, "finish_reason": "error"}]},
+            Answer(good=False, error=BREAKDOWN),
+        ),
+        (
+            "chat/completions",
+            {"choices": [{"message": {"content": "a"}, "finish_reason": "error"}, {"message": {"content": "b"}}]},
+            Answer(good=False, error=BREAKDOWN),
+        ),
+        ("completions", {"choices": [{"text": "a"}]}, GOOD),
+        ("completions", {"choices": [{"text": ""}]}, BAD),
+        ("completions", {"choices": [{"message": {"content": "a"}}]}, BAD),
+        ("responses", {"output": [], "status": "completed"}, HOLLOW),
+        ("responses", {"output": [], "status": "completed", "usage": {"output_tokens": 0}}, HOLLOW),
+        ("responses", {"output": []}, BAD),
+        (
+            "responses",
+            {"id": "r", "output": [], "status": "completed", "usage": {"output_tokens": 1}},
+            Answer(True, None, Usage(0, 1, 0), None, ("r",)),
+        ),
+        *(
+            ("responses", {"output": [], "status": status}, GOOD)
+            for status in ("queued", "in_progress", "incomplete", "cancelled")
+        ),
+        ("responses", {"output": "x", "status": "queued"}, HOLLOW),
+        ("responses", {"output": [5]}, GOOD),
+        ("embeddings", {"output": [], "data": [], "status": "queued"}, HOLLOW),
+    ],
+)
+def test_whole_answers(operation: str, body: Any, answer: Answer) -> None:
+    """What is one, and what is told of it."""
+    assert OPENAI.judge_answer(call(operation, stream=False), JSON, json.dumps(body).encode()) == answer
 
 
 def test_what_an_answer_tells() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidestep.dialects import sse
-from sidestep.dialects.sse import ArrayScanner, EventScanner, Scanned
+from sidestep.dialects.sse import ArrayScanner, EventScanner, Scanned, Start, look_at
 
 PIECES = st.sampled_from(
     [
@@ -240,3 +240,87 @@ def test_a_cut_element_is_marked() -> None:
     scanner = ArrayScanner()
     scanner.feed(b'[{"a":1},{"b":')
     assert scanner.close() == Scanned(b',{"b":', b"", b'{"b":', whole=False)
+
+
+@pytest.mark.parametrize(
+    ("parts", "events", "left"),
+    [
+        ([b"[{}"], [(b"[{}", b"{}")], (0, 1, False, False)),
+        ([b"[{}", b",{", b"}]"], [(b"[{}", b"{}"), (b",{}", b"{}"), (b"]", b"")], (0, 2, True, False)),
+        ([b"[{}, ", b"5, [1] ]x"], [(b"[{}", b"{}"), (b", 5, [1]", b"[1]"), (b" ]x", b"")], (0, 2, True, False)),
+        ([b"[] "], [(b"[] ", b"")], (0, 0, True, False)),
+        ([b"[]", b"x"], [(b"[]", b""), (b"x", b"")], (0, 0, True, False)),
+        ([b"]{}}"], [(b"]{}", b"{}")], (1, 1, False, True)),
+        ([b'{"a\\', b'"}": "]"}'], [(b'{"a\\"}": "]"}', b'{"a\\"}": "]"}')], (0, 1, False, True)),
+        ([b'{"a\\\\"}', b"x"], [(b'{"a\\\\"}', b'{"a\\\\"}')], (1, 1, False, True)),
+        ([b"[{", b"}{}"], [(b"[{}", b"{}"), (b"{}", b"{}")], (0, 2, False, False)),
+    ],
+)
+def test_arrays_at_their_borders(
+    parts: list[bytes], events: list[tuple[bytes, bytes]], left: tuple[int, int, bool, bool]
+) -> None:
+    """An element each, with what stood before it; what is left, how many there were, whether the array is closed, and
+    whether it is none but one object."""
+    scanner = ArrayScanner()
+    found = [e for part in parts for e in scanner.feed(part)]
+    assert found == [Scanned(raw, b"", data) for raw, data in events]
+    assert (scanner.pending, scanner.elements, scanner.closed, scanner.alone) == left
+
+
+@pytest.mark.parametrize(
+    ("parts", "rest"),
+    [
+        ([b'[{"a":1} ', b', {"b":'], Scanned(b' , {"b":', b"", b'{"b":', whole=False)),
+        ([b'[{"a":1}', b",\n5 "], Scanned(b",\n5 ", b"", b",\n5", whole=False)),
+        ([b'[{"a":1}', b"]"], None),
+        ([b" x"], Scanned(b" x", b"", b"x", whole=False)),
+    ],
+)
+def test_what_is_left_of_an_array(parts: list[bytes], rest: Scanned | None) -> None:
+    """The element that was cut off, without what stood before it; or what is no element at all."""
+    scanner = ArrayScanner()
+    for part in parts:
+        scanner.feed(part)
+    assert scanner.close() == rest
+    assert (scanner.pending, scanner.close(), scanner.release()) == (0, None, b"")
+
+
+@pytest.mark.parametrize(
+    ("start", "found"),
+    [
+        (b"", None),
+        (b"\r\n", None),
+        (b"da", None),
+        (b"\xef\xbb", None),
+        (b"\xef\xbb\xbf", None),
+        (b"\xef\xbb\xbf\ndata:", Start.EVENTS),
+        (b"data:", Start.EVENTS),
+        (b"data", None),
+        (b"event: x", Start.EVENTS),
+        (b"id:", Start.EVENTS),
+        (b"retry:", Start.EVENTS),
+        (b": x", Start.EVENTS),
+        (b"{", Start.OTHER),
+        (b"datum", Start.OTHER),
+        (b"\xff\xfed", Start.UNREADABLE),
+        (b"\xfe\xff", Start.UNREADABLE),
+        (b"{\0", Start.UNREADABLE),
+        (b"{}x\0", Start.UNREADABLE),
+        (b"{}xx\0", Start.OTHER),
+    ],
+)
+def test_what_a_body_begins_as(start: bytes, found: Start | None) -> None:
+    """Events, another document, or what is in no character set that is read here; None while it may be either."""
+    assert look_at(start) is found
+
+
+def test_a_stream_between_two_events() -> None:
+    """It is at rest once an event has come and no part of the next one; a CR may yet be followed by its LF."""
+    scanner = EventScanner()
+    seen = [scanner.at_rest]
+    for part in (b"data: a\n", b"\n", b"d", b"ata: b\r\r", b"\n", b"", b"x\r\n\r\n", b"x"):
+        scanner.feed(part)
+        seen.append(scanner.at_rest)
+    assert seen == [False, False, True, False, False, True, True, True, False]
+    assert (scanner.pending, scanner.release(), scanner.pending) == (1, b"x", 0)
+    assert scanner.close() is None

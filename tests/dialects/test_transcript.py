@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from mitmproxy.contentviews import Metadata
@@ -101,6 +102,156 @@ def test_requests() -> None:
 @pytest.mark.parametrize(("body", "turn"), ANSWERS, ids=lambda v: str(v)[:20])
 def test_answers(body: object, turn: tuple[str, str]) -> None:
     assert turns(body) == [turn]
+
+
+WHOLE = [
+    (
+        [{"model": "m", "instructions": "i", "input": "hi", "tools": [{"name": "a"}, {"type": "b"}, {}, 5]}],
+        "model: m\ntools: a, b\n\n── instructions\ni\n\n── user\nhi",
+    ),
+    (
+        [{"modelVersion": "g", "system_instruction": {"text": "s"}, "contents": [{"parts": [{"text": "hi"}]}]}],
+        "model: g\n\n── system\ns\n\n── user\nhi",
+    ),
+    (
+        [{"messages": [{"content": "a", "reasoning": "r", "refusal": "no"}, {"role": "user", "content": ["x", 5]}]}],
+        "── assistant, thinking\nr\n\n── assistant\na\n\n── assistant, refusal\nno",
+    ),
+    (
+        [{"messages": [{"tool_calls": [{"function": {"name": "f", "arguments": {"ä": 1}}}, {}, 5]}]}],
+        '── assistant calls f\n{"ä": 1}',
+    ),
+    (
+        [{"choices": [{"text": "a", "finish_reason": "length"}], "usage": {"ü": 1}}],
+        'finish: length\nusage: {"ü": 1}\n\n── assistant\na',
+    ),
+    (
+        [{"type": "message", "content": "a", "stop_reason": "end_turn", "error": {}}],
+        "finish: end_turn\n\n── assistant\na",
+    ),
+    ([{"type": "other", "content": "a", "error": "gone"}], "error: gone"),
+    (
+        [
+            {
+                "contents": [
+                    {
+                        "role": "model",
+                        "parts": [
+                            {"thought": True, "text": "hm"},
+                            {"functionCall": {"name": "w", "args": {"a": 1}}},
+                            {"functionResponse": {"response": {"b": 2}}},
+                            {"inlineData": "x", "more": 1},
+                        ],
+                    }
+                ]
+            }
+        ],
+        '── model, thinking\nhm\n\n── model calls w\n{"a": 1}\n\n── model, result\n{"b": 2}\n\n'
+        "── model\n(inlineData, more)",
+    ),
+    (
+        [
+            {
+                "output": [
+                    {"type": "reasoning", "summary": [{"text": "s"}]},
+                    {"type": "reasoning", "content": [{"text": "t"}]},
+                    {"type": "custom_tool_call", "name": "f", "input": "x"},
+                    {"type": "custom_tool_call_output", "output": "y"},
+                    {"type": "web_search_call"},
+                    {"content": "a"},
+                ]
+            }
+        ],
+        "── assistant, thinking\ns\n\n── assistant, thinking\nt\n\n── assistant calls f\nx\n\n── tool\ny\n\n"
+        "── assistant\n(web_search_call)\n\n── assistant\na",
+    ),
+    # An answer of Gemini's that came as an array, piece by piece.
+    (
+        [
+            {"candidates": [{"content": {"parts": [{"text": "a", "thought": True}, {"text": "b"}]}}]},
+            {
+                "candidates": [
+                    {"content": {"parts": [{"text": "c"}, {"functionCall": {"name": "w", "args": {"a": 1}}}]}}
+                ]
+            },
+            {"candidates": [{"content": 5, "finishReason": "STOP"}], "usageMetadata": {"t": 1}},
+        ],
+        'finish: STOP\nusage: {"t": 1}\n\n── model, thinking\na\n\n── model\nbc\n\n── model calls w\n{"a": 1}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("documents", "text"), WHOLE)
+def test_documents_as_they_are_shown(documents: list[object], text: str) -> None:
+    """The facts a line each, then the turns; what says nothing is not shown."""
+    assert str(read(json.dumps(documents).encode())) == text
+
+
+STREAMS: list[tuple[list[Any], str]] = [
+    (
+        [
+            {"model": "m", "choices": [{"delta": {"reasoning_content": "r"}}, 5]},
+            {"choices": [{"delta": {"reasoning": "s", "content": ""}}]},
+            {"choices": [{"delta": {"content": "a"}}]},
+            {"choices": [{"delta": {"content": "b"}}]},
+            {"choices": [{"delta": {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}, {}]}}]},
+            {"choices": [{"delta": {"tool_calls": [{"function": {"arguments": "}"}}]}}]},
+            {"choices": [{"delta": {"tool_calls": [{"function": {"name": "f", "arguments": ""}}]}}]},
+            {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"t": 1}},
+        ],
+        'model: m\nfinish: stop\nusage: {"t": 1}\n\n── assistant, thinking\nrs\n\n── assistant\nab\n\n'
+        "── assistant calls f\n{}\n\n── assistant calls f",
+    ),
+    (
+        [{"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]}, {"error": "gone"}],
+        "error: gone\n\n── assistant\nab",
+    ),
+    (
+        [
+            {"type": "message_start", "message": {"model": "c"}},
+            {"type": "message_start", "message": 5},
+            {"type": "content_block_start", "content_block": {"type": "thinking"}},
+            {"type": "content_block_delta", "delta": {"thinking": "hm"}},
+            {"type": "content_block_delta", "delta": {"text": "a"}},
+            {"type": "content_block_delta", "delta": {"text": "b"}},
+            {"type": "content_block_delta", "delta": {"partial_json": "no call"}},
+            {"type": "content_block_start", "content_block": {"type": "tool_use", "name": "w"}},
+            {"type": "content_block_delta", "delta": {"partial_json": "{"}},
+            {"type": "content_block_delta", "delta": {"partial_json": "}"}},
+            {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usageMetadata": {"t": 1}},
+        ],
+        'model: c\nfinish: tool_use\nusage: {"t": 1}\n\n── assistant, thinking\nhm\n\n── assistant\nab\n\n'
+        "── assistant calls w\n{}",
+    ),
+    (
+        [
+            {"type": "response.created", "response": {"model": "m", "status": "in_progress"}},
+            {"type": "response.reasoning_summary_text.delta", "delta": "hm"},
+            {"type": "response.reasoning_summary_text.done", "delta": "no"},
+            {"type": "response.output_text.delta", "delta": "a"},
+            {"type": "response.output_text.delta", "delta": "b"},
+            {"type": "response.output_item.added", "item": {"type": "message", "name": "no"}},
+            {"type": "response.output_item.added", "item": {"type": "function_call", "name": "w"}},
+            {"type": "response.function_call_arguments.delta", "delta": "{"},
+            {"type": "response.function_call_arguments.delta", "delta": "}"},
+            {
+                "type": "response.failed",
+                "response": {"model": "n", "status": "failed", "usage": {"t": 1}, "error": {"code": "x"}},
+            },
+        ],
+        'model: n\nfinish: failed\nusage: {"t": 1}\nerror: {"code": "x"}\n\n── assistant, thinking\nhm\n\n'
+        "── assistant\nab\n\n── assistant calls w\n{}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("events", "text"), STREAMS)
+@pytest.mark.parametrize("start", [b"", b": hello\n\n", b"event: x\ndata: {\n\ndata: [1]\n\n"])
+@pytest.mark.parametrize("cut", [0, 2])
+def test_streams_as_they_are_shown(events: list[Any], text: str, start: bytes, cut: int) -> None:
+    """What is no object is passed over; a last event without its end is one."""
+    body = start + b"".join(b"data: " + json.dumps(e).encode() + b"\n\n" for e in events)
+    assert str(read(body[: len(body) - cut])) == text
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,25 @@ def test_a_time_that_comes_soon_is_waited_for_once() -> None:
     assert asked(w, w.exchange()) == "a"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "before_the_end", "wait"),
+    [(3.0, 100.0, 3.0), (3.001, 100.0, None), (2.0, 2.001, 2.0), (2.0, 2.0, None), (2.0, 1.0, None)],
+)
+def test_which_limits_are_waited_for(seconds: float, before_the_end: float, wait: float | None) -> None:
+    """One of up to `wait_seconds` that ends before the request's time does; a moment longer, for timers fire early."""
+    w = World("attempts = { wait_seconds = 3 }\n" + ALONE)
+    w.engine.live = {0}
+    w.limit("own", seconds)
+    exchange = w.exchange()
+    exchange.deadline = w.now + before_the_end
+    found = exchange.next(w.now)
+    if wait is None:
+        assert isinstance(found, Attempt)
+    else:
+        assert isinstance(found, Wait)
+        assert (found.reason, found.on_change, round(found.seconds, 6)) == ("rate_limit", True, wait + 0.005)
+
+
 def test_the_limit_of_one_that_is_refused_is_not_waited_for() -> None:
     """Its circuit would refuse it then: the others are asked at once."""
     w = world(0)

@@ -243,6 +243,44 @@ def test_two_choices_once_many_are_out(out: dict[str, int], roll: float, chosen:
     assert settled(1, 2, 3).choose(KEYS, out, 1, lambda: roll) == chosen
 
 
+@pytest.mark.parametrize(
+    ("seconds", "out", "chosen"),
+    [
+        ((1, 3), {"a": BUSY, "b": 2}, 0),  # 9 s each: the fastest
+        ((1, 3), {"a": BUSY, "b": 1}, 1),
+        ((0, 0), {"a": BUSY, "b": 7}, 1),  # no time at all counts as a millisecond
+        ((0, 0.0091), {"a": BUSY}, 0),
+        ((0, 0.0089), {"a": BUSY}, 1),
+        ((1,), {"a": 100}, 0),  # there is no other
+    ],
+)
+def test_of_two_the_shorter_wait(seconds: tuple[float, ...], out: dict[str, int], chosen: int) -> None:
+    """The wait is the pace times the calls out and this one; of equal waits the fastest is asked."""
+    keys = KEYS[: len(seconds)]
+    assert settled(*seconds).choose(keys, out, 1, lambda: 0.99) == chosen
+
+
+def test_a_look_is_due_at_its_time() -> None:
+    """After ten seconds for one never measured, after thirty for one that was, and then not again at once."""
+    paces = settled(1, 2)
+    assert paces.choose(KEYS, {}, 100, HALF) == 2
+    assert paces.choose(KEYS, {}, 100 + UNMEASURED_SECONDS - 0.1, HALF) == 0
+    assert paces.choose(KEYS, {}, 100 + UNMEASURED_SECONDS, HALF) == 2
+    paces = settled(1, 2)
+    assert [paces.choose(KEYS[:2], {}, at, lambda: 0.0) for at in (29.9, 30, 59.9, 60)] == [0, 1, 0, 1]
+    assert settled(1).choose(KEYS[:1], {}, 100, lambda: 0.0) == 0
+
+
+def test_an_average_moves_by_three_tenths() -> None:
+    """Of each new time; a failure counts where it took longer."""
+    paces = settled(1)
+    paces.measured(KEYS[0], 2, 0)
+    assert paces.overall("a") == pytest.approx(1.3)
+    paces.measured(("a", "n", "chat", True), 2.3, 0)
+    assert paces.overall("a") == pytest.approx(1.6)
+    assert paces.overall("b") is None
+
+
 def test_load_spreads_by_pace() -> None:
     """A burst that nobody answers yet spreads over equal providers evenly, over others by their pace."""
     rolls = itertools.cycle([0.1, 0.3, 0.5, 0.7, 0.9])

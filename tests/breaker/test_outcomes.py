@@ -1,0 +1,38 @@
+"""What follows from how an attempt ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidestep.breaker.outcomes import Kind, Outcome, Then
+
+
+@pytest.mark.parametrize(
+    ("status", "alive"),
+    [(None, False), (200, True), (404, True), (428, True), (429, False), (430, True), (499, True), (500, False)],
+)
+def test_an_answer_below_500_shows_a_provider_working(status: int | None, alive: bool) -> None:
+    """Save 429: some send it in place of a 503."""
+    assert Outcome(Kind.NEUTRAL, "client_error", status=status).alive is alive
+
+
+def test_only_a_timeout_is_slow() -> None:
+    assert [Outcome(Kind.FAILURE, reason).slow for reason in ("timeout", "connect")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "then", "status", "label"),
+    [
+        (Kind.SUCCESS, Then.HAND_OVER, 200, "200"),
+        (Kind.SUCCESS, Then.NEXT, 200, "200"),
+        (Kind.NEUTRAL, Then.HAND_OVER, 200, "200"),
+        (Kind.NEUTRAL, Then.NEXT, 200, "why"),
+        (Kind.FAILURE, Then.HAND_OVER, 299, "why"),
+        (Kind.FAILURE, Then.HAND_OVER, 300, "300"),
+        (Kind.COOLDOWN, Then.NEXT, 429, "429"),
+        (Kind.FAILURE, Then.NEXT, None, "why"),
+    ],
+)
+def test_labels(kind: Kind, then: Then, status: int | None, label: str) -> None:
+    """A 2xx that is no answer for the app is named by its reason."""
+    assert Outcome(kind, "why", then, status).label == label

@@ -63,10 +63,15 @@ def same(one: Reading, other: Reading) -> bool:
     )
 
 
+_SIGNS = re.compile(rb"\A(?:\s+|:[^\r\n]*[\r\n]+|event: ping\s+data: [^\r\n]*\s+)*")
+
+
 def is_good(recipe: Recipe, reading: Reading) -> bool:
-    """The whole answer, as its provider meant it."""
+    """The whole answer, as its provider meant it; signs of life before it mean nothing."""
     whole = b"".join(p.data for p in recipe.encoded())
-    return reading.status == recipe.status and reading.body == whole and reading.end == "clean"
+    body = _SIGNS.sub(b"", reading.body, count=1)
+    same = reading.body == whole or body == _SIGNS.sub(b"", whole, count=1)
+    return reading.status == recipe.status and same and reading.end == "clean"
 
 
 def is_own_error(recipe: Recipe, reading: Reading) -> bool:

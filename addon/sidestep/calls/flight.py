@@ -287,7 +287,7 @@ class Flight:
         if watch is None or response is None:
             return
         headers = response.headers
-        if watch.shape is Shape.STREAM and watch.plain and "content-encoding" in headers:
+        if watch.shape is Shape.STREAM and watch.unwraps:
             del headers["content-encoding"]
             if headers.pop("content-length", None) is not None and response.http_version == "HTTP/1.1":
                 headers["transfer-encoding"] = "chunked"
@@ -314,6 +314,16 @@ class Flight:
     def quotable(self, told: bytes) -> bytes:
         """A provider's own words, unless they repeat a key."""
         return b"" if credentials.bears_secret(told, self.session.secrets) else told
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether its body goes on in a content encoding."""
+        return self.watch is not None and not self.watch.plain
+
+    def may_tell(self, step: Step) -> bool:
+        """Whether a provider's error may go on as it comes: its words repeat no key."""
+        words = b"" if step.error is None else step.error.message.encode("utf-8", "replace")
+        return not credentials.bears_secret(step.told + words, self.session.secrets)
 
     def withhold_key(self) -> bool:
         """Put an error of ours in place of an error body that repeats a key. Whether that was needed."""

@@ -125,7 +125,7 @@ class Holding:
             case Shape.STREAM if rest.error is not None:
                 return self._broken(rest)
         outcome = self.watch.judge_end()
-        if self.watch.shape is Shape.STREAM and outcome.kind is Kind.FAILURE:
+        if self.watch.shape is Shape.STREAM and outcome.kind is Kind.FAILURE and not self.watch.gave_up:
             return Step(Do.BREAK, outcome=judging.TRUNCATED)
         return Step(Do.FORWARD, rest.forward, outcome, ended=True)
 
@@ -227,8 +227,10 @@ class Holding:
         return Step(Do.FORWARD, piece.forward, outcome, note=_note(piece))
 
     def _broken(self, piece: Piece) -> Step:
-        told = piece.told if piece.raises else b""
-        return Step(Do.BREAK, piece.forward, judging.STREAM_ERROR, error=piece.error, told=told, note=_note(piece))
+        """The provider has given up after content. Where no event of ours can end the stream, its own does."""
+        do = Do.BREAK if self.watch.extensible else Do.FORWARD
+        told = piece.told if piece.raises or do is Do.FORWARD else b""
+        return Step(do, piece.forward, judging.STREAM_ERROR, error=piece.error, told=told, note=_note(piece))
 
     def _read(self, data: bytes) -> Piece:
         try:

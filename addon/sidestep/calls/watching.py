@@ -142,6 +142,16 @@ class Watch:
         """Whether bytes may be left out of or added to the answer: not inside a content encoding."""
         return self._unwrap or self._encoding in IDENTITY
 
+    @property
+    def unwraps(self) -> bool:
+        """Whether it is passed on decoded."""
+        return self._unwrap and self._encoding not in IDENTITY
+
+    @property
+    def extensible(self) -> bool:
+        """Whether an event of ours can end it: neither its length nor an encoding speaks against it."""
+        return self.plain and not self._sized
+
     def let_flow(self) -> None:
         """The answer is too large to be held whole: it is taken for good and goes on piece by piece."""
         self.shape = Shape.FLOWING

@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mitmproxy import flow, http
@@ -637,6 +637,11 @@ class FailoverStream(HttpStream):
 
     def _carry_out(self, session: Session, winner: Flight, step: Step) -> Commands:
         """Something has come of the answer that the app sees."""
+        if step.do is Do.FORWARD and step.error is not None:
+            if winner.may_tell(step):
+                step = replace(step, data=step.data + step.told)
+            else:
+                step = replace(step, do=Do.BREAK, data=b"" if winner.is_encoded else step.data, told=b"")
         if step.data and not self._is_over():
             yield from self.server_state(ResponseData(self.stream_id, step.data))
         if self._is_over():

@@ -128,6 +128,11 @@ def _without(parts: list[Part]) -> bytes:
     return b"".join(p.data for p in parts if not p.broken)
 
 
+def _blanked(parts: list[Part]) -> bytes:
+    """Where a length was announced, blank lines keep it."""
+    return b"".join(b"\n" * len(p.data) if p.broken else p.data for p in parts)
+
+
 def _late(recipe: Recipe, bare: Reading, side: Reading) -> tuple[float, float]:
     """By how many seconds Sidestep's answer is behind the bare one at most: before its content, and from there on.
     Of a whole answer all but its end is before its content."""
@@ -239,7 +244,16 @@ NAMED = (
         "An event that is no JSON crashes the SDKs amid a good stream.",
         _all(
             _faulty("malformed"),
-            lambda r, b, s: s.body == _without(r.parts) and (s.status, s.end) == (b.status, b.end),
+            lambda r, b, s: s.body in (_without(r.parts), _blanked(r.parts)) and (s.status, s.end) == (b.status, b.end),
+        ),
+    ),
+    Named(
+        "signs_of_life_came_first",
+        "While an answer is held back the app gets signs of life, which no SDK takes for words.",
+        lambda r, b, s: (
+            s.body != b.body
+            and _SIGNS.sub(b"", s.body, count=1) == _SIGNS.sub(b"", b.body, count=1)
+            and (s.status, s.end) == (b.status, b.end)
         ),
     ),
     Named(

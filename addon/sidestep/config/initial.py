@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sidestep.config import catalog
+from sidestep.config import catalog, keys
 
 _HEAD = """\
 # Where calls to LLM APIs may go. `sidestep check` says whether this file is good, `sidestep explain URL` where a call
@@ -57,7 +57,8 @@ def configuration(env: Mapping[str, str]) -> str:
             (name, variable)
             for name, entry in catalog.CATALOG.items()
             if entry.dialect == dialect and name not in catalog.OFFICIAL
-            if (variable := next((v for v in entry.env if _is_key(env.get(v, ""))), None)) is not None
+            if (variable := next((v for v in entry.env if keys.is_set(env, v) and _can_be_sent(env[v])), None))
+            is not None
         ]
         own = catalog.OFFICIAL[dialect]
         parts.append(f"\n# --- calls to {own}\n")
@@ -75,7 +76,6 @@ def configuration(env: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def _is_key(value: str) -> bool:
-    """Whether it could be a key: others would make the file one that does not pass its check."""
-    value = value.strip()
-    return bool(value) and value.isascii() and value.isprintable()
+def _can_be_sent(key: str) -> bool:
+    """Whether a key fits into a header: others would make the file one that does not pass its check."""
+    return key.strip().isascii() and key.strip().isprintable()

@@ -14,6 +14,11 @@ from sidestep.config import catalog
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
+def is_set(env: Mapping[str, str], name: str) -> bool:
+    """Whether a variable holds a key: one that is blank is as good as none."""
+    return bool(env.get(name, "").strip())
+
+
 def of_catalog(env: Mapping[str, str]) -> dict[str, bool]:
     """All that the catalog's providers look for."""
     return _found(dict.fromkeys(name for entry in catalog.CATALOG.values() for name in entry.env), env)
@@ -38,4 +43,4 @@ def of_file(data: Mapping[str, Any], keyed: Collection[str], env: Mapping[str, s
 
 
 def _found(names: Iterable[str], env: Mapping[str, str]) -> dict[str, bool]:
-    return {name: bool(env.get(name, "").strip()) for name in names}
+    return {name: is_set(env, name) for name in names}

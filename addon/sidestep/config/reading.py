@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sidestep.config import catalog
+from sidestep.config import catalog, keys
 from sidestep.config.problems import ConfigError, Problem, did_you_mean, in_words, kind_in_words, one_of
 from sidestep.config.settings import (
     DIALECT_NAMES,
@@ -99,7 +99,7 @@ def _error(source: str, expected: str, found: str) -> ConfigError:
 
 def _key_of(entry: catalog.Entry, env: Mapping[str, str]) -> str | None:
     """The key of a catalog's provider in the environment."""
-    return next((env[name] for name in entry.env if env.get(name, "").strip()), None)
+    return next((env[name] for name in entry.env if keys.is_set(env, name)), None)
 
 
 _PROVIDER_KEYS = (
@@ -297,7 +297,7 @@ class _Reader(Values):
             if "$" in text and not REFERENCE.search(text):
                 self.problem(where, "a key, or a reference written ${NAME}", "a $ without its braces")
                 return None
-            blank = [name for name in REFERENCE.findall(text) if name in self.env and not self.env[name].strip()]
+            blank = [name for name in REFERENCE.findall(text) if name in self.env and not keys.is_set(self.env, name)]
             return self.secret(self.expand(text, where), where, blank)
         if auth == "none" or base_url is None or intercepts == {base_url.place}:
             return None

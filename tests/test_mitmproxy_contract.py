@@ -230,7 +230,7 @@ def test_what_is_overridden_or_used_of_a_base_class_is_in_the_table() -> None:
             by_super = isinstance(of, ast.Call) and isinstance(of.func, ast.Name) and of.func.id == "super"
             if by_self or by_super:
                 used.add(inner.attr)
-        used -= {"__init__", "__eq__", "__repr__", "__hash__"}
+        used = {name for name in used if not name.startswith("__")}  # what every class has is no name of mitmproxy's
         unlisted |= {f"{cls.__qualname__}.{name}" for name in used if not is_listed(base, name)}
     assert seen >= 5
     assert not unlisted

@@ -53,6 +53,7 @@ class Flight:
         """When it went out on a connection that had been idle, for the first time."""
         self.connection: Connection | None = None
         self.deadline: float | None = None
+        self._idle = self.timeouts.idle
         self.response: http.Response | None = None
         self.data: list[bytes] = []
         self.bodiless = False
@@ -208,10 +209,12 @@ class Flight:
         return self.holding is not None and self.holding.skimmable
 
     def skim(self, data: bytes) -> bool:
-        """`feed`, for a piece of a stream that only has to be passed on; False if `feed` has to be asked."""
-        if self.holding is None or not self.holding.skim(data, self.session.clock()):
+        """`feed`, for a piece of a stream that only has to be passed on; False if `feed` has to be asked. Nearly all
+        that ever comes takes this way."""
+        if self.watch is None or not self.watch.skim(data):
             return False
-        self.deadline = self.holding.deadline
+        if self.deadline is not None:
+            self.deadline = self.session.clock() + self._idle
         return True
 
     def take_trailers(self, trailers: http.Headers) -> None:

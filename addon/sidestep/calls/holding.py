@@ -98,14 +98,6 @@ class Holding:
         """Some bytes of its body have come."""
         return self._flow(data, now) if self.released else self._hold(data, now)
 
-    def skim(self, data: bytes, now: float) -> bool:
-        """`feed`, for a released stream and bytes that only have to be passed on: False if it has to be asked."""
-        if not self.watch.skim(data):
-            return False
-        if self.deadline is not None:
-            self.deadline = now + self._timeouts.idle
-        return True
-
     @property
     def skimmable(self) -> bool:
         return self.released and self.watch.skimmable

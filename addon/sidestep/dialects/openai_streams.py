@@ -201,7 +201,7 @@ class ChatReader(Reader):
             self.usage = usage_in(chunk.x_groq.get("usage")) or self.usage
         reading = LIFECYCLE
         for choice in choices or ():
-            if choice.error or common.broke_down(choice.finish_reason):
+            if choice.error or (choice.finish_reason and common.broke_down(choice.finish_reason)):
                 return error_reading(common.encode({"error": choice.error})) if choice.error else BROKE_DOWN
             delta = choice.delta
             index = choice.index if isinstance(choice.index, int) else 0

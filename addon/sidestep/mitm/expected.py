@@ -289,7 +289,7 @@ FACTS: tuple[Fact, ...] = (
             "Http1Client.stream_id": Value(),
             "Http1Client.state": Value(),
             "Http1Client.buf": Kept(),
-            "Http1Client.body_reader": Kept(by="read_headers"),
+            "Http1Client.mark_done": _step("request", "response"),
             "Http1Server": Made(base="Layer"),
             "Http1Server.send": _step("event"),
             "Http1Server.response": Value(),

@@ -7,14 +7,11 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import Any
 
-import h11
-from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
-from mitmproxy.proxy.layers.http._events import ResponseData, ResponseProtocolError
+from mitmproxy.proxy.layers.http._events import ResponseData, ResponseEndOfMessage, ResponseProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketEndHook, WebsocketLayer
 from wsproto.connection import ConnectionState as WebsocketState
@@ -28,22 +25,6 @@ class MalformedHeadError(ResponseProtocolError):
 
 
 INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
-
-
-class _WithoutTrailers:
-    """State: what reads the body. mitmproxy ends a connection whose answer has trailers with an exception, and
-    HTTP/1 clients are told of none: they are left out."""
-
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
-
-    def __call__(self, buffer: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
-        event: h11.Data | h11.EndOfMessage | None = self._reader(buffer)
-        return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) else event
-
-    def read_eof(self) -> h11.EndOfMessage:
-        event: h11.EndOfMessage = self._reader.read_eof()
-        return event
 
 
 class PatientHttp1Client(Http1Client):
@@ -72,20 +53,26 @@ class PatientHttp1Client(Http1Client):
                 yield command
 
     def read_body(self, event: events.Event) -> Commands:
-        if not isinstance(self.body_reader, _WithoutTrailers):
-            self.body_reader = _WithoutTrailers(self.body_reader)  # type: ignore[assignment]
         pieces: list[bytes] = []
         enough = 1
-        for command in super().read_body(event):
-            if type(command) is ReceiveHttp and type(command.event) is ResponseData:
-                pieces.append(command.event.data)
-                if len(pieces) == enough:
+        try:
+            for command in super().read_body(event):
+                if type(command) is ReceiveHttp and type(command.event) is ResponseData:
+                    pieces.append(command.event.data)
+                    if len(pieces) == enough:
+                        yield self._received(pieces)
+                        enough *= 2
+                    continue
+                if pieces:
                     yield self._received(pieces)
-                    enough *= 2
-                continue
+                yield command
+        except NotImplementedError:
+            # So mitmproxy takes trailers, once it has read them. HTTP/1 clients are told of none: they are left out.
+            assert self.stream_id is not None
             if pieces:
                 yield self._received(pieces)
-            yield command
+            yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
+            yield from self.mark_done(response=True)
         if pieces:
             yield self._received(pieces)
 

@@ -30,6 +30,7 @@ from sidestep.routing.engine import Engine
 if TYPE_CHECKING:
     from sidestep.config.locating import Stamp
     from sidestep.mitm.dispatch import Dispatch
+    from sidestep.mitm.messages import QuickCheck
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Sidestep:
         self._places: tuple[Path, ...] = ()
         self._seen: dict[Path, Stamp | None] = {}
         self._refused = ""
-        self._dispatch: Dispatch | None = None
+        self._quickened: list[Dispatch | QuickCheck] = []
 
     @property
     def engine(self) -> Engine | None:
@@ -83,13 +84,15 @@ class Sidestep:
         from sidestep.calls.hooks import Calls
         from sidestep.mitm.connections import Connections
         from sidestep.mitm.dispatch import Dispatch
+        from sidestep.mitm.messages import QuickCheck
         from sidestep.view import LLM
 
         calls = Calls(self.core)
         calls.direct_hosts = direct_hosts
         self.addons = [Connections(self.core, calls), calls]
-        self._dispatch = Dispatch(ctx.master.addons)
-        self._dispatch.install()
+        self._quickened = [Dispatch(ctx.master.addons), QuickCheck()]
+        for quick in self._quickened:
+            quick.install()
         contentviews.add(LLM())
         if _is_unset("connection_strategy"):
             # Before any client can come: to change it under a connection in the making breaks that one.
@@ -152,8 +155,8 @@ class Sidestep:
     def done(self) -> None:
         for task in self._tasks:
             task.cancel()
-        if self._dispatch is not None:
-            self._dispatch.remove()
+        for quick in self._quickened:
+            quick.remove()
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         """Tasks that nothing refers to may vanish."""

@@ -97,11 +97,11 @@ class Told:
 
     def shown(self) -> tuple[str, str]:
         """Comment and marker."""
-        story.tell(self.session)
+        story.tell(self.session, story.result(self.session))
         return self.flow.comment, self.flow.marked
 
     def metadata(self) -> dict[str, Any]:
-        story.tell(self.session)
+        story.tell(self.session, story.result(self.session))
         found: dict[str, Any] = self.flow.metadata["sidestep"]
         return found
 
@@ -304,7 +304,7 @@ def test_the_whole_story_is_plain_data() -> None:
     last = told.exchange.attempts[-1]
     last.usage, last.cost = Usage(7, 3, cached=5), 0.25
     last.notes.append("an event was dropped")
-    story.tell(told.session)
+    story.tell(told.session, story.result(told.session))
     found = told.metadata()
     assert found == {
         "request_id": told.exchange.id,
@@ -363,7 +363,7 @@ def test_a_call_that_was_never_planned_has_no_story() -> None:
     """Its body was not read: the flow stays as it is."""
     flow = flow_of()
     session = session_of(World(TEXT), None, flow)
-    story.tell(session)
+    story.tell(session, story.result(session))
     assert (flow.metadata, flow.comment, flow.marked) == ({}, "", "")
     assert story.headers(session) == ()
 

@@ -119,9 +119,10 @@ class Snapshot:
 
 
 class Circuit:
-    """State: the state and its generation, consecutive failures and why the latest, the window, permits out, when it
-    opened and when it may be probed (with a doubled open time, and with the plain one), the open time that applies
-    next, and how many permits at a time the ramp after closing allows, until when."""
+    """State: the state and its generation, consecutive failures and why the latest, the window, permits out and a time
+    before which no lease of theirs ends, when it opened and when it may be probed (with a doubled open time, and with
+    the plain one), the open time that applies next, and how many permits at a time the ramp after closing allows, until
+    when."""
 
     def __init__(self, settings: CircuitSettings, *, jitter: Callable[[], float]) -> None:
         """`jitter` gives numbers from 0 to 1."""
@@ -133,6 +134,7 @@ class Circuit:
         self._serial = 0
         self._window = Window(settings.window_seconds)
         self._permits: set[Permit] = set()
+        self._first_lease = math.inf
         self._opened_at = 0.0
         self._open_until = 0.0
         self._plain_until = 0.0
@@ -157,12 +159,17 @@ class Circuit:
         refusal = self.refusal(now, insist=insist)
         if refusal is not None:
             return refusal
+        return self.grant(now, lease_seconds)
+
+    def grant(self, now: float, lease_seconds: float) -> Permit:
+        """A permit, for one whom nothing has just been refused."""
         if self._state is State.OPEN:  # insisted on, after the plain open time
             self._apply(Trigger.TIME_CAME, now)
         probe = self._state is State.HALF_OPEN
         lease = lease_seconds if lease_seconds < DAY else DAY  # nan as well
         permit = Permit(self, self._generation, probe, now, now + lease)
         self._permits.add(permit)
+        self._first_lease = min(self._first_lease, permit.lease_until)
         return permit
 
     def refusal(self, now: float, *, insist: bool = False) -> Refusal | None:
@@ -172,7 +179,10 @@ class Circuit:
         an open time, which spares apps a slow probe while others answer them, and the ramp after closing.
         """
         self._expire(now)
-        match self.state(now):
+        state = self.state(now)
+        if state is State.CLOSED and now >= self._ramp_until:
+            return None
+        match state:
             case State.FORCED_OPEN:
                 return Refusal("forced_open", None)
             case State.OPEN:
@@ -182,7 +192,7 @@ class Circuit:
                 probes = self._probes()
                 if len(probes) >= self.settings.half_open_probes:
                     return Refusal("probing", min(p.lease_until for p in probes) - now)
-            case State.CLOSED if now < self._ramp_until and not insist and self._out() >= self._ramp:
+            case State.CLOSED if not insist and self._out() >= self._ramp:
                 return Refusal("recovering", self._ramp_until - now)
         return None
 
@@ -309,10 +319,12 @@ class Circuit:
         return sum(p.generation == self._generation for p in self._permits)
 
     def _expire(self, now: float) -> None:
-        if self._permits:
-            for permit in [p for p in self._permits if now >= p.lease_until]:
-                permit.settled = True
-                self._permits.discard(permit)
+        if now < self._first_lease:
+            return
+        for permit in [p for p in self._permits if now >= p.lease_until]:
+            permit.settled = True
+            self._permits.discard(permit)
+        self._first_lease = min((p.lease_until for p in self._permits), default=math.inf)
 
     def snapshot(self, now: float) -> Snapshot:
         refusal = self.refusal(now)

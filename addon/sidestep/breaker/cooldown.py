@@ -142,6 +142,8 @@ class Cooldowns:
         self._cooldown(limited).foresee(at, seconds)
 
     def succeeded(self, answered: Subject, asked_at: float) -> None:
+        if not self._of:
+            return
         for each in (answered, answered.account):
             if (cooldown := self._of.get(each)) is not None:
                 cooldown.succeeded(asked_at)
@@ -149,6 +151,8 @@ class Cooldowns:
     def find(self, asked: Subject, now: float) -> Cooling | None:
         """What speaks against a call for this subject: its own limit, and that of the account. The latest deadline
         counts, and the weightiest source."""
+        if not self._of:
+            return None
         found = [
             cooling
             for each in (asked, asked.account)

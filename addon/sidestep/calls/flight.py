@@ -290,12 +290,14 @@ class Flight:
         if watch is None or response is None:
             return
         headers = response.headers
-        if watch.shape is Shape.STREAM and watch.unwraps:
+        if watch.unwraps and watch.shape is Shape.STREAM:
             del headers["content-encoding"]
             if headers.pop("content-length", None) is not None and response.http_version == "HTTP/1.1":
                 headers["transfer-encoding"] = "chunked"
-        if self.ended and "content-length" in headers and self.session.flow.request.method != "HEAD":
-            headers["content-length"] = str(sum(map(len, self.data)))
+        if self.ended and watch.announced is not None and self.session.flow.request.method != "HEAD":
+            length = b"%d" % sum(map(len, self.data))
+            if length != watch.announced and "content-length" in headers:
+                headers["content-length"] = length.decode("ascii")
 
     @property
     def is_answer(self) -> bool:

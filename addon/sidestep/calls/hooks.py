@@ -339,7 +339,7 @@ class Calls:
         engine.requests_total[(exchange.match.route.name, result)] += 1
         if result is Result.REROUTED and session.answered_by is not None:
             engine.rerouted[(session.match.addressed, session.answered_by.name)] += 1
-        story.tell(session)
+        story.tell(session, result)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
             self.replayable.put(flow.id, session.original)
 

@@ -63,12 +63,11 @@ def trail(attempts: list[Attempt], response: http.Response | None) -> str:
     return ", ".join(words)
 
 
-def tell(session: Session) -> None:
+def tell(session: Session, came: Result) -> None:
     """Write the story on the flow: at its end, and it may be told again."""
     flow, exchange = session.flow, session.exchange
     if exchange is None:
         return
-    came = result(session)
     flow.metadata["sidestep"] = {
         "request_id": exchange.id,
         "result": str(came),
@@ -95,6 +94,8 @@ def _comment(session: Session, came: Result) -> str:
     exchange, answer, error = session.exchange, session.answer, session.flow.error
     assert exchange is not None
     attempts = exchange.attempts
+    if came is Result.ANSWERED and len(attempts) == 1:
+        return ""
     place = attempts.index(answer) if answer in attempts else len(attempts)
     before = ", ".join(
         a.label for a in attempts[:place] if a.outcome is not None and a.outcome.kind in (Kind.FAILURE, Kind.COOLDOWN)

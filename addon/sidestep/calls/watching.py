@@ -100,7 +100,8 @@ class Watch:
         self.unread = False
         """The answer is in a form that is not read here."""
         self._content_type = self._encoding = ""
-        self._sized = False
+        self.announced: bytes | None = None
+        """The length of its body, as its head says it."""
         self.tells_limits = False
         """Whether any header speaks of rate limits."""
         for name, value in fields:
@@ -111,7 +112,7 @@ class Watch:
             elif len(name) == 16 and name.lower() == b"content-encoding":
                 self._encoding = value.decode("latin-1").strip().lower()
             elif len(name) == 14 and name.lower() == b"content-length":
-                self._sized = True
+                self.announced = value
         self._decode = decoder(self._encoding, at_once=DECODED_AT_ONCE)
         self._reader: StreamReader | None = None
         self.shape = self._shape()
@@ -150,7 +151,7 @@ class Watch:
     @property
     def extensible(self) -> bool:
         """Whether an event of ours can end it: neither its length nor an encoding speaks against it."""
-        return self.plain and not self._sized
+        return self.plain and self.announced is None
 
     def let_flow(self) -> None:
         """The answer is too large to be held whole: it is taken for good and goes on piece by piece."""
@@ -284,7 +285,7 @@ class Watch:
             if mark is Mark.MALFORMED:
                 dropped += 1
                 if plain:
-                    if self._sized:  # its length was announced: blank lines mean nothing
+                    if self.announced is not None:  # its length was announced: blank lines mean nothing
                         forward.append(b"\n" * len(event.raw))
                     continue
             elif not self._content and (mark is Mark.CONTENT or mark is Mark.TERMINAL):
@@ -324,9 +325,9 @@ class Watch:
             self._content = True
         error = next((e for e in events if e.mark is Mark.ERROR), None)
         kept = [
-            b"\n" * len(e.raw) if self._sized and e.mark is Mark.MALFORMED else e.raw
+            b"\n" * len(e.raw) if e.mark is Mark.MALFORMED else e.raw
             for e in events
-            if e.mark is not Mark.ERROR and (self._sized or e.mark is not Mark.MALFORMED)
+            if e.mark is not Mark.ERROR and (self.announced is not None or e.mark is not Mark.MALFORMED)
         ]
         forward = b"".join(kept) if self.plain else b""
         if error is None:
@@ -425,7 +426,7 @@ class Watch:
         if body is None:
             self.unread = True
             return judging.UNREAD
-        if not self.call.stream and look_at(body[:64]) is Start.EVENTS:
+        if not self.call.stream and body[:1] != b"{" and look_at(body[:64]) is Start.EVENTS:
             return self._judge_unasked_stream(body)
         answer = self.dialect.judge_answer(self.call, self._content_type, body)
         if answer.unread:

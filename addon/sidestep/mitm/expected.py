@@ -361,8 +361,9 @@ FACTS: tuple[Fact, ...] = (
     ),
     *_facts(
         "mitmproxy.http",
-        "stream calls/flows.py calls/hooks.py calls/replies.py calls/session.py",
+        "stream messages calls/flows.py calls/hooks.py calls/replies.py calls/session.py",
         {
+            "MessageData": Made(),
             "RequestData": Made(),
             **{f"RequestData.{name}": Kept() for name in ("host", "port", "scheme", "authority", "path")},
             **{f"RequestData.{name}": Kept() for name in ("headers", "content", "trailers")},

@@ -190,9 +190,13 @@ class FailoverStream(HttpStream):
             return
         nested, self.busy = self.busy, True
         try:
-            yield from self._sent(self._route(event))
+            for command in self._route(event):
+                if not isinstance(command, (SendHttp, DropStream)) or self._addressed(command):
+                    yield command
             while self.inbox and not nested:
-                yield from self._sent(self._route(self.inbox.popleft()))
+                for command in self._route(self.inbox.popleft()):
+                    if not isinstance(command, (SendHttp, DropStream)) or self._addressed(command):
+                        yield command
         except Exception as e:
             if self.session is None:
                 raise
@@ -205,41 +209,40 @@ class FailoverStream(HttpStream):
         come after what follows it."""
         return isinstance(event, (RequestData, ResponseData)) and event.stream_id == self.stream_id
 
-    def _route(self, event: events.Event) -> Commands:
+    def _route(self, event: events.Event) -> Iterator[commands.Command]:
         """What belongs to an attempt goes there, even while the stream is paused; all else takes mitmproxy's way."""
         if isinstance(event, GetHttpConnectionCompleted):
             # By identity: commands that ask for the same address are equal.
             up_id = next((i for i, asking in self.asking.items() if asking is event.command), None)
             if up_id is not None:
                 del self.asking[up_id]
-                yield from self._connected(self.flights[up_id], *event.reply)
-                return
+                return self._connected(self.flights[up_id], *event.reply)
         elif isinstance(event, HttpEvent) and event.stream_id != self.stream_id:
             flight = self.flights.get(event.stream_id)
-            if flight is not None:
-                event.stream_id = self.stream_id
-                yield from self._received(flight, event)
-            return  # else of an attempt that was given up
+            if flight is None:
+                return iter(())  # of an attempt that was given up
+            event.stream_id = self.stream_id
+            return self._received(flight, event)
         elif isinstance(event, RequestProtocolError) and self.session is not None and self.winner is None:
             # It may wait in line for a hook to end; the attempts, and their permits, need not.
-            yield from self._cancel_all(None)
-        yield from super().handle_event(event)
+            return itertools.chain(self._cancel_all(None), super().handle_event(event))
+        return super().handle_event(event)
 
     def _received(self, flight: Flight, event: HttpEvent) -> Commands:
-        if isinstance(event, ResponseTrailers) and self.context.client.alpn != b"h2":
-            return  # mitmproxy's HTTP/1 server cannot send them
-        if flight is self.winner:
-            yield from super().handle_event(event)
-            return
         match event:
-            case ResponseHeaders() if self._is_refused(event.response):
-                step = flight.refused()
-            case ResponseHeaders():
-                step = flight.answers(event.response, bodiless=event.end_stream)
+            case ResponseTrailers() if self.context.client.alpn != b"h2":
+                return  # mitmproxy's HTTP/1 server cannot send them
+            case _ if flight is self.winner:
+                yield from super().handle_event(event)
+                return
             case ResponseData():
                 step = flight.feed(event.data)
             case ResponseEndOfMessage():
                 step = flight.end()
+            case ResponseHeaders() if self._is_refused(event.response):
+                step = flight.refused()
+            case ResponseHeaders():
+                step = flight.answers(event.response, bodiless=event.end_stream)
             case ResponseTrailers():
                 flight.take_trailers(event.trailers)
                 return
@@ -299,24 +302,21 @@ class FailoverStream(HttpStream):
         flight.renew()
         yield from self._start(flight, GetHttpConnection if shared else FreshConnection)
 
-    def _sent(self, given: Commands) -> Commands:
-        """The same commands, each for a server with the id of its attempt."""
-        for command in given:
-            if isinstance(command, SendHttp):
-                if command.connection is self.context.client:
-                    if self.made_up and type(command.event) is ResponseHeaders:
-                        continue  # the app has headers already
-                elif command.connection not in self.parent.connections:
-                    continue
-                elif self.session is not None and command.event.stream_id == self.stream_id:
-                    if self.winner is None:
-                        continue  # the base class speaks to what it takes for its server
-                    command.event.stream_id = self.winner.up_id
-            elif isinstance(command, DropStream):
-                self.dropped = True
-                for up_id in self.flights:
-                    self.parent.streams.pop(up_id, None)
-            yield command
+    def _addressed(self, command: SendHttp | DropStream) -> bool:
+        """Give what goes to a server the id of its attempt. False: it is not to be sent."""
+        if isinstance(command, DropStream):
+            self.dropped = True
+            for up_id in self.flights:
+                self.parent.streams.pop(up_id, None)
+        elif command.connection is self.context.client:
+            return not (self.made_up and type(command.event) is ResponseHeaders)  # the app has headers already
+        elif command.connection not in self.parent.connections:
+            return False
+        elif self.session is not None and command.event.stream_id == self.stream_id:
+            if self.winner is None:
+                return False  # the base class speaks to what it takes for its server
+            command.event.stream_id = self.winner.up_id
+        return True
 
     def _crashed(self, session: Session, error: Exception) -> Commands:
         """A bug of ours ends this one call with an error; no piece of an answer is lost in silence."""

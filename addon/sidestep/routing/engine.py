@@ -114,7 +114,7 @@ class Engine:
         self.cooldowns = Cooldowns()
         self._jitter = jitter
         self._reaching: dict[str, Circuit] = {}
-        self._answering: Bounded[ModelKey, Circuit] = Bounded(
+        self._guards: Bounded[ModelKey, Guard] = Bounded(
             MAX_CIRCUITS, MAX_CIRCUITS * CIRCUIT_BYTES, lambda _: CIRCUIT_BYTES
         )
         self._held: dict[str, State] = {}
@@ -126,7 +126,7 @@ class Engine:
         before = {p.name: p for p in self.settings.providers}
         kept = {p.name for p in settings.providers if before.get(p.name) == p}
         self._reaching = {name: circuit for name, circuit in self._reaching.items() if name in kept}
-        self._answering.keep(lambda key, _: key[0] in kept)
+        self._guards.keep(lambda key, _: key[0] in kept)
         self.cooldowns.keep(lambda name: name in kept)
         names = {p.name for p in settings.providers}
         self._held = {n: s for n, s in self._held.items() if n in names}
@@ -144,17 +144,16 @@ class Engine:
 
     def guard(self, provider: Provider, model: str | None) -> Guard:
         """The circuits that guard an attempt at this model there; made when first asked for."""
-        reaching = self._reaching.get(provider.name)
-        if reaching is None:
-            reaching = self._reaching[provider.name] = self._circuit(provider)
-        if provider.circuit.scope == "provider":
-            return Guard(reaching)
-        key = provider.name, "" if model is None else short(model)
-        answering = self._answering.use(key)
-        if answering is None:
-            answering = self._circuit(provider)
-            self._answering.put(key, answering)
-        return Guard(reaching, answering)
+        by_model = provider.circuit.scope == "model"
+        key = provider.name, short(model) if by_model and model is not None else ""
+        guard = self._guards.use(key)
+        if guard is None:
+            reaching = self._reaching.get(provider.name)
+            if reaching is None:
+                reaching = self._reaching[provider.name] = self._circuit(provider)
+            guard = Guard(reaching, self._circuit(provider) if by_model else None)
+            self._guards.put(key, guard)
+        return guard
 
     def _circuit(self, provider: Provider) -> Circuit:
         circuit = Circuit(provider.circuit, jitter=self._jitter)
@@ -168,7 +167,8 @@ class Engine:
 
     def circuits_of_models(self, provider: Provider) -> dict[str, Circuit]:
         """Those of its models that were asked for, the latest used last."""
-        return {model: c for (name, model), c in self._answering.items() if name == provider.name}
+        guards = ((model, guard.answering) for (name, model), guard in self._guards.items() if name == provider.name)
+        return {model: circuit for model, circuit in guards if circuit is not None}
 
     def hold(self, name: str, state: State | None) -> None:
         """Hold all circuits of a provider by hand (`forced_open`, `disabled`), or give them back (None)."""
@@ -178,9 +178,9 @@ class Engine:
             self._held[name] = state
         if (circuit := self._reaching.get(name)) is not None:
             circuit.hold(state)
-        for (owner, _), circuit in self._answering.items():
-            if owner == name:
-                circuit.hold(state)
+        for (owner, _), guard in self._guards.items():
+            if owner == name and guard.answering is not None:
+                guard.answering.hold(state)
         self._tell_changed()
 
     # --- permits
@@ -189,17 +189,21 @@ class Engine:
         self, candidate: Candidate, subject: Subject, now: float, lease_seconds: float, *, insist: bool = False
     ) -> Attempt | Refused:
         """An attempt with a permit, or why not. `insist`: no other candidate is left, so that only circuits refuse."""
-        refused = self.refusal(candidate, subject, now, insist=insist)
+        guard = self.guard(candidate.provider, candidate.model)
+        refused = self._refusal(guard, candidate, subject, now, insist)
         if refused is not None:
             return refused
-        permit = self.guard(candidate.provider, candidate.model).admit(now, lease_seconds, insist=insist)
-        assert isinstance(permit, Pass)
-        return self._begin(Attempt(candidate, subject, permit, now))
+        return self._begin(Attempt(candidate, subject, guard.grant(now, lease_seconds), now))
 
     def refusal(self, candidate: Candidate, subject: Subject, now: float, *, insist: bool = False) -> Refused | None:
         """Why `admit` would give no permit now, None if it would."""
-        name = candidate.provider.name
         guard = self.guard(candidate.provider, candidate.model)
+        return self._refusal(guard, candidate, subject, now, insist)
+
+    def _refusal(
+        self, guard: Guard, candidate: Candidate, subject: Subject, now: float, insist: bool
+    ) -> Refused | None:
+        name = candidate.provider.name
         refusal = guard.refusal(now, insist=insist)
         if refusal is not None:
             return Refused(name, refusal.reason, refusal.retry_after)

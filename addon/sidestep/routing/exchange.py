@@ -146,9 +146,10 @@ class Exchange:
             )
         if keeper is not None:
             candidates = [keeper, *(c for c in candidates if c is not keeper)]
+        if candidates is plan.candidates:
+            return plan
         # Neither a strategy nor a stay brings a provider before those that honour more of what is sealed.
-        candidates = sorted(candidates, key=lambda c: c.tier)
-        return Plan(tuple(candidates), plan.pinned, plan.passthrough)
+        return replace(plan, candidates=tuple(sorted(candidates, key=lambda c: c.tier)))
 
     def _keeper(self, plan: Plan, now: float) -> Candidate | None:
         """The candidate that the conversation stays with, None if it is not to be asked now."""

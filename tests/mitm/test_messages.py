@@ -1,0 +1,107 @@
+"""Messages are checked as mitmproxy checks them, whichever check is in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from mitmproxy import http
+
+from sidestep.mitm.messages import QuickCheck
+
+REQUEST: dict[str, Any] = {
+    "host": "h",
+    "port": 80,
+    "method": b"GET",
+    "scheme": b"http",
+    "authority": b"",
+    "path": b"/",
+    "http_version": b"HTTP/1.1",
+    "headers": http.Headers(),
+    "content": b"x",
+    "trailers": None,
+    "timestamp_start": 1.0,
+    "timestamp_end": None,
+}
+
+
+class Text(bytes):
+    """A type of a script's own."""
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "nothing odd": {},
+    "an integer for a time": {"timestamp_start": 1},
+    "a subclass": {"path": Text(b"/")},
+    "a flag for a number": {"port": True},
+    "text for bytes": {"method": "GET"},
+    "a number as text": {"port": "80"},
+    "no headers": {"headers": None},
+    "no body": {"content": None},
+    "a list for a body": {"content": []},
+}
+
+
+@pytest.fixture(params=["mitmproxy's", "quick"])
+def check(request: pytest.FixtureRequest) -> Iterator[None]:
+    quick = QuickCheck()
+    if request.param == "quick":
+        quick.install()
+    yield
+    quick.remove()
+
+
+def came_of(**fields: Any) -> str:
+    try:
+        http.RequestData(**{**REQUEST, **fields})
+    except TypeError as e:
+        return str(e)
+    return "made"
+
+
+EXPECTED = {name: came_of(**fields) for name, fields in ODD.items()}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_each_check_says_the_same(name: str, check: None) -> None:
+    assert came_of(**ODD[name]) == EXPECTED[name]
+
+
+def test_the_table_has_good_and_bad() -> None:
+    assert len(set(EXPECTED.values())) == 5, EXPECTED
+
+
+def test_a_good_message_takes_the_quick_way_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    own = vars(http.MessageData)["__post_init__"]
+
+    def counted(data: http.MessageData) -> None:
+        asked.append(type(data).__name__)
+        own(data)
+
+    counted.__module__ = http.MessageData.__module__
+    monkeypatch.setattr(http.MessageData, "__post_init__", counted)
+    quick = QuickCheck()
+    quick.install()
+    try:
+        http.Response.make(200, b"x")
+        http.RequestData(**REQUEST)
+        assert asked == []
+        http.RequestData(**{**REQUEST, "path": Text(b"/")})
+        assert asked == ["RequestData"]
+    finally:
+        quick.remove()
+    assert vars(http.MessageData)["__post_init__"] is counted
+
+
+def test_another_s_check_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def theirs(data: http.MessageData) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(http.MessageData, "__post_init__", theirs)
+    quick = QuickCheck()
+    quick.install()
+    assert vars(http.MessageData)["__post_init__"] is theirs
+    quick.remove()
+    assert vars(http.MessageData)["__post_init__"] is theirs

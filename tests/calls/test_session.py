@@ -33,6 +33,7 @@ def test_a_stream_that_broke_after_content_keeps_no_conversation_and_its_tokens_
     attempt = exchange.next(world.now)
     assert isinstance(attempt, Attempt)
     flight = Flight(session, exchange, attempt)
+    session.prepare(flight)
     session.show(flight)
     response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
     watch = flight.open(response)

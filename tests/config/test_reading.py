@@ -78,6 +78,11 @@ hold_bytes = 10_485_760
 stick_seconds = 300
 sealed = "drop"
 
+[hedge]
+enabled = true
+after_seconds = 10
+max_share = 0.05
+
 [proxy]
 allow_clients = []
 response_headers = true

@@ -448,7 +448,7 @@ def test_whose_answer_the_app_gets_in_the_end() -> None:
     ranks = {}
     for name in ("own", "a", "b"):
         assert asked(w, exchange) == name
-        ranks[name] = [exchange.rank(outcome) for outcome in (TOO_LONG, DOWN, LACKING, OUR_KEY)]
+        ranks[name] = [exchange.rank(exchange.attempts[-1], outcome) for outcome in (TOO_LONG, DOWN, LACKING, OUR_KEY)]
         w.fail(exchange, DOWN)
     assert ranks == {"own": [3, 2, 2, 0], "a": [3, 1, 0, 0], "b": [3, 1, 0, 0]}
 

@@ -120,7 +120,6 @@ def test_a_provider_that_failed_quickly_is_asked_once_more_after_a_pause() -> No
     w.fail(exchange, DOWN)
     assert asked(w, exchange) == "b"
     assert exchange.trail == "a:503, a:503, b:pending"
-    assert exchange.current is exchange.attempts[-1]
 
 
 def test_one_that_cannot_be_asked_again_gives_way_to_the_next() -> None:
@@ -221,7 +220,9 @@ def test_a_context_that_is_too_long_goes_to_those_known_to_take_more(tokens: dic
 def test_which_outcomes_the_app_gets_at_once(outcome: Outcome, free: bool, pinned: bool) -> None:
     """Its own mistakes; of a pinned call also that it is too long, for nobody else may answer that."""
     w = world()
-    assert w.exchange().may_move_on(outcome) is free
+    free_call = w.exchange()
+    assert asked(w, free_call) == "a"
+    assert free_call.may_move_on(free_call.attempts[-1], outcome) is free
     w.engine.issued(("resp_1",), w.engine.settings.providers[1])
     match = w.engine.routes.match("POST", "http", "app.test", 80, "/v1/responses")
     assert match is not None
@@ -230,7 +231,7 @@ def test_which_outcomes_the_app_gets_at_once(outcome: Outcome, free: bool, pinne
     plan = table.plan(candidates, call, home_issuer="", issuer_of=w.engine.issuer_of, knows_model=None)
     exchange = Exchange(w.engine, match, call, plan, w.now)
     assert asked(w, exchange) == "b"
-    assert exchange.may_move_on(outcome) is pinned
+    assert exchange.may_move_on(exchange.attempts[-1], outcome) is pinned
 
 
 def test_an_answer_that_would_blame_the_app_for_our_configuration_is_the_last_choice() -> None:
@@ -238,6 +239,11 @@ def test_an_answer_that_would_blame_the_app_for_our_configuration_is_the_last_ch
     w = world()
     credential = Outcome(Kind.COOLDOWN, "credential", Then.NEXT, 401, 600)
     model = Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404)
-    rank = w.exchange().rank
+    exchange = w.exchange()
+    assert asked(w, exchange) == "a"
+
+    def rank(outcome: Outcome) -> int:
+        return exchange.rank(exchange.attempts[-1], outcome)
+
     assert rank(TOO_LONG) > rank(DOWN) > rank(credential) == rank(model)
     assert rank(NOT_HERE) == rank(DOWN)

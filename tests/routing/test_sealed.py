@@ -152,10 +152,10 @@ def test_a_refusal_is_repaired_once() -> None:
     exchange = made.exchange(talk("S", "T"), PATH)
     assert ask(made, exchange) == "a without "
     made.fail(exchange, REFUSED)
-    assert exchange.may_move_on(REFUSED)
+    assert exchange.may_move_on(exchange.attempts[-1], REFUSED)
     assert ask(made, exchange) == "a without T"
     made.fail(exchange, REFUSED)
-    assert not exchange.may_move_on(REFUSED)
+    assert not exchange.may_move_on(exchange.attempts[-1], REFUSED)
     assert planned(made.exchange(talk("S", "T", "U"), PATH)) == ["a without T", "b without STU"]
 
 
@@ -191,4 +191,4 @@ def test_a_refusal_that_is_not_repaired(top: str, seals: tuple[str, ...]) -> Non
     exchange = made.exchange(talk(*seals), PATH)
     assert ask(made, exchange) == "a without "
     made.fail(exchange, REFUSED)
-    assert not exchange.may_move_on(REFUSED)
+    assert not exchange.may_move_on(exchange.attempts[-1], REFUSED)

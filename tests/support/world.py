@@ -88,7 +88,7 @@ class World:
         self, exchange: Exchange, outcome: Outcome = judging.SUCCESS, headers: Mapping[str, str] | None = None
     ) -> None:
         """What the session does once an answer has begun, or has failed after it had."""
-        attempt = exchange.current
+        attempt = exchange.attempts[-1] if exchange.attempts else None
         assert attempt is not None
         if outcome.kind is Kind.SUCCESS:
             attempt.headers_at = attempt.content_at = self.now
@@ -97,7 +97,7 @@ class World:
 
     def fail(self, exchange: Exchange, outcome: Outcome) -> None:
         """What the session does once an attempt has failed before the app saw a byte."""
-        attempt = exchange.current
+        attempt = exchange.attempts[-1] if exchange.attempts else None
         assert attempt is not None
         self.settle(exchange, outcome)
         self.engine.ended(attempt, self.now)

@@ -215,6 +215,10 @@ class Circuit:
             self._count_success(permit, now)
         elif outcome.kind is Kind.FAILURE:
             self._count_failure(outcome, now)
+        elif outcome.kind is Kind.SLOW:
+            self._last_failure = outcome.reason
+            self._window.failure(now)
+            self._trip_if_due(now)
         return True
 
     def _settle_probe(self, permit: Permit, outcome: Outcome, now: float) -> None:
@@ -263,6 +267,9 @@ class Circuit:
         self._failures += 1
         self._last_failure = outcome.reason
         self._window.failure(now)
+        self._trip_if_due(now)
+
+    def _trip_if_due(self, now: float) -> None:
         if self._state is not State.CLOSED:
             return
         totals = self._window.totals(now)

@@ -90,6 +90,10 @@ class Guard:
             self.reaching.grant(now, lease_seconds), None if answering is None else answering.grant(now, lease_seconds)
         )
 
+    def is_closed(self, now: float) -> bool:
+        """Nothing at all speaks against it: no circuit is open, is probed or lets traffic back in a ramp."""
+        return all(c.state(now) in (State.CLOSED, State.DISABLED) for c in self.circuits) and self.refusal(now) is None
+
     def is_disabled(self, now: float) -> bool:
         """Held by hand so that it always lets through."""
         return self.reaching.state(now) is State.DISABLED

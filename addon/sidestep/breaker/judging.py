@@ -45,6 +45,9 @@ CLIENT_GONE = Outcome(Kind.NEUTRAL, "client_gone", Then.HAND_OVER)
 KILLED = Outcome(Kind.NEUTRAL, "killed", Then.HAND_OVER)
 QUEUED = Outcome(Kind.NEUTRAL, "queued", Then.NEXT)
 """The request's time ran out while it waited inside mitmproxy: no provider's fault."""
+SLOW = Outcome(Kind.SLOW, "slow", Then.NEXT)
+HEDGE_LOST = Outcome(Kind.NEUTRAL, "hedge_lost", Then.NEXT)
+"""Asked beside a late attempt that has answered after all."""
 INTERNAL = Outcome(Kind.NEUTRAL, "internal", Then.HAND_OVER)
 """An exception of ours ended the attempt: it says nothing of the provider."""
 

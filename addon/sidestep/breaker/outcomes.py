@@ -16,6 +16,8 @@ class Kind(enum.StrEnum):
     FAILURE = "failure"
     COOLDOWN = "cooldown"
     NEUTRAL = "neutral"
+    SLOW = "slow"
+    """It was late, and another attempt beside it answered first: it counts towards the failure rate alone."""
 
 
 class Result(enum.StrEnum):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from mitmproxy import http
-from mitmproxy.connection import Connection
+from mitmproxy.connection import Connection, Server
 
 from sidestep import credentials
 from sidestep.breaker import judging
@@ -36,14 +36,16 @@ NOTES = 20
 
 
 class Flight:
-    """State: the upstream stream's id and connection, once there are any; the answer so far (its head, what of its body
-    is held back, whether it has ended), its watch and the policy that holds it; the deadline for the next sign of life
-    (monotonic seconds, None: nothing bounds it)."""
+    """State: the request that is its own; the upstream stream's id and connection, once there are any; the answer so
+    far (its head, what of its body is held back, whether it has ended), its watch and the policy that holds it; the
+    deadline for the next sign of life (monotonic seconds, None: nothing bounds it), and from when on it is late."""
 
     def __init__(self, session: Session, exchange: Exchange, attempt: Attempt) -> None:
         self.session = session
         self.exchange = exchange
         self.attempt = attempt
+        session.flights.append(self)
+        self.made: http.Request | None = None
         self.watch: Watch | None = None
         self.holding: Holding | None = None
         self.up_id = 0
@@ -52,7 +54,12 @@ class Flight:
         self._reused_at: float | None = None
         """When it went out on a connection that had been idle, for the first time."""
         self.connection: Connection | None = None
+        self.server: Server | None = None
+        """The connection that its answer came on, also when that is over."""
         self.deadline: float | None = None
+        self.late_at: float | None = None
+        """From when on another attempt is wanted beside it (monotonic seconds; None: none is)."""
+        self._heard_at: float | None = None
         self._idle = self.timeouts.idle
         self.response: http.Response | None = None
         self.data: list[bytes] = []
@@ -75,14 +82,23 @@ class Flight:
 
     # --- sending
 
+    @property
+    def request(self) -> http.Request:
+        """Its own, or what scripts have made of the one that the flow shows."""
+        return self.session.flow.request if self.made is None or self.session.flight is self else self.made
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.request.host, self.request.port
+
     def outgoing(self, *, to_http1: bool, to_proxy: bool) -> http.Request:
         """The request's head as it is sent, with the credential."""
-        request, original = self.session.flow.request, self.session.original
-        return flows.outgoing(request, original, self.attempt.candidate, to_http1=to_http1, to_proxy=to_proxy)
+        original = self.session.original
+        return flows.outgoing(self.request, original, self.attempt.candidate, to_http1=to_http1, to_proxy=to_proxy)
 
     def passes_proxy_by(self) -> bool:
         """Whether it goes to its host directly, though there is a proxy behind this one."""
-        request, direct_hosts = self.session.flow.request, self.session.direct_hosts
+        request, direct_hosts = self.request, self.session.direct_hosts
         return direct_hosts is not None and is_direct(direct_hosts, request.host, request.port)
 
     def sent(self, *, reused: bool) -> None:
@@ -103,6 +119,10 @@ class Flight:
         self._renewed = True
         self.is_sent = False
         self.note("an idle connection had ended: sent on a fresh one")
+
+    def expect(self) -> None:
+        """See from when on it is late, as far as that is known by now."""
+        self.late_at = self.exchange.late_at(self.attempt, self._heard_at, self.session.clock())
 
     def bound(self, deadline: float | None) -> None:
         """Wait until then at most. While the app sees nothing of the answer, its request's budget ends all waiting."""
@@ -137,6 +157,8 @@ class Flight:
     def answers(self, response: http.Response, *, bodiless: bool) -> Step:
         """The head of the answer has come: what is to be done about it."""
         self.open(response)
+        if self.late_at is not None:
+            self.expect()
         self.bodiless = bodiless
         assert self.holding is not None
         return self._taken(self.holding.begin())
@@ -148,7 +170,13 @@ class Flight:
     def feed(self, data: bytes) -> Step:
         """Some bytes of its body have come."""
         assert self.holding is not None
-        return self._taken(self.holding.feed(data, self.session.clock()))
+        now = self.session.clock()
+        if self.late_at is not None:
+            self._heard_at = now
+            self.expect()
+            if self.watch is not None and self.watch.shape is Shape.WHOLE and data.strip():
+                self.late_at = None  # it is being sent
+        return self._taken(self.holding.feed(data, now))
 
     def sign(self, data: bytes) -> bytes:
         """What tells the app that its answer is being made, now that `data` has come of it and is held back. Only of a
@@ -243,6 +271,7 @@ class Flight:
         """Give the attempt its outcome."""
         session, attempt = self.session, self.attempt
         now = session.clock()
+        self.late_at = None
         if outcome.kind is Kind.SUCCESS and attempt.content_at is None:
             attempt.content_at = now
         earlier = attempt.outcome
@@ -264,7 +293,19 @@ class Flight:
                 attempt.cost = prices.cost(self.provider, attempt.candidate.model, watch.usage)
             if watch.ids:
                 engine.issued(watch.ids, self.provider)
+        if self in self.session.flights:
+            self.session.flights.remove(self)
+            if attempt.beside is not None:
+                engine.hedge_ended(attempt, sent=self.is_sent)
         engine.ended(attempt, self.session.clock())
+
+    def outpaced(self, *, queued: bool) -> None:
+        """Another attempt of this call has answered before it. `queued`: it has waited inside mitmproxy."""
+        if self.attempt.beside is not None or queued:
+            self.drop(judging.HEDGE_LOST)
+        else:
+            self.exchange.outpaced(self.attempt, self.session.clock())
+            self.drop(judging.SLOW)
 
     def drop(self, outcome: Outcome) -> None:
         """Close whatever is still open of the attempt, with this outcome."""

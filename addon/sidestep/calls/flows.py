@@ -167,6 +167,17 @@ def readable_body(original: Original) -> bytes:
         return b""
 
 
+def copied(request: http.Request) -> http.Request:
+    """A request of its own, whose head can be changed without the other's."""
+    # Not `request.copy()`: it goes over every field by way of the saved form, body included.
+    copy = http.Request.__new__(http.Request)
+    copy.data = http.RequestData.__new__(http.RequestData)
+    copy.data.__dict__.update(request.data.__dict__)
+    headers = copy.data.headers = http.Headers.__new__(http.Headers)
+    headers.fields = request.data.headers.fields
+    return copy
+
+
 def point_at(request: http.Request, original: Original, match: Match, call: Call, candidate: Candidate) -> None:
     """Make the flow's request the one that this candidate gets, without any credential."""
     original.restore(request, credentials=False)
@@ -252,10 +263,7 @@ def outgoing(
     """A copy of the request's head as it is sent, with the credential; the flow never bears it. `to_proxy`: another
     proxy gets it in absolute form, without a CONNECT."""
     fields = request.data.headers.fields
-    # Not `request.copy()`: it goes over every field by way of the saved form, body included.
-    sent = http.Request.__new__(http.Request)
-    sent.data = http.RequestData.__new__(http.RequestData)
-    sent.data.__dict__.update(request.data.__dict__)
+    sent = copied(request)
     if candidate.own_credential:
         fields = with_secrets(fields, original.secrets)
         if original.path is not original.bare_path:
@@ -272,7 +280,6 @@ def outgoing(
     content = request.data.content
     if to_http1 and content and _LENGTHS.isdisjoint([f[0].lower() for f in fields]):
         fields = (*fields, (b"content-length", b"%d" % len(content)))
-    sent.data.headers = http.Headers.__new__(http.Headers)
     sent.data.headers.fields = fields
     sent.data.content = None
     sent.data.trailers = None

@@ -207,7 +207,9 @@ class Calls:
         exchange = session.exchange
         assert exchange is not None
         if isinstance(step, Attempt):
-            session.show(Flight(session, exchange, step))
+            flight = Flight(session, exchange, step)
+            session.prepare(flight)
+            session.show(flight)
         elif not exchange.attempts:
             session.flow.response = replies.exhausted(exchange)
 
@@ -348,6 +350,20 @@ class Calls:
     def session(self, flow: http.HTTPFlow) -> Session | None:
         session = self.sessions.get(flow.id)
         return session if session is not None and session.acting else None
+
+    def beside(self, session: Session, late: Flight) -> Flight | None:
+        """Another attempt beside one that is late, None if there is to be none."""
+        exchange = session.exchange
+        try:
+            attempt = None if exchange is None else exchange.beside(late.attempt, self.core.clock())
+            if exchange is None or attempt is None:
+                return None
+            flight = Flight(session, exchange, attempt)
+            session.prepare(flight)
+            return flight
+        except Exception as e:
+            self.core.log_bug("beside", e)
+            return None
 
     def unrouted(self, flow: http.HTTPFlow) -> None:
         if (session := self.sessions.pop(flow.id, None)) is not None:

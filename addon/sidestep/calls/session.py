@@ -33,7 +33,8 @@ LEFT_OUT = "reasoning of another issuer left out"
 
 
 class Session:
-    """State: the exchange once the body was read, the attempt that the flow shows, the one that answered. `acting`
+    """State: the exchange once the body was read, the attempts under way, the one that the flow shows, the one that
+    answered. `acting`
     is False where Sidestep only looks on (mode `observe`)."""
 
     def __init__(self, flow: http.HTTPFlow, match: Match, engine: Engine, clock: Clock, *, acting: bool) -> None:
@@ -45,6 +46,8 @@ class Session:
         self.original = flows.Original.take(flow.request)
         self.exchange: Exchange | None = None
         self.flight: Flight | None = None
+        self.flights: list[Flight] = []
+        """The attempts that are not over."""
         self.answer: Attempt | None = None
         """The attempt whose answer the app gets; it need not be the latest."""
         self.broken_off = False
@@ -75,18 +78,23 @@ class Session:
         """What must be repeated to no app."""
         return credentials.secrets_of(self.engine.settings.providers)
 
-    def show(self, flight: Flight) -> None:
-        """Make the flow's request the one for this attempt."""
-        self.flight = flight
-        request = self.flow.request
-        flows.point_at(request, self.original, self.match, flight.exchange.call, flight.attempt.candidate)
-        self.original.sent_body = request.data.content
+    def prepare(self, flight: Flight) -> None:
+        """Make a request of its own for this attempt."""
+        flight.made = flows.copied(self.flow.request)
+        flows.point_at(flight.made, self.original, self.match, flight.exchange.call, flight.attempt.candidate)
         if flight.attempt.candidate.leaves_out:
             flight.note(LEFT_OUT)
             line = without_issuer(flight.provider)
             if line is not None and line not in self.engine.advised:
                 self.engine.advised.add(line)
                 logger.warning(f"sidestep: {line}")
+
+    def show(self, flight: Flight) -> None:
+        """Make the flow's request the one of this attempt."""
+        assert flight.made is not None
+        self.flight = flight
+        self.flow.request.data = flight.made.data
+        self.original.sent_body = flight.made.data.content
 
     def release(self) -> None:
         """Give the flow back as the app sent it, credential included: it goes where it was going."""
@@ -95,8 +103,8 @@ class Session:
 
     def drop(self, outcome: Outcome) -> None:
         """Whatever is still open of this flow is closed with this outcome."""
-        if self.flight is not None:
-            self.flight.drop(outcome)
+        for flight in tuple(self.flights):
+            flight.drop(outcome)
 
     # --- an app that waits for a stream that is held back whole
 

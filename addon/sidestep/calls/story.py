@@ -17,6 +17,7 @@ REROUTED = ":twisted_rightwards_arrows:"
 FAILED = ":red_circle:"
 _MARKS = {Result.REROUTED: REROUTED, Result.FAILED: FAILED}
 
+_BAD = frozenset({Kind.FAILURE, Kind.COOLDOWN, Kind.SLOW})
 _ABOUT_THE_REQUEST = frozenset({Then.HAND_OVER, Then.LARGER})
 """A neutral answer that says something of the request itself, which any provider might have said."""
 
@@ -25,7 +26,7 @@ def result(session: Session) -> Result:
     """What came of a call that is over, by what the app got."""
     flow, answer = session.flow, session.answer
     outcome = None if answer is None else answer.outcome
-    broken = outcome is not None and outcome.kind in (Kind.FAILURE, Kind.COOLDOWN)
+    broken = outcome is not None and outcome.kind in _BAD
     broken = broken or session.broken_off
     if flow.error is not None and not broken:
         return Result.LEFT  # all that is left: what a provider or Sidestep breaks off is known
@@ -97,9 +98,7 @@ def _comment(session: Session, came: Result) -> str:
     if came is Result.ANSWERED and len(attempts) == 1:
         return ""
     place = attempts.index(answer) if answer in attempts else len(attempts)
-    before = ", ".join(
-        a.label for a in attempts[:place] if a.outcome is not None and a.outcome.kind in (Kind.FAILURE, Kind.COOLDOWN)
-    )
+    before = ", ".join(a.label for a in attempts[:place] if a.outcome is not None and a.outcome.kind in _BAD)
     if came is Result.ANSWERED and not before:
         return ""
     refused = exchange.refused

@@ -84,6 +84,16 @@ class RoutingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sealed: Literal["drop", "pin"] = "drop"
 
 
+class HedgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[hedge]` table: a second attempt beside one that is late."""
+
+    enabled: bool = True
+    after_seconds: Positive = 10
+    """Streamed calls of which too little is known yet: seconds without a byte of the body."""
+    max_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    """Second attempts as a share of requests."""
+
+
 class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[proxy]` table."""
 
@@ -105,6 +115,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "timeouts": TimeoutSettings,
     "stream": StreamSettings,
     "routing": RoutingSettings,
+    "hedge": HedgeSettings,
 }
 """Tables of the file that can also be set on one provider."""
 
@@ -135,6 +146,7 @@ class Provider(msgspec.Struct, frozen=True):
     timeouts: TimeoutSettings
     stream: StreamSettings
     routing: RoutingSettings
+    hedge: HedgeSettings
 
     def serves(self, model: str | None) -> bool:
         """Whether it may be asked for this model."""
@@ -181,4 +193,5 @@ class Settings(msgspec.Struct, frozen=True):
     timeouts: TimeoutSettings
     stream: StreamSettings
     routing: RoutingSettings
+    hedge: HedgeSettings
     proxy: ProxySettings

@@ -50,7 +50,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
 
 from sidestep.breaker import judging
-from sidestep.breaker.outcomes import Outcome
+from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.calls.flight import Flight
 from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
@@ -68,6 +68,8 @@ GRACE_SECONDS = 1.0
 """How much longer a deadline waits that came while mitmproxy had paused the stream."""
 KEEP_ALIVE_SECONDS = 5.0
 """While a whole stream is held back the app is sent a sign of life this often."""
+ASK_AGAIN_SECONDS = 2.0
+"""While nobody may be asked beside a late attempt, that is looked at again so often."""
 TIMER_SLACK_SECONDS = 0.05
 """A deadline this much earlier than the armed timer is worth a timer of its own."""
 
@@ -89,6 +91,10 @@ class Conductor(Protocol):
 
     def broke(self, flow: http.HTTPFlow) -> None:
         """The provider's connection could not be made, or broke, under a flow that is only looked on."""
+        ...
+
+    def beside(self, session: Session, late: Flight) -> Flight | None:
+        """Another attempt beside one that is late, None if there is to be none."""
         ...
 
     def phrase_exhausted(self, session: Session) -> http.Response:
@@ -435,10 +441,10 @@ class FailoverStream(HttpStream):
     def _send_unrouted(self) -> Commands:
         """What the base class does once the request hook is over."""
         if (yield from self.make_server_connection()):
-            yield from self._send(self.flow.request, self.stream_id, self.context.server)
+            yield from self._send(self.flow.request, self.flow.request, self.stream_id, self.context.server)
 
-    def _send(self, head: http.Request, stream_id: int, server: Connection) -> Commands:
-        content, trailers = self.flow.request.raw_content, self.flow.request.trailers
+    def _send(self, head: http.Request, request: http.Request, stream_id: int, server: Connection) -> Commands:
+        content, trailers = request.raw_content, request.trailers
         if trailers and server.alpn != b"h2":
             trailers = None  # mitmproxy's HTTP/1 client cannot send them
         yield SendHttp(RequestHeaders(stream_id, head, not (content or trailers)), server)
@@ -452,7 +458,7 @@ class FailoverStream(HttpStream):
 
     def _start(self, flight: Flight, kind: type[GetHttpConnection] = GetHttpConnection) -> Commands:
         """Ask for a connection. The answer comes to `_connected`, perhaps before this is over."""
-        request = self.flow.request
+        request = flight.request
         flight.up_id = next(_upstream_ids)
         self.flights[flight.up_id] = flight
         self.parent.streams[flight.up_id] = self
@@ -467,6 +473,7 @@ class FailoverStream(HttpStream):
         asking.blocking = self  # type: ignore[assignment]
         self.asking[flight.up_id] = asking
         flight.bound(flight.session.clock() + flight.timeouts.connect)
+        flight.expect()
         yield from self._arm(flight)
         yield asking
 
@@ -483,14 +490,14 @@ class FailoverStream(HttpStream):
             yield from super().handle_event(Expired(self.stream_id))
             return
         assert isinstance(connection, Server)
-        self.context.server = self.flow.server_conn = connection
-        to_proxy = (
-            self.mode is HTTPMode.upstream and self._via(flight) is not None and self.flow.request.scheme == "http"
-        )
+        flight.server = connection
+        if flight is flight.session.flight:
+            self.context.server = self.flow.server_conn = connection
+        to_proxy = self.mode is HTTPMode.upstream and self._via(flight) is not None and flight.request.scheme == "http"
         head = flight.outgoing(to_http1=connection.alpn != b"h2", to_proxy=to_proxy)
         flight.sent(reused=self.parent.is_idle(connection))
         yield from self._arm(flight)
-        yield from self._send(head, flight.up_id, connection)
+        yield from self._send(head, flight.request, flight.up_id, connection)
 
     def _cancel(self, flight: Flight) -> Commands:
         """Nothing more is wanted of an attempt."""
@@ -520,7 +527,8 @@ class FailoverStream(HttpStream):
         outcome = step.outcome
         if self.flow.error is not None and (yield from self.check_killed(True)):
             return
-        if step.do is Do.RELEASE and not (self.made_up and _needs_head(flight)):
+        alone = len(self.flights) == 1
+        if step.do is Do.RELEASE and not (self.made_up and _needs_head(flight)) and (alone or _is_preferred(flight)):
             yield from self._commit(session, flight, step)
         else:
             yield from self._move_on(session, flight, judging.INTERNAL if outcome is None else outcome)
@@ -530,12 +538,15 @@ class FailoverStream(HttpStream):
         exchange = flight.exchange
         if outcome.reason == "credential":
             logger.error(f"sidestep: {flight.provider.name} refuses its key ({outcome.status})")
-        self._keep_answer(flight, exchange.rank(outcome))
+        self._keep_answer(flight, exchange.rank(flight.attempt, outcome))
         yield from self._cancel(flight)
         flight.finish(outcome)
         exchange.failed(flight.attempt, outcome, session.clock())
+        if other := next(iter(self.flights.values()), None):
+            self._show(session, other)  # it goes on
+            return
         session.flight = None
-        if exchange.may_move_on(outcome):
+        if exchange.may_move_on(flight.attempt, outcome):
             yield SidestepNextHook(self.flow)
             if (yield from self.check_killed(True)):
                 return
@@ -563,6 +574,7 @@ class FailoverStream(HttpStream):
             yield from self._close_in_band(message, session.error_event(kind, message) if session.waiting else b"")
         elif best is not None:
             session.answer = best.attempt
+            self._show(session, best)
             best.withhold_key()
             best.frame()
             yield from self._release(best)
@@ -577,7 +589,11 @@ class FailoverStream(HttpStream):
         assert response is not None
         self.winner = flight  # before anything is yielded: what comes from now on follows what is held
         self.best = None
-        session.flight = flight
+        flight.late_at = None
+        for other in [f for f in self.flights.values() if f is not flight]:
+            other.outpaced(queued=self._is_queued(other))
+            yield from self._cancel(other)
+        self._show(session, flight)
         session.answer = flight.attempt
         if watch.shape is Shape.ERROR and flight.withhold_key() and not flight.ended:
             yield from self._cancel(flight)
@@ -590,6 +606,13 @@ class FailoverStream(HttpStream):
         yield from self._release(flight)
         if step.error is not None and not self._is_over():
             yield from self._end_in_band(session, flight, judging.STREAM_ERROR, step)
+
+    def _show(self, session: Session, flight: Flight) -> None:
+        """Make the flow the one of this attempt."""
+        if session.flight is not flight:
+            session.show(flight)
+            if flight.server is not None:
+                self.context.server = self.flow.server_conn = flight.server
 
     def _release(self, flight: Flight) -> Commands:
         """Let the base class have a held answer, as if it came now."""
@@ -728,7 +751,7 @@ class FailoverStream(HttpStream):
     @property
     def due(self) -> float:
         """When something has to be looked at again."""
-        times = [f.deadline for f in self._awaited()]
+        times = [t for f in self._awaited() for t in (f.deadline, f.late_at)]
         return min([t for t in (*times, self.keep_alive_at) if t is not None], default=math.inf)
 
     def _awaited(self) -> tuple[Flight, ...]:
@@ -739,17 +762,23 @@ class FailoverStream(HttpStream):
         for flight in self._awaited():
             if flight.deadline is not None and flight.deadline < until:
                 flight.deadline = until
+            if flight.late_at is not None and flight.late_at < until:
+                flight.late_at = until
 
     def _arm(self, flight: Flight) -> Commands:
-        at = flight.deadline
-        if at is not None and at + TIMER_SLACK_SECONDS < self.parent.next_timer:
-            yield from self.parent.arm(at)
+        for at in (flight.deadline, flight.late_at):
+            if at is not None and at + TIMER_SLACK_SECONDS < self.parent.next_timer:
+                yield from self.parent.arm(at)
 
     def _on_expired(self, session: Session) -> Commands:
         if self.flow.error is not None and (yield from self.check_killed(True)):
             return
         now = session.clock()
         for flight in self._awaited():
+            if flight.up_id not in self.flights:
+                continue  # what came of the one before has ended it
+            if flight.late_at is not None and now >= flight.late_at:
+                yield from self._ask_another(session, flight)
             if flight.deadline is None or now < flight.deadline:
                 continue
             if flight is self.winner:
@@ -763,6 +792,19 @@ class FailoverStream(HttpStream):
             else:
                 yield from self._act(session, flight, flight.expired())
 
+    def _ask_another(self, session: Session, late: Flight) -> Commands:
+        """An attempt is later than it should be: another one is made beside it, if there may be one."""
+        beside = self.parent.conductor.beside(session, late) if len(self.flights) == 1 else None
+        late.late_at = None if beside is not None else session.clock() + ASK_AGAIN_SECONDS
+        if beside is not None:
+            yield from self._start(beside, FreshConnection if beside.address == late.address else GetHttpConnection)
+
+    def _is_queued(self, flight: Flight) -> bool:
+        """Whether it waits inside mitmproxy: for one of the five places of its address, or for an HTTP/2 stream."""
+        if (asking := self.asking.get(flight.up_id)) is not None:
+            return self.parent.connecting_for(asking) is None
+        return flight.connection is not None and flight.up_id in self.parent.queue_of(flight.connection)
+
     def _spared(self, flight: Flight) -> float | None:
         """Seconds that an attempt may still take, for it has waited inside mitmproxy, for a connection or for an HTTP/2
         stream: no provider's silence. None: it has had its time."""
@@ -771,9 +813,7 @@ class FailoverStream(HttpStream):
             connecting = self.parent.connecting_for(asking)
             left = timeouts.connect - (connecting or 0.0)
             return left if left > TIMER_SLACK_SECONDS else None
-        if flight.connection is not None and flight.up_id in self.parent.queue_of(flight.connection):
-            return timeouts.first_byte
-        return None
+        return timeouts.first_byte if self._is_queued(flight) else None
 
     def _gone_silent(self, session: Session, winner: Flight, now: float) -> Commands:
         if client_is_slow(self.context.client):
@@ -782,6 +822,14 @@ class FailoverStream(HttpStream):
             return
         yield from self._carry_out(session, winner, winner.expired())
         yield from self._cancel(winner)  # where the answer is whole but its connection stays open
+
+
+def _is_preferred(flight: Flight) -> bool:
+    """Whether an answer is the app's although another attempt is still under way: an error is, where it is the word of
+    the provider that the app addressed."""
+    watch, outcome = flight.watch, flight.attempt.outcome
+    good = watch is not None and watch.status < 400 and (outcome is None or outcome.kind is Kind.SUCCESS)
+    return good or flight.attempt.candidate.own
 
 
 def _needs_head(flight: Flight) -> bool:

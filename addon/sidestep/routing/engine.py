@@ -19,6 +19,7 @@ from sidestep.breaker.judging import UNKNOWN_MODEL_SECONDS
 from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
+from sidestep.routing.lateness import Budget, Times
 from sidestep.routing.sticking import Conversations
 from sidestep.routing.strategies import Strategist
 from sidestep.routing.table import NOBODY, Candidate, Issued, RouteTable
@@ -59,6 +60,8 @@ class Attempt:
     """What a limit that it meets belongs to."""
     permit: Pass | None
     started: float
+    beside: Attempt | None = field(default=None, repr=False)
+    """The late attempt beside which it is made, if it is."""
     outcome: Outcome | None = None
     """The latest word on it: a success at first content can still turn into a failure."""
     status: int | None = None
@@ -112,6 +115,10 @@ class Engine:
         self.changed: set[Callable[[], None]] = set()
         """Called whenever a settled attempt may have made room: requests that wait for a probe listen here."""
         self.cooldowns = Cooldowns()
+        self.times = Times()
+        self.budget = Budget()
+        self.hedges_total: Counter[tuple[str, str]] = Counter()
+        """Attempts made beside a late one, by provider and by what came of them: `won`, `lost`, `failed`, `unsent`."""
         self._jitter = jitter
         self._reaching: dict[str, Circuit] = {}
         self._guards: Bounded[ModelKey, Guard] = Bounded(
@@ -133,6 +140,7 @@ class Engine:
         self._unknown.keep(lambda key, _: key[0] in kept)
         self.conversations.keep(kept)
         self.strategist.keep({r.name for r in settings.routes}, kept)
+        self.times.keep(kept)
         if settings.mode != self.settings.mode:
             self.mode = settings.mode
         self.settings = settings
@@ -194,6 +202,28 @@ class Engine:
         if refused is not None:
             return refused
         return self._begin(Attempt(candidate, subject, guard.grant(now, lease_seconds), now))
+
+    def admit_beside(
+        self, late: Attempt, candidate: Candidate, subject: Subject, now: float, lease_seconds: float
+    ) -> Attempt | None:
+        """An attempt beside a late one, only where nothing at all speaks against it: a probe that is cancelled because
+        the late one has answered would tell nothing."""
+        guard = self.guard(candidate.provider, candidate.model)
+        if not guard.is_closed(now) or self._refusal(guard, candidate, subject, now, False) is not None:
+            return None
+        return self._begin(Attempt(candidate, subject, guard.grant(now, lease_seconds), now, late))
+
+    def hedge_ended(self, attempt: Attempt, *, sent: bool) -> None:
+        """An attempt that was made beside another is over. `sent`: its request has gone out."""
+        outcome = attempt.outcome
+        if not sent:
+            self.budget.give_back()
+            result = "unsent"
+        elif outcome is None or outcome.kind is Kind.NEUTRAL:
+            result = "lost"
+        else:
+            result = "won" if outcome.kind is Kind.SUCCESS else "failed"
+        self.hedges_total[(attempt.candidate.provider.name, result)] += 1
 
     def refusal(self, candidate: Candidate, subject: Subject, now: float, *, insist: bool = False) -> Refused | None:
         """Why `admit` would give no permit now, None if it would."""

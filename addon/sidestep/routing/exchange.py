@@ -7,6 +7,9 @@ The providers are asked in three rounds. First those against which nothing speak
 would rather not be asked: a ramp, a cooldown and the doubled part of an open time are preferences, only an open circuit
 refuses. At last, where other requests are under way, those that failed this request and have had their circuit's open
 time to recover.
+
+Beside an attempt that is later than it should be a second one may be made, once a request. It takes no round: where it
+or the late one fails, the other goes on.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from sidestep.breaker import judging
 from sidestep.breaker.bounded import short
 from sidestep.breaker.cooldown import Source, Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome, Then
@@ -25,6 +29,7 @@ from sidestep.breaker.ratelimits import exhausted
 from sidestep.dialects.base import Call, Conversation
 from sidestep.dialects.conversations import conversation_of
 from sidestep.routing.engine import Attempt, Engine, Refused
+from sidestep.routing.lateness import CallKind, kind_of
 from sidestep.routing.prices import context_window
 from sidestep.routing.strategies import pace_key
 from sidestep.routing.table import Candidate, Match, Plan
@@ -65,8 +70,8 @@ Next = Attempt | Wait | Exhausted
 
 
 class Exchange:
-    """State: tries by provider, when this request may ask a provider again that failed it, attempts made, waits taken,
-    the budget's end."""
+    """State: tries by provider, when this request may ask a provider again that failed it, attempts made (and which of
+    them beside a late one), waits taken, the budget's end."""
 
     def __init__(
         self,
@@ -106,12 +111,13 @@ class Exchange:
         self._credential = credential
         self._scope = (match.route.name, None if call.model is None else short(call.model))
         self._first = plan.candidates[0] if plan.candidates else None
+        self._body_bytes = body_bytes
+        self._hedge: Attempt | None = None
+        self.may_hedge = len(plan.candidates) > 1 and call.pin is None and not plan.pinned and not call.is_websocket
+        """A second attempt could be made beside one that is late."""
+        if self.may_hedge:
+            engine.budget.earn(settings.hedge.max_share)
         self.plan = plan if len(plan.candidates) < 2 else self._in_order(plan, body_bytes, now)
-
-    @property
-    def current(self) -> Attempt | None:
-        """The latest attempt."""
-        return self.attempts[-1] if self.attempts else None
 
     @property
     def trail(self) -> str:
@@ -309,6 +315,55 @@ class Exchange:
         left = self._refusal_wait_until - now
         return Wait(min(soonest + WAIT_MARGIN_SECONDS, left), "refused", on_change=True) if left > 0 else None
 
+    # --- beside an attempt that is late
+
+    def late_at(self, attempt: Attempt, heard_at: float | None, now: float) -> float | None:
+        """From when on an attempt without content is later than it should be; None where no other would be asked
+        beside it. `heard_at`: when the latest byte of its answer's body came, if one did."""
+        hedge = attempt.candidate.provider.hedge
+        if not self.may_hedge or not hedge.enabled or self._hedge is not None:
+            return None
+        learnt = self.engine.times.late_after(self._times(attempt), now, head_came=attempt.headers_at is not None)
+        if learnt is not None:
+            return attempt.started + learnt
+        if not self.call.stream:
+            return None  # how long it takes to make a whole answer is not known before one was seen
+        return (attempt.started if heard_at is None else heard_at) + hedge.after_seconds
+
+    def beside(self, late: Attempt, now: float) -> Attempt | None:
+        """A second attempt, with a permit, while the late one goes on; once a request. None: nobody is to be asked."""
+        if self._hedge is not None or len(self.attempts) >= self.limits.max or now >= self.deadline:
+            return None
+        if not self.engine.budget.take():
+            return None
+        at = late.candidate.provider
+        others = [
+            c
+            for c in self.plan.candidates
+            # What is left out of a copy is missing from the conversation for good: not for the sake of some seconds.
+            if c.provider is not at and c.provider.name not in self._spent and c.tier == late.candidate.tier
+        ]
+        # Where an address hangs, it hangs for all who are there.
+        for candidate in sorted(others, key=lambda c: c.provider.base_url.place == at.base_url.place):
+            attempt = self.engine.admit_beside(late, candidate, self.subject(candidate), now, self._lease(candidate))
+            if attempt is not None:
+                self._hedge = attempt
+                self.attempts.append(attempt)
+                self._tries[candidate.provider.name] = self._tries.get(candidate.provider.name, 0) + 1
+                return attempt
+        self.engine.budget.give_back()
+        return None
+
+    def outpaced(self, attempt: Attempt, now: float) -> None:
+        """Another attempt has answered before this one."""
+        head = None if attempt.headers_at is None else attempt.headers_at - attempt.started
+        self.engine.times.waited(self._times(attempt), head, now - attempt.started, now)
+
+    def _times(self, attempt: Attempt) -> CallKind:
+        """What the times of an attempt are comparable with."""
+        provider, model = attempt.candidate.provider, attempt.candidate.model
+        return kind_of(provider.name, model, stream=self.call.stream, body_bytes=self._body_bytes)
+
     # --- what came of it
 
     def settled(self, attempt: Attempt, headers: Mapping[str, str], now: float, wall_now: float) -> None:
@@ -318,11 +373,16 @@ class Exchange:
         if kind is Kind.SUCCESS:
             self._answered(attempt, headers, now, wall_now)
         elif kind is Kind.FAILURE:
+            if attempt.outcome is judging.TIMEOUT:
+                self.outpaced(attempt, now)
             self._broke(attempt)
 
     def _answered(self, attempt: Attempt, headers: Mapping[str, str], now: float, wall_now: float) -> None:
         engine, provider = self.engine, attempt.candidate.provider
         began = now if attempt.headers_at is None else attempt.headers_at
+        if attempt.content_at is not None:
+            content = attempt.content_at - attempt.started
+            engine.times.began(self._times(attempt), began - attempt.started, content, now)
         seconds = exhausted(headers, wall_now - (now - began))
         if seconds is not None:
             engine.cooldowns.foresee(attempt.subject, began, seconds)
@@ -347,6 +407,8 @@ class Exchange:
         """The attempt ended, with this outcome, without the app having seen a byte: remember what may follow."""
         candidate = attempt.candidate
         name = candidate.provider.name
+        if self._hedge is not None and self._hedge.beside is attempt and outcome.kind is not Kind.NEUTRAL:
+            self.engine.budget.give_back()  # it would have been asked anyway
         if outcome.kind is Kind.FAILURE and self.match.route.strategy == "fastest":
             self.engine.strategist.paces.failed(pace_key(candidate, self.call), now - attempt.started, now)
         limits = candidate.provider.attempts
@@ -372,12 +434,12 @@ class Exchange:
             pause = max(candidate.provider.circuit.open_seconds, announced or 0.0)
             self._spent[name] = now + pause if passes else NEVER_AGAIN
 
-    def may_move_on(self, outcome: Outcome) -> bool:
+    def may_move_on(self, attempt: Attempt, outcome: Outcome) -> bool:
         """Whether this outcome leaves it to us to ask again; otherwise the app gets the answer."""
         if outcome.then is Then.HAND_OVER:
             return False
         if outcome.then is Then.REPAIR and self._again is None:
-            return self.current is not None and not self.current.candidate.own
+            return not attempt.candidate.own
         return not (self.plan.pinned and outcome.then is Then.LARGER)
 
     def _repair(self, candidate: Candidate, now: float) -> bool:
@@ -405,17 +467,15 @@ class Exchange:
             if other is candidate or window is None or (limit is not None and window <= limit):
                 self._spent[other.provider.name] = NEVER_AGAIN
 
-    def rank(self, outcome: Outcome) -> int:
-        """How fit the latest attempt's answer is to be handed to the app when no provider could do better; of equals
+    def rank(self, attempt: Attempt, outcome: Outcome) -> int:
+        """How fit an attempt's answer is to be handed to the app when no provider could do better; of equals
         the first.
 
         The original 400 about a context that is too long stands above all; then what the provider said that the app
         addressed; an answer about a credential or a model name of ours below all: it would blame the app for our
         configuration.
         """
-        candidate = None if self.current is None else self.current.candidate
-        own = candidate is not None and candidate.own
-        renamed = candidate is not None and candidate.model != self.call.model
+        own, renamed = attempt.candidate.own, attempt.candidate.model != self.call.model
         if outcome.reason == "context_too_long":
             return 3
         if outcome.reason == "credential" or (outcome.reason == "unknown_model" and (renamed or not own)):

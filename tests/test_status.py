@@ -12,11 +12,12 @@ from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
 from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.dialects.base import Usage
+from sidestep.routing.lateness import kind_of
 from support.flows import ask
 from support.world import World, toml
 
 ANNOUNCED = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429, 7.5)
-TOTALS = {"success": 0, "failure": 0, "cooldown": 0, "neutral": 0, "unread": 0}
+TOTALS = {"success": 0, "failure": 0, "cooldown": 0, "neutral": 0, "slow": 0, "unread": 0}
 IDLE: dict[str, Any] = {
     "state": "closed",
     "failure_count": 0,
@@ -211,6 +212,19 @@ def test_what_came_of_all_requests() -> None:
     }
 
 
+def test_what_is_usual_is_told_once_enough_is_known() -> None:
+    w = world()
+    kind = kind_of("a", "m", stream=True, body_bytes=20_000)
+    for _ in range(19):
+        w.engine.times.began(kind, 0.5, 1.0, w.now)
+    provider = w.engine.settings.providers[0]
+    assert "usual_first_content" not in status.provider_status(w.engine, provider, w.now)
+    w.engine.times.began(kind, 0.5, 1.0, w.now)
+    (told,) = status.provider_status(w.engine, provider, w.now)["usual_first_content"]
+    assert 950 < told.pop("p50_ms") <= told.pop("p95_ms") < 1_100
+    assert told == {"model": "m", "streamed": True, "request_bytes_from": 16_384}
+
+
 # --- metrics
 
 
@@ -220,6 +234,7 @@ def test_every_metric() -> None:
     w.engine.requests_total.update({("r", "answered"): 5, ("q", "failed"): 2})
     w.engine.rerouted.update({("a", "b"): 2, ("a", "c"): 3})
     w.engine.attempts_total[("b", Kind.NEUTRAL, "unread")] = 2
+    w.engine.hedges_total[("b", "won")] = 2
     attempt = next(iter(w.engine.in_flight))
     attempt.usage, attempt.cost = Usage(10, 4), 0.5
     w.engine.settle(attempt, judging.SUCCESS, w.now)
@@ -249,6 +264,8 @@ def test_every_metric() -> None:
         'sidestep_tokens_total{direction="output",provider="c"} 4.0',
         "# TYPE sidestep_cost_usd_total counter",
         'sidestep_cost_usd_total{provider="c"} 0.5',
+        "# TYPE sidestep_hedges_total counter",
+        'sidestep_hedges_total{provider="b",result="won"} 2.0',
         "# TYPE sidestep_circuit_state gauge",
         *[
             f'sidestep_circuit_state{{provider="{name}",state="{each}"}} {float(state[name] == each)}'

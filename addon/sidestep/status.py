@@ -20,12 +20,16 @@ from sidestep.breaker.judging import UNREAD
 from sidestep.breaker.outcomes import Kind, Result
 from sidestep.config.settings import Provider
 from sidestep.routing.engine import Engine
+from sidestep.routing.lateness import SIZES
 from sidestep.routing.serving import Health, Serving, overall, serving
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MODELS_LISTED = 100
 """Of one provider, the worst first: an app that makes up models must not make the page endless."""
+
+KINDS_LISTED = 20
+"""Of one provider, the kinds of calls seen latest."""
 
 _WORST_FIRST = (State.FORCED_OPEN, State.OPEN, State.HALF_OPEN, State.CLOSED, State.DISABLED)
 
@@ -62,6 +66,18 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
     }
     if (seconds := engine.strategist.paces.overall(provider.name)) is not None:
         status["first_content_ms"] = round(seconds * 1000, 1)
+    if usual := engine.times.usual(provider.name, now):
+        latest = tuple(usual.items())[-KINDS_LISTED:]
+        status["usual_first_content"] = [
+            {
+                "model": kind.model,
+                "streamed": kind.stream,
+                "request_bytes_from": (0, *SIZES)[kind.size],
+                "p50_ms": round(p50 * 1000),
+                "p95_ms": round(p95 * 1000),
+            }
+            for kind, (p50, p95) in reversed(latest)
+        ]
     if provider.circuit.scope == "model":
         worst = sorted(models.items(), key=lambda item: _WORST_FIRST.index(item[1].state))
         status["models"] = {model: str(s.state) for model, s in worst[:MODELS_LISTED]}
@@ -166,6 +182,14 @@ class _EngineCollector(Collector):
         for name, dollars in sorted(engine.cost_total.items()):
             cost.add_metric([name], dollars)
         yield cost
+        hedges = CounterMetricFamily(
+            "sidestep_hedges",
+            "Attempts made beside a late one, by what came of them: won, lost, failed, or unsent.",
+            labels=["provider", "result"],
+        )
+        for (name, result), count in sorted(engine.hedges_total.items()):
+            hedges.add_metric([name, result], count)
+        yield hedges
         yield from self._gauges()
 
     def _gauges(self) -> Iterator[Metric]:

@@ -301,3 +301,21 @@ class GuardMachine(RuleBasedStateMachine):
 
 GuardMachine.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestGuardMachine = GuardMachine.TestCase
+
+
+def test_nothing_speaks_against_it_only_while_both_are_closed_and_past_their_ramp() -> None:
+    provider = Provider()
+    guard = provider.guards["m"]
+    assert guard.is_closed(0)
+    provider.attempt("m", DOWN, 0, status=503)
+    assert not guard.is_closed(0)
+    assert provider.guards["n"].is_closed(0)
+    assert not guard.is_closed(10)
+    provider.attempt("m", SUCCESS, 10, status=200)
+    assert guard.is_closed(10)
+    out = [guard.admit(10, LEASE), guard.admit(10, LEASE)]
+    assert all(isinstance(permit, Pass) for permit in out)
+    assert not guard.is_closed(10)
+    assert guard.is_closed(25)
+    provider.m.hold(State.DISABLED)
+    assert guard.is_closed(25)

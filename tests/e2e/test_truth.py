@@ -66,6 +66,6 @@ def test_what_is_told_is_what_the_app_got(provider: Make, proxy: Start, tmp_path
     assert counted == Counter(end[3] for end in ENDS)
     assert "sidestep_rerouted_total 1.0" in metrics
     assert 'sidestep_unread_total{provider="own"} 1.0' in metrics
-    own_totals = {"success": 2, "failure": 3, "cooldown": 0, "neutral": 2, "unread": 1}
+    own_totals = {"success": 2, "failure": 3, "cooldown": 0, "neutral": 2, "slow": 0, "unread": 1}
     assert health["providers"]["own"]["totals"] == own_totals
     assert health["routes"] == {"openai": {"status": "ok", "served_by": "own", "because": None}}

@@ -295,3 +295,38 @@ def test_a_stand_in_whose_circuit_is_not_closed_is_not_asked(driver: Driver) -> 
     driver.engine.hold("b", None)
     driver.passes(2.1)
     assert driver.servers[-1].address == ("b.test", 80)
+
+
+def test_a_whole_stream_that_comes_far_too_slowly_is_overtaken() -> None:
+    """`commit = "complete"`: who is through first is the answer."""
+    driver = Driver(toml("priority", 'stream = { commit = "complete" }', a="", b=""))
+    kind = kind_of("a", "m", stream=True, body_bytes=len(asked()))
+    for _ in range(50):
+        driver.engine.times.paced(kind, 10_240, 1.0, driver.now)
+    driver.says(driver.client, asked())
+    a = driver.servers[0]
+    driver.says(a, HEAD + said(b"from a"))
+    for _ in range(4):
+        driver.passes(1)
+        driver.says(a, said(b"a"))
+    assert len(driver.servers) == 1
+    driver.passes(3)
+    assert len(driver.servers) == 2
+    b = driver.servers[1]
+    driver.says(b, HEAD + said(b"from b"))
+    driver.says(a, said(b"still a"))
+    driver.says(b, END)
+    got = driver.answer()
+    assert (got.count(b"from b"), got.count(b"from a"), got.count(b"still a")) == (1, 0, 0)
+    assert is_clean(driver)
+
+
+def test_an_app_that_gave_up_and_asks_again_starts_at_another() -> None:
+    driver = Driver(toml("priority", "attempts = { per_provider = 1 }\n[hedge]\nenabled = false", a="", b=""))
+    driver.says(driver.client, asked())
+    driver.passes(5)
+    driver.leaves(driver.client)
+    again = Driver("", driver.engine)
+    again.now = driver.now
+    again.says(again.client, asked())
+    assert again.servers[-1].address == ("b.test", 80)

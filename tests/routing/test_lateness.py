@@ -186,9 +186,9 @@ def test_a_wait_without_a_head_says_something_of_both() -> None:
         times.began(kind, 0.5, 0.5, 0.0)
         times.waited(kind, None, 3.0, 0.0)
         times.waited(kind, 0.5, 3.0, 0.0)
-    head, content = times._of.get(kind) or (None, None)
-    assert head is not None
-    assert content is not None
+    learnt = times._of.get(kind)
+    assert learnt is not None
+    head, content, _ = learnt
     assert head.sketch.calls(0.0) == content.sketch.calls(0.0) == pytest.approx(150)
     assert sum(head.sketch._cut) == pytest.approx(50)
     assert sum(content.sketch._cut) == pytest.approx(100)

@@ -37,7 +37,8 @@ class Driver:
     """State: the time, what was sent to whom, connections that are being made, timers; `connects` says whether the
     next ones are made at once."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, engine: Engine | None = None) -> None:
+        """`engine`: that of an earlier connection, where this is another one of the same proxy."""
         self.now = 1000.0
         self.connects = True
         self.sent: dict[Connection, bytes] = defaultdict(bytes)
@@ -48,7 +49,7 @@ class Driver:
         self.hooks: list[str] = []
         core = Core()
         core.clock = lambda: self.now
-        self.engine = core.engine = Engine(reading.parse(text, {}), jitter=lambda: 0.5)
+        self.engine = core.engine = engine or Engine(reading.parse(text, {}), jitter=lambda: 0.5)
         self.calls = Calls(core)
         self.client = Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2), state=ConnectionState.OPEN)
         core.adopted.add(self.client.id)

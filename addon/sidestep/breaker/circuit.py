@@ -216,9 +216,7 @@ class Circuit:
         elif outcome.kind is Kind.FAILURE:
             self._count_failure(outcome, now)
         elif outcome.kind is Kind.SLOW:
-            self._last_failure = outcome.reason
-            self._window.failure(now)
-            self._trip_if_due(now)
+            self._count_slow(outcome, now)
         return True
 
     def _settle_probe(self, permit: Permit, outcome: Outcome, now: float) -> None:
@@ -239,15 +237,18 @@ class Circuit:
                 self._count_success(permit, now)
 
     def amend(self, permit: Permit, outcome: Outcome, now: float) -> bool:
-        """Take back the success of a permit: its stream failed after its first content. False if it changes
-        nothing, because there is no such success or the circuit has changed state since."""
+        """Take back the success of a permit: its stream failed after its first content, or was slow. False if it
+        changes nothing, because there is no such success or the circuit has changed state since."""
         self.state(now)
-        if permit.success_at is None or permit.circuit is not self or outcome.kind is not Kind.FAILURE:
+        if permit.success_at is None or permit.circuit is not self or outcome.kind not in (Kind.FAILURE, Kind.SLOW):
             return False
         success_at, permit.success_at = permit.success_at, None
         if permit.generation != self._generation:
             return False
         self._window.take_back_success(success_at)
+        if outcome.kind is Kind.SLOW:
+            self._count_slow(outcome, now)
+            return True
         if permit.success_serial == self._serial:
             # No other success since: the failures before it stand in one row with those after it.
             self._failures += permit.failures_before
@@ -265,6 +266,11 @@ class Circuit:
 
     def _count_failure(self, outcome: Outcome, now: float) -> None:
         self._failures += 1
+        self._last_failure = outcome.reason
+        self._window.failure(now)
+        self._trip_if_due(now)
+
+    def _count_slow(self, outcome: Outcome, now: float) -> None:
         self._last_failure = outcome.reason
         self._window.failure(now)
         self._trip_if_due(now)

@@ -48,7 +48,7 @@ class Pass:
             self.answering.circuit.settle(self.answering, second, now)
 
     def amend(self, outcome: Outcome, now: float) -> None:
-        """Its answer broke off after its success was counted."""
+        """Its answer broke off, or was slow, after its success was counted."""
         permit = self.answering or self.reaching
         permit.circuit.amend(permit, outcome, now)
 

@@ -63,6 +63,8 @@ class Flight:
         self._idle = self.timeouts.idle
         self.response: http.Response | None = None
         self.data: list[bytes] = []
+        self.size = 0
+        """Bytes of its body that have come."""
         self.bodiless = False
         self.ended = False
         self.rank = 0
@@ -171,12 +173,17 @@ class Flight:
         """Some bytes of its body have come."""
         assert self.holding is not None
         now = self.session.clock()
+        self.size += len(data)
         if self.late_at is not None:
             self._heard_at = now
             self.expect()
             if self.watch is not None and self.watch.shape is Shape.WHOLE and data.strip():
                 self.late_at = None  # it is being sent
-        return self._taken(self.holding.feed(data, now))
+        step = self._taken(self.holding.feed(data, now))
+        if self.attempt.content_at is not None and step.do is Do.HOLD and self.exchange.may_hedge:
+            # `commit = "complete"`: another one may be through before it.
+            self.late_at = self.exchange.slow_at(self.attempt, self.size, now)
+        return step
 
     def sign(self, data: bytes) -> bytes:
         """What tells the app that its answer is being made, now that `data` has come of it and is held back. Only of a
@@ -241,6 +248,7 @@ class Flight:
         that ever comes takes this way."""
         if self.watch is None or not self.watch.skim(data):
             return False
+        self.size += len(data)
         if self.deadline is not None:
             self.deadline = self.session.clock() + self._idle
         return True
@@ -293,6 +301,11 @@ class Flight:
                 attempt.cost = prices.cost(self.provider, attempt.candidate.model, watch.usage)
             if watch.ids:
                 engine.issued(watch.ids, self.provider)
+            if watch.shape is Shape.STREAM and outcome.kind is Kind.SUCCESS and attempt in engine.in_flight:
+                now = self.session.clock()
+                if self.exchange.streamed(attempt, self.size, now):
+                    self.note("far slower than is usual")
+                    engine.slowed(attempt, now)
         if self in self.session.flights:
             self.session.flights.remove(self)
             if attempt.beside is not None:

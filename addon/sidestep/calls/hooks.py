@@ -146,7 +146,16 @@ class Calls:
             del self.sessions[flow.id]
             return False
         credential = original.fingerprint() if any(c.own_credential for c in chosen.candidates) else ""
-        session.exchange = Exchange(engine, match, call, chosen, now, body_bytes=len(body), credential=credential)
+        session.exchange = Exchange(
+            engine,
+            match,
+            call,
+            chosen,
+            now,
+            body_bytes=len(body),
+            credential=credential,
+            failed_at=engine.repeats.failed_at(original.body or b"", now),
+        )
         engine.live.add(session)
         if not session.acting:
             self._look_on(session)
@@ -342,6 +351,9 @@ class Calls:
         if result is Result.REROUTED and session.answered_by is not None:
             engine.rerouted[(session.match.addressed, session.answered_by.name)] += 1
         story.tell(session, result)
+        if result is Result.FAILED or result is Result.LEFT:
+            now = self.core.clock()
+            engine.repeats.failed(session.original.body or b"", exchange.failed_at(now), now)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
             self.replayable.put(flow.id, session.original)
 

@@ -15,11 +15,12 @@ from sidestep.breaker.bounded import Bounded, short
 from sidestep.breaker.circuit import Circuit, Refusal, State
 from sidestep.breaker.cooldown import Cooldowns, Subject
 from sidestep.breaker.guard import Guard, Pass
-from sidestep.breaker.judging import UNKNOWN_MODEL_SECONDS
+from sidestep.breaker.judging import SLOW, UNKNOWN_MODEL_SECONDS
 from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
 from sidestep.routing.lateness import Budget, Times
+from sidestep.routing.repeats import Repeats
 from sidestep.routing.sticking import Conversations
 from sidestep.routing.strategies import Strategist
 from sidestep.routing.table import NOBODY, Candidate, Issued, RouteTable
@@ -117,6 +118,7 @@ class Engine:
         self.cooldowns = Cooldowns()
         self.times = Times()
         self.budget = Budget()
+        self.repeats = Repeats()
         self.hedges_total: Counter[tuple[str, str]] = Counter()
         """Attempts made beside a late one, by provider and by what came of them: `won`, `lost`, `failed`, `unsent`."""
         self._jitter = jitter
@@ -212,6 +214,11 @@ class Engine:
         if not guard.is_closed(now) or self._refusal(guard, candidate, subject, now, False) is not None:
             return None
         return self._begin(Attempt(candidate, subject, guard.grant(now, lease_seconds), now, late))
+
+    def slowed(self, attempt: Attempt, now: float) -> None:
+        """Its answer was good, but came far more slowly than is usual: that counts towards the failure rate."""
+        if attempt.permit is not None:
+            attempt.permit.amend(SLOW, now)
 
     def hedge_ended(self, attempt: Attempt, *, sent: bool) -> None:
         """An attempt that was made beside another is over. `sent`: its request has gone out."""

@@ -38,6 +38,8 @@ LEASE_MARGIN_SECONDS = 30.0
 """On top of what the timeouts allow: a lease must not end before the attempt that holds it."""
 NEVER_AGAIN = math.inf
 """A provider that cannot answer this request, whatever it does for others."""
+LONG_SECONDS = 3.0
+"""An app that leaves after so long without a word may have had its own time limit, and ask again."""
 RECOVERY_WAITS = 3
 """How many times `wait_seconds` a request waits in company, where many share the place of one probe and its result may
 be another failure."""
@@ -84,9 +86,10 @@ class Exchange:
         jitter: Callable[[], float] = random.random,
         body_bytes: int = 0,
         credential: str = "",
+        failed_at: frozenset[str] = frozenset(),
     ) -> None:
         """`body_bytes`: the size of the request's body, from which its tokens are estimated. `credential`: a
-        fingerprint of the app's own."""
+        fingerprint of the app's own. `failed_at`: providers that have just failed this very call."""
         self.id = "sx-" + secrets.token_hex(8)
         self.engine = engine
         self.match = match
@@ -117,7 +120,7 @@ class Exchange:
         """A second attempt could be made beside one that is late."""
         if self.may_hedge:
             engine.budget.earn(settings.hedge.max_share)
-        self.plan = plan if len(plan.candidates) < 2 else self._in_order(plan, body_bytes, now)
+        self.plan = plan if len(plan.candidates) < 2 else self._in_order(plan, body_bytes, failed_at, now)
 
     @property
     def trail(self) -> str:
@@ -132,9 +135,10 @@ class Exchange:
 
     # --- in which order
 
-    def _in_order(self, plan: Plan, body_bytes: int, now: float) -> Plan:
-        """The plan in the order in which its candidates are asked: by the route's strategy, and before all others
-        the provider that the conversation stays with, if it would take it."""
+    def _in_order(self, plan: Plan, body_bytes: int, failed_at: frozenset[str], now: float) -> Plan:
+        """The plan in the order in which its candidates are asked: by the route's strategy; before all others the
+        provider that the conversation stays with, if it would take it; after all others those that have just failed
+        this very call."""
         engine, route = self.engine, self.match.route
         keeper = self._keeper(plan, now)
         candidates: Sequence[Candidate] = plan.candidates
@@ -152,6 +156,8 @@ class Exchange:
             )
         if keeper is not None:
             candidates = [keeper, *(c for c in candidates if c is not keeper)]
+        if failed_at:
+            candidates = sorted(candidates, key=lambda c: c.provider.name in failed_at)
         if candidates is plan.candidates:
             return plan
         # Neither a strategy nor a stay brings a provider before those that honour more of what is sealed.
@@ -354,6 +360,18 @@ class Exchange:
         self.engine.budget.give_back()
         return None
 
+    def slow_at(self, attempt: Attempt, size: int, now: float) -> float | None:
+        """From when on a stream of which so many bytes have come is slow; None while too little is known."""
+        seconds = self.engine.times.slow_after(self._times(attempt), size, now)
+        return None if seconds is None or attempt.content_at is None else attempt.content_at + seconds
+
+    def streamed(self, attempt: Attempt, size: int, now: float) -> bool:
+        """A stream of so many bytes has come to its end. Whether that was far slower than is usual."""
+        at = self.slow_at(attempt, size, now)
+        if attempt.content_at is not None:
+            self.engine.times.paced(self._times(attempt), size, now - attempt.content_at, now)
+        return at is not None and now > at
+
     def outpaced(self, attempt: Attempt, now: float) -> None:
         """Another attempt has answered before this one."""
         head = None if attempt.headers_at is None else attempt.headers_at - attempt.started
@@ -433,6 +451,18 @@ class Exchange:
             passes = outcome.kind is Kind.FAILURE or outcome.reason == "rate_limit"
             pause = max(candidate.provider.circuit.open_seconds, announced or 0.0)
             self._spent[name] = now + pause if passes else NEVER_AGAIN
+
+    def failed_at(self, now: float) -> frozenset[str]:
+        """The providers that have failed this request, or have left it without content for long."""
+        return frozenset(
+            a.candidate.provider.name
+            for a in self.attempts
+            if a.outcome is not None
+            and (
+                a.outcome.kind in (Kind.FAILURE, Kind.COOLDOWN, Kind.SLOW)
+                or (a.content_at is None and now - a.started > LONG_SECONDS)
+            )
+        )
 
     def may_move_on(self, attempt: Attempt, outcome: Outcome) -> bool:
         """Whether this outcome leaves it to us to ask again; otherwise the app gets the answer."""

@@ -29,13 +29,17 @@ LATE_FACTOR = 4.0
 """Later than this many times the usual is late …"""
 LATE_LEAST_SECONDS = 1.0
 """… but never before so long."""
+PACE_BYTES = 1_024
+"""What a pace is told for; shorter streams say too little of it."""
+SLOW_LEAST_SECONDS = 5.0
+"""A stream may always pause so long."""
 LEARNT_ANEW = 16
 """A quantile is looked up again after at most this many new times."""
 SIZES = (4_096, 16_384, 65_536, 262_144, 1_048_576)
 """Bytes of a request where the next size class begins: a longer prompt takes longer to be read."""
 MAX_KINDS = 1_000
-KIND_BYTES = 6_500
-"""Of two sketches, measured with `tracemalloc`."""
+KIND_BYTES = 9_700
+"""Of three sketches, measured with `tracemalloc`."""
 RESCALE_SECONDS = 40 * HALF_LIFE_SECONDS
 
 _LOG_STEP = math.log(STEP)
@@ -138,13 +142,13 @@ def _upper(bucket: int) -> float:
 
 
 class Learnt:
-    """State: the sketch, from when on a call is late by it, and how many times were learnt since that was looked up."""
+    """State: the sketch, what is usual by it, and how many times were learnt since that was looked up."""
 
-    __slots__ = ("_late", "_new", "sketch")
+    __slots__ = ("_new", "_usual", "sketch")
 
     def __init__(self) -> None:
         self.sketch = Sketch()
-        self._late: float | None = None
+        self._usual: float | None = None
         self._new = 0
 
     def learn(self, seconds: float, now: float, *, cut_short: bool) -> None:
@@ -154,34 +158,39 @@ class Learnt:
             self.sketch.measured(seconds, now)
         self._new += 1
 
-    def late_after(self, now: float) -> float | None:
-        """Seconds; None while too little is known."""
+    def usual(self, now: float) -> float | None:
+        """Seconds within which nearly all ended; None while too little is known."""
         if self.sketch.calls(now) < KNOWN_CALLS:
             return None
-        if self._late is None or self._new >= LEARNT_ANEW:
-            usual = self.sketch.quantile(USUAL)
-            self._late = None if usual is None else max(LATE_LEAST_SECONDS, LATE_FACTOR * usual)
+        if self._usual is None or self._new >= LEARNT_ANEW:
+            self._usual = self.sketch.quantile(USUAL)
             self._new = 0
-        return self._late
+        return self._usual
+
+    def late_after(self, now: float) -> float | None:
+        """Seconds; None while too little is known."""
+        usual = self.usual(now)
+        return None if usual is None else max(LATE_LEAST_SECONDS, LATE_FACTOR * usual)
 
 
 class Times:
-    """State: what was learnt by kind of call, to the head of an answer and to its first content."""
+    """State: what was learnt by kind of call: the time to the head of an answer and to its first content, and for each
+    KiB of a stream after that."""
 
     def __init__(self) -> None:
-        self._of: Bounded[CallKind, tuple[Learnt, Learnt]] = Bounded(
+        self._of: Bounded[CallKind, tuple[Learnt, Learnt, Learnt]] = Bounded(
             MAX_KINDS, 2 * MAX_KINDS * KIND_BYTES, lambda _: KIND_BYTES
         )
 
     def began(self, kind: CallKind, head_seconds: float, content_seconds: float, now: float) -> None:
         """An answer: its head and its first content came after so long."""
-        head, content = self._learnt(kind)
+        head, content, _ = self._learnt(kind)
         head.learn(head_seconds, now, cut_short=False)
         content.learn(content_seconds, now, cut_short=False)
 
     def waited(self, kind: CallKind, head_seconds: float | None, seconds: float, now: float) -> None:
         """A wait for content that was given up after so long. `head_seconds`: when its head came, if it did."""
-        head, content = self._learnt(kind)
+        head, content, _ = self._learnt(kind)
         head.learn(seconds if head_seconds is None else head_seconds, now, cut_short=head_seconds is None)
         content.learn(seconds, now, cut_short=True)
 
@@ -191,22 +200,36 @@ class Times:
         learnt = self._of.get(kind)
         return None if learnt is None else learnt[head_came].late_after(now)
 
-    def quantiles(self, provider: str, shares: Collection[float]) -> dict[CallKind, tuple[float | None, ...]]:
-        """Times to first content of the kinds of calls that this provider was seen to answer, the latest last."""
-        return {
-            kind: tuple(content.sketch.quantile(share) for share in shares)
-            for kind, (_, content) in self._of.items()
-            if kind.provider == provider
-        }
+    def paced(self, kind: CallKind, size: int, seconds: float, now: float) -> None:
+        """A stream of so many bytes took so long from its first content to its end."""
+        if size >= PACE_BYTES:
+            self._learnt(kind)[2].learn(seconds / size * PACE_BYTES, now, cut_short=False)
+
+    def slow_after(self, kind: CallKind, size: int, now: float) -> float | None:
+        """Seconds after its first content from which on a stream of which so many bytes have come is slow; None while
+        too little is known."""
+        learnt = self._of.get(kind)
+        usual = None if learnt is None else learnt[2].usual(now)
+        return None if usual is None else SLOW_LEAST_SECONDS + LATE_FACTOR * usual * size / PACE_BYTES
+
+    def usual(self, provider: str, now: float) -> dict[CallKind, tuple[float, float]]:
+        """Times to first content of the kinds of calls of which enough is known there, the latest seen last: those of
+        a half, and of nearly all."""
+        found: dict[CallKind, tuple[float, float]] = {}
+        for kind, (_, content, _) in self._of.items():
+            if kind.provider != provider or (usual := content.usual(now)) is None:
+                continue
+            found[kind] = content.sketch.quantile(0.5) or usual, usual
+        return found
 
     def keep(self, providers: Collection[str]) -> None:
         """Forget everything but these."""
         self._of.keep(lambda kind, _: kind.provider in providers)
 
-    def _learnt(self, kind: CallKind) -> tuple[Learnt, Learnt]:
+    def _learnt(self, kind: CallKind) -> tuple[Learnt, Learnt, Learnt]:
         learnt = self._of.use(kind)
         if learnt is None:
-            learnt = Learnt(), Learnt()
+            learnt = Learnt(), Learnt(), Learnt()
             self._of.put(kind, learnt)
         return learnt
 

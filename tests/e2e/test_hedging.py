@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from support.calls import Client
+from support.h2client import H2Client, said
 from support.h2provider import H2Provider
 from support.provider import Behaviour, Provider, Seen, text_of
 from support.proxy import Mitmdump
@@ -67,16 +68,17 @@ def test_a_silent_provider_is_overtaken(api: str, silence: str, provider: Make, 
 def test_over_http_2_only_its_stream_is_reset(provider: Make, proxy: Start, tmp_path: Path) -> None:
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with H2Provider("a", ca) as a:
-        b = provider("b")
+    with H2Provider("a", ca) as a, H2Provider("b", ca) as b:
         a.default = Behaviour(silent=True)
-        m = start(proxy, "chat", a, b, options=("--set", f"ssl_verify_upstream_trusted_ca={tmp_path / 'ca.pem'}"))
-        with Client(m, HOSTS["chat"], timeout=20) as app:
-            assert app.call("chat", stream=True).attempts == "a:slow, b:200"
+        text = "\n".join([table("hedge", SOON), route("chat", a, b, intercept="https://app.test/v1")])
+        m = proxy(text, "--set", f"ssl_verify_upstream_trusted_ca={tmp_path / 'ca.pem'}")
+        with H2Client(m, "app.test") as app:
+            answer = app.answer(app.chat(stream=True))
+            assert (answer.headers["x-sidestep-attempts"], said(answer)) == ("a:slow, b:200", text_of("b", Behaviour()))
             assert a.requests[0].client_left.wait(5)
             a.default = Behaviour()
-            assert app.call("chat", stream=True).attempts == "a:200"
-        assert len({seen.connection for seen in a.requests}) == 1
+            assert app.answer(app.chat(stream=True)).headers["x-sidestep-attempts"] == "a:200"
+        assert a.connections == 1
 
 
 def test_what_is_usual_is_learnt_and_a_hang_costs_little_more(provider: Make, proxy: Start) -> None:

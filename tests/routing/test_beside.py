@@ -239,11 +239,13 @@ def test_kinds_of_outcomes_have_a_word_for_it() -> None:
 
 def test_a_call_that_is_made_again_starts_where_it_has_not_just_failed() -> None:
     w = world()
-    body = b"the same"
-    w.engine.repeats.failed(body, frozenset("a"), w.now)
-    assert w.engine.repeats.failed_at(body, w.now + 29) == {"a"}
-    assert w.engine.repeats.failed_at(body, w.now + 31) == frozenset()
-    assert w.engine.repeats.failed_at(b"another", w.now) == frozenset()
+    call = ("responses", "fingerprint", b"the same")
+    w.engine.repeats.failed(*call, frozenset("a"), w.now)
+    assert w.engine.repeats.failed_at(*call, w.now + 29) == {"a"}
+    assert w.engine.repeats.failed_at(*call, w.now + 31) == frozenset()
+    for place, other in enumerate(("embeddings", "another's", b"another")):
+        changed = (*call[:place], other, *call[place + 1 :])
+        assert w.engine.repeats.failed_at(*changed, w.now) == frozenset()  # type: ignore[arg-type]
     usual = w.exchange(STREAM)
     again = Exchange(w.engine, usual.match, usual.call, usual.plan, w.now, failed_at=frozenset("a"))
     assert [c.provider.name for c in again.plan.candidates] == ["b", "c", "a"]

@@ -154,7 +154,7 @@ class Calls:
             now,
             body_bytes=len(body),
             credential=credential,
-            failed_at=engine.repeats.failed_at(original.body or b"", now),
+            failed_at=engine.repeats.failed_at(call.operation, credential, original.body or b"", now),
         )
         engine.live.add(session)
         if not session.acting:
@@ -353,7 +353,8 @@ class Calls:
         story.tell(session, result)
         if result is Result.FAILED or result is Result.LEFT:
             now = self.core.clock()
-            engine.repeats.failed(session.original.body or b"", exchange.failed_at(now), now)
+            body, failed_at = session.original.body or b"", exchange.failed_at(now)
+            engine.repeats.failed(exchange.call.operation, exchange.credential, body, failed_at, now)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
             self.replayable.put(flow.id, session.original)
 

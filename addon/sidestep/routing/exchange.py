@@ -111,7 +111,7 @@ class Exchange:
         self._repaired = False
         self._in_company = False
         """Whether other requests were under way with this one."""
-        self._credential = credential
+        self.credential = credential
         self._scope = (match.route.name, None if call.model is None else short(call.model))
         self._first = plan.candidates[0] if plan.candidates else None
         self._body_bytes = body_bytes
@@ -180,7 +180,7 @@ class Exchange:
 
     def subject(self, candidate: Candidate) -> Subject:
         """What a limit that this call meets at a candidate belongs to."""
-        credential = self._credential if candidate.own_credential else ""
+        credential = self.credential if candidate.own_credential else ""
         return subject(candidate.provider.name, credential, self.call.operation, candidate.model)
 
     def next(self, now: float) -> Next:
@@ -453,14 +453,14 @@ class Exchange:
             self._spent[name] = now + pause if passes else NEVER_AGAIN
 
     def failed_at(self, now: float) -> frozenset[str]:
-        """The providers that have failed this request, or have left it without content for long."""
+        """The providers that have failed this request, or have left it without content for long. One that has said when
+        to come back is known by its cooldown."""
         return frozenset(
             a.candidate.provider.name
             for a in self.attempts
             if a.outcome is not None
             and (
-                a.outcome.kind in (Kind.FAILURE, Kind.COOLDOWN, Kind.SLOW)
-                or (a.content_at is None and now - a.started > LONG_SECONDS)
+                a.outcome.kind in (Kind.FAILURE, Kind.SLOW) or (a.content_at is None and now - a.started > LONG_SECONDS)
             )
         )
 

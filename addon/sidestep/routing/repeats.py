@@ -16,9 +16,9 @@ MAX_CALLS = 1_000
 CALLS_BYTES = 1 << 20
 
 
-def digest(body: bytes) -> bytes:
-    """Stands for a call's body where nothing but its sameness counts."""
-    return blake2b(body, digest_size=16).digest()
+def digest(operation: str, credential: str, body: bytes) -> bytes:
+    """Stands for a call where nothing but its sameness counts."""
+    return blake2b(f"{operation} {credential}\n".encode("utf-8", "replace") + body, digest_size=16).digest()
 
 
 class Repeats:
@@ -29,14 +29,14 @@ class Repeats:
             MAX_CALLS, CALLS_BYTES, lambda entry: 300 * (1 + len(entry[1]))
         )
 
-    def failed(self, body: bytes, providers: frozenset[str], now: float) -> None:
-        """The call with this body has come to nothing, at these providers."""
+    def failed(self, operation: str, credential: str, body: bytes, providers: frozenset[str], now: float) -> None:
+        """This call has come to nothing, at these providers. `credential`: a fingerprint of the app's own."""
         if providers:
-            self._failed.put(digest(body), (now + REPEAT_SECONDS, providers))
+            self._failed.put(digest(operation, credential, body), (now + REPEAT_SECONDS, providers))
 
-    def failed_at(self, body: bytes, now: float) -> frozenset[str]:
+    def failed_at(self, operation: str, credential: str, body: bytes, now: float) -> frozenset[str]:
         """The providers that have just failed this very call."""
         if not self._failed:
             return frozenset()
-        until, providers = self._failed.get(digest(body)) or (now, frozenset[str]())
+        until, providers = self._failed.get(digest(operation, credential, body)) or (now, frozenset[str]())
         return providers if now < until else frozenset()

@@ -318,6 +318,7 @@ def test_a_whole_stream_that_comes_far_too_slowly_is_overtaken() -> None:
     driver.says(b, END)
     got = driver.answer()
     assert (got.count(b"from b"), got.count(b"from a"), got.count(b"still a")) == (1, 0, 0)
+    assert ("a", "slow", "slow") in trail(driver)
     assert is_clean(driver)
 
 

@@ -133,12 +133,12 @@ def test_what_answers_teaches_and_so_does_what_is_outpaced() -> None:
     late.headers_at = w.now
     assert exchange.late_at(late, None, w.now) == pytest.approx(w.now + 8, rel=1e-2)
     for _ in range(100):
-        exchange.outpaced(late, w.now + 9)
+        exchange.outpaced(late, 0, w.now + 9)
     again, attempt = begun(w)
     attempt.headers_at = attempt.content_at = w.now + 30
     w.engine.settle(attempt, judging.SUCCESS, w.now + 30)
     again.settled(attempt, {}, w.now + 30, 0.0)
-    exchange.outpaced(late, w.now + 9)
+    exchange.outpaced(late, 0, w.now + 9)
     kind = kind_of("a", "m", stream=True, body_bytes=exchange._body_bytes)
     learnt = w.engine.times._of.get(kind)
     assert learnt is not None
@@ -207,12 +207,19 @@ def test_a_stream_is_slow_by_what_its_like_has_shown() -> None:
         attempt.content_at = w.now
         assert not exchange.streamed(attempt, 10_240, w.now + 5.0)
     exchange, attempt = begun(w)
-    assert exchange.slow_at(attempt, 10_240, w.now) is None
     attempt.content_at = w.now
     assert exchange.slow_at(attempt, 10_240, w.now) == pytest.approx(w.now + 5 + 20, rel=1e-2)
     assert not exchange.streamed(attempt, 10_240, w.now + 20)
     assert exchange.streamed(attempt, 10_240, w.now + 30)
     assert not exchange.streamed(attempt, 100, w.now + 4)
+
+
+def test_a_whole_stream_of_which_too_little_is_known_is_slow_by_the_same_limit() -> None:
+    w = world()
+    exchange, attempt = begun(w)
+    attempt.content_at = w.now + 3
+    assert exchange.slow_at(attempt, 10_240, w.now + 5) == w.now + 10
+    assert not exchange.streamed(attempt, 10_240, w.now + 500)
 
 
 def test_a_slow_stream_counts_for_the_rate_and_not_in_a_row() -> None:
@@ -245,7 +252,7 @@ def test_a_call_that_is_made_again_starts_where_it_has_not_just_failed() -> None
     assert w.engine.repeats.failed_at(*call, w.now + 31) == frozenset()
     for place, other in enumerate(("embeddings", "another's", b"another")):
         changed = (*call[:place], other, *call[place + 1 :])
-        assert w.engine.repeats.failed_at(*changed, w.now) == frozenset()  # type: ignore[arg-type]
+        assert w.engine.repeats.failed_at(*changed, w.now) == frozenset()  # type: ignore[call-arg, arg-type]
     usual = w.exchange(STREAM)
     again = Exchange(w.engine, usual.match, usual.call, usual.plan, w.now, failed_at=frozenset("a"))
     assert [c.provider.name for c in again.plan.candidates] == ["b", "c", "a"]

@@ -180,7 +180,7 @@ class Flight:
             if self.watch is not None and self.watch.shape is Shape.WHOLE and data.strip():
                 self.late_at = None  # it is being sent
         step = self._taken(self.holding.feed(data, now))
-        if self.attempt.content_at is not None and step.do is Do.HOLD and self.exchange.may_hedge:
+        if self.attempt.content_at is not None and step.do is Do.HOLD:
             # `commit = "complete"`: another one may be through before it.
             self.late_at = self.exchange.slow_at(self.attempt, self.size, now)
         return step
@@ -285,7 +285,8 @@ class Flight:
         earlier = attempt.outcome
         # An attempt that is over has had its last word: what breaks once the app has gone blames no provider.
         over = attempt not in session.engine.in_flight
-        if earlier is None or (earlier.kind is Kind.SUCCESS and outcome.kind is Kind.FAILURE and not over):
+        taken_back = outcome.kind in (Kind.FAILURE, Kind.SLOW) and not over
+        if earlier is None or (earlier.kind is Kind.SUCCESS and taken_back):
             session.engine.settle(attempt, outcome, now)
             told = self.watch.headers if self.watch and self.watch.tells_limits else {}
             self.exchange.settled(attempt, told, now, time.time())
@@ -317,7 +318,7 @@ class Flight:
         if self.attempt.beside is not None or queued:
             self.drop(judging.HEDGE_LOST)
         else:
-            self.exchange.outpaced(self.attempt, self.session.clock())
+            self.exchange.outpaced(self.attempt, self.size, self.session.clock())
             self.drop(judging.SLOW)
 
     def drop(self, outcome: Outcome) -> None:

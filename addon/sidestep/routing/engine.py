@@ -273,7 +273,7 @@ class Engine:
             if earlier is None:
                 status = outcome.status if attempt.status is None else attempt.status
                 permit.settle(outcome, now, status=status)
-            elif earlier.kind is Kind.SUCCESS and outcome.kind is Kind.FAILURE:
+            elif earlier.kind is Kind.SUCCESS and outcome.kind in (Kind.FAILURE, Kind.SLOW):
                 permit.amend(outcome, now)
             else:
                 attempt.outcome = earlier

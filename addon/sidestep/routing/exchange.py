@@ -326,15 +326,26 @@ class Exchange:
     def late_at(self, attempt: Attempt, heard_at: float | None, now: float) -> float | None:
         """From when on an attempt without content is later than it should be; None where no other would be asked
         beside it. `heard_at`: when the latest byte of its answer's body came, if one did."""
-        hedge = attempt.candidate.provider.hedge
-        if not self.may_hedge or not hedge.enabled or self._hedge is not None:
+        if not self._may_hedge(attempt):
             return None
         learnt = self.engine.times.late_after(self._times(attempt), now, head_came=attempt.headers_at is not None)
         if learnt is not None:
             return attempt.started + learnt
         if not self.call.stream:
             return None  # how long it takes to make a whole answer is not known before one was seen
-        return (attempt.started if heard_at is None else heard_at) + hedge.after_seconds
+        return (attempt.started if heard_at is None else heard_at) + attempt.candidate.provider.hedge.after_seconds
+
+    def slow_at(self, attempt: Attempt, size: int, now: float) -> float | None:
+        """The same for a stream that is held back whole, of which so many bytes have come."""
+        if not self._may_hedge(attempt):
+            return None
+        seconds = self.engine.times.slow_after(self._times(attempt), size, now)
+        if seconds is None or attempt.content_at is None:
+            return attempt.started + attempt.candidate.provider.hedge.after_seconds
+        return attempt.content_at + seconds
+
+    def _may_hedge(self, attempt: Attempt) -> bool:
+        return self.may_hedge and self._hedge is None and attempt.candidate.provider.hedge.enabled
 
     def beside(self, late: Attempt, now: float) -> Attempt | None:
         """A second attempt, with a permit, while the late one goes on; once a request. None: nobody is to be asked."""
@@ -360,20 +371,20 @@ class Exchange:
         self.engine.budget.give_back()
         return None
 
-    def slow_at(self, attempt: Attempt, size: int, now: float) -> float | None:
-        """From when on a stream of which so many bytes have come is slow; None while too little is known."""
-        seconds = self.engine.times.slow_after(self._times(attempt), size, now)
-        return None if seconds is None or attempt.content_at is None else attempt.content_at + seconds
-
     def streamed(self, attempt: Attempt, size: int, now: float) -> bool:
         """A stream of so many bytes has come to its end. Whether that was far slower than is usual."""
-        at = self.slow_at(attempt, size, now)
-        if attempt.content_at is not None:
-            self.engine.times.paced(self._times(attempt), size, now - attempt.content_at, now)
-        return at is not None and now > at
+        if attempt.content_at is None:
+            return False
+        times, kind, seconds = self.engine.times, self._times(attempt), now - attempt.content_at
+        slow_after = times.slow_after(kind, size, now)
+        times.paced(kind, size, seconds, now)
+        return slow_after is not None and seconds > slow_after
 
-    def outpaced(self, attempt: Attempt, now: float) -> None:
-        """Another attempt has answered before this one."""
+    def outpaced(self, attempt: Attempt, size: int, now: float) -> None:
+        """Another attempt has answered before this one, of which so many bytes had come."""
+        if attempt.content_at is not None:
+            self.engine.times.paced(self._times(attempt), size, now - attempt.content_at, now, cut_short=True)
+            return
         head = None if attempt.headers_at is None else attempt.headers_at - attempt.started
         self.engine.times.waited(self._times(attempt), head, now - attempt.started, now)
 
@@ -392,7 +403,7 @@ class Exchange:
             self._answered(attempt, headers, now, wall_now)
         elif kind is Kind.FAILURE:
             if attempt.outcome is judging.TIMEOUT:
-                self.outpaced(attempt, now)
+                self.outpaced(attempt, 0, now)
             self._broke(attempt)
 
     def _answered(self, attempt: Attempt, headers: Mapping[str, str], now: float, wall_now: float) -> None:

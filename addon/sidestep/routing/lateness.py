@@ -200,10 +200,10 @@ class Times:
         learnt = self._of.get(kind)
         return None if learnt is None else learnt[head_came].late_after(now)
 
-    def paced(self, kind: CallKind, size: int, seconds: float, now: float) -> None:
-        """A stream of so many bytes took so long from its first content to its end."""
+    def paced(self, kind: CallKind, size: int, seconds: float, now: float, *, cut_short: bool = False) -> None:
+        """A stream of so many bytes took so long from its first content to its end; or longer than that."""
         if size >= PACE_BYTES:
-            self._learnt(kind)[2].learn(seconds / size * PACE_BYTES, now, cut_short=False)
+            self._learnt(kind)[2].learn(seconds / size * PACE_BYTES, now, cut_short=cut_short)
 
     def slow_after(self, kind: CallKind, size: int, now: float) -> float | None:
         """Seconds after its first content from which on a stream of which so many bytes have come is slow; None while

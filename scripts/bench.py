@@ -27,6 +27,7 @@ from rich.table import Table
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
 from faults import report as report_faults  # noqa: E402
+from tail import report as report_tail  # noqa: E402
 
 from support.proxy import ADDON, Mitmdump  # noqa: E402
 
@@ -251,11 +252,16 @@ LOADS: list[Load] = [
 @click.option("--only", default="", help="Only the loads whose name holds this text.")
 @click.option("--rounds", default=5, show_default=True, help="Rounds of 2 s a load and variant.")
 @click.option("--faults", is_flag=True, help="Only the time that is lost to a fault, by fault.")
+@click.option("--tail", default=0, help="Only so many calls at a provider of which one in fifty hangs.")
 @click.option("--profile", is_flag=True, help="Then show where the time goes, with 10 providers and bare.")
-def main(quick: bool, streams: int, only: str, rounds: int, faults: bool, profile: bool) -> None:
+def main(quick: bool, streams: int, only: str, rounds: int, faults: bool, tail: int, profile: bool) -> None:
     """Print Sidestep's figures beside those of a bare mitmdump, and their ratios."""
-    if faults:
-        report_faults(Console(highlight=False, width=None if sys.stdout.isatty() else 120))
+    if faults or tail:
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+        if faults:
+            report_faults(console)
+        if tail:
+            report_tail(console, tail)
         return
     rounds, seconds = (1, 1.0) if quick else (rounds, 2.0)
     loads = [load for load in LOADS if only in load[3]]

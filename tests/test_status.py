@@ -235,6 +235,7 @@ def test_every_metric() -> None:
     w.engine.rerouted.update({("a", "b"): 2, ("a", "c"): 3})
     w.engine.attempts_total[("b", Kind.NEUTRAL, "unread")] = 2
     w.engine.hedges_total[("b", "won")] = 2
+    w.engine.wasted_tokens["a"] = 7
     attempt = next(iter(w.engine.in_flight))
     attempt.usage, attempt.cost = Usage(10, 4), 0.5
     w.engine.settle(attempt, judging.SUCCESS, w.now)
@@ -266,6 +267,8 @@ def test_every_metric() -> None:
         'sidestep_cost_usd_total{provider="c"} 0.5',
         "# TYPE sidestep_hedges_total counter",
         'sidestep_hedges_total{provider="b",result="won"} 2.0',
+        "# TYPE sidestep_hedge_wasted_tokens_total counter",
+        'sidestep_hedge_wasted_tokens_total{provider="a"} 7.0',
         "# TYPE sidestep_circuit_state gauge",
         *[
             f'sidestep_circuit_state{{provider="{name}",state="{each}"}} {float(state[name] == each)}'

@@ -190,6 +190,14 @@ class _EngineCollector(Collector):
         for (name, result), count in sorted(engine.hedges_total.items()):
             hedges.add_metric([name, result], count)
         yield hedges
+        wasted = CounterMetricFamily(
+            "sidestep_hedge_wasted_tokens",
+            "Tokens of prompts that went to a provider for an answer that another one gave first.",
+            labels=["provider"],
+        )
+        for name, count in sorted(engine.wasted_tokens.items()):
+            wasted.add_metric([name], count)
+        yield wasted
         yield from self._gauges()
 
     def _gauges(self) -> Iterator[Metric]:

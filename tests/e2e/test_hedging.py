@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import trustme
 from support.calls import Client
 from support.h2client import H2Client, said
 from support.h2provider import H2Provider
-from support.provider import Behaviour, Provider, Seen, text_of
+from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump
 from support.raw import Wire, chat
 from support.settings import route, table
@@ -102,12 +101,7 @@ def test_when_all_are_slow_the_budget_holds_and_no_circuit_opens(provider: Make,
     a, b = provider("a"), provider("b")
     m = start(proxy, "chat", a, b, hedge={"after_seconds": 0.2})
 
-    def slow(_: Seen) -> Behaviour:
-        gate = threading.Event()
-        threading.Timer(0.5, gate.set).start()
-        return Behaviour(gate=gate)
-
-    a.chooser = b.chooser = slow
+    a.default = b.default = Behaviour(delay=0.5)
 
     def call(_: int) -> bool:
         with Client(m, HOSTS["chat"], timeout=20) as app:

@@ -82,6 +82,16 @@ def test_who_brings_content_first_is_the_answer_and_the_late_one_is_cancelled(dr
     assert is_clean(driver)
 
 
+USAGE = chunk(b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":2,"total_tokens":33}}\n\n')
+
+
+@pytest.mark.parametrize(("winner", "loser"), [(1, "a"), (0, "b")])
+def test_the_prompt_that_was_read_in_vain_is_told(driver: Driver, winner: int, loser: str) -> None:
+    late(driver)
+    driver.says(driver.servers[winner], HEAD + said(b"good") + USAGE + END)
+    assert dict(driver.engine.wasted_tokens) == {loser: 31}
+
+
 def test_the_late_one_wins_where_it_is_first_after_all(driver: Driver) -> None:
     late(driver)
     a, b = driver.servers

@@ -61,6 +61,8 @@ class Behaviour:
     """What comes in place of the body's last byte and the end of its message."""
     drip: bool = False
     """A whole answer of which nothing but a byte comes every 20 ms."""
+    delay: float = 0
+    """Seconds before the headers."""
     gate: threading.Event | None = None
     """Wait for it before the headers."""
     gate_at: int | None = None
@@ -279,6 +281,8 @@ class Provider:
         """Answer one request; False if the connection is over."""
         watching = asyncio.ensure_future(self._watch_client(seen, reader))
         try:
+            if b.delay:
+                await asyncio.wait({watching}, timeout=b.delay)
             if b.gate is not None and b.gate_at is None:
                 await self._pass(b.gate, seen)
             if b.reset:

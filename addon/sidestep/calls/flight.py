@@ -300,6 +300,8 @@ class Flight:
             attempt.usage = watch.usage
             if watch.usage is not None:
                 attempt.cost = prices.cost(self.provider, attempt.candidate.model, watch.usage)
+                if (other := self.exchange.outpaced_attempt) is not None and attempt in engine.in_flight:
+                    engine.wasted_tokens[other.candidate.provider.name] += watch.usage.input
             if watch.ids:
                 engine.issued(watch.ids, self.provider)
             if watch.shape is Shape.STREAM and outcome.kind is Kind.SUCCESS and attempt in engine.in_flight:
@@ -315,11 +317,9 @@ class Flight:
 
     def outpaced(self, *, queued: bool) -> None:
         """Another attempt of this call has answered before it. `queued`: it has waited inside mitmproxy."""
-        if self.attempt.beside is not None or queued:
-            self.drop(judging.HEDGE_LOST)
-        else:
+        if self.is_sent and not queued:
             self.exchange.outpaced(self.attempt, self.size, self.session.clock())
-            self.drop(judging.SLOW)
+        self.drop(judging.HEDGE_LOST if self.attempt.beside is not None or queued else judging.SLOW)
 
     def drop(self, outcome: Outcome) -> None:
         """Close whatever is still open of the attempt, with this outcome."""

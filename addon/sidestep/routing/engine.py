@@ -121,6 +121,8 @@ class Engine:
         self.repeats = Repeats()
         self.hedges_total: Counter[tuple[str, str]] = Counter()
         """Attempts made beside a late one, by provider and by what came of them: `won`, `lost`, `failed`, `unsent`."""
+        self.wasted_tokens: Counter[str] = Counter()
+        """Tokens of prompts that a provider read for an answer that was wanted no longer, as the other one tells."""
         self._jitter = jitter
         self._reaching: dict[str, Circuit] = {}
         self._guards: Bounded[ModelKey, Guard] = Bounded(

@@ -116,6 +116,8 @@ class Exchange:
         self._first = plan.candidates[0] if plan.candidates else None
         self._body_bytes = body_bytes
         self._hedge: Attempt | None = None
+        self.outpaced_attempt: Attempt | None = None
+        """One whose answer was wanted no longer, once it had been asked."""
         self.may_hedge = len(plan.candidates) > 1 and call.pin is None and not plan.pinned and not call.is_websocket
         """A second attempt could be made beside one that is late."""
         if self.may_hedge:
@@ -382,6 +384,7 @@ class Exchange:
 
     def outpaced(self, attempt: Attempt, size: int, now: float) -> None:
         """Another attempt has answered before this one, of which so many bytes had come."""
+        self.outpaced_attempt = attempt
         if attempt.content_at is not None:
             self.engine.times.paced(self._times(attempt), size, now - attempt.content_at, now, cut_short=True)
             return

@@ -28,6 +28,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MODELS_LISTED = 100
 """Of one provider, the worst first: an app that makes up models must not make the page endless."""
 
+PLANS_LISTED = 20
 KINDS_LISTED = 20
 """Of one provider, the kinds of calls seen latest."""
 
@@ -66,6 +67,20 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
     }
     if (seconds := engine.strategist.paces.overall(provider.name)) is not None:
         status["first_content_ms"] = round(seconds * 1000, 1)
+    if plans := engine.plans.of(provider.name, now):
+        status["plans"] = [
+            [
+                {
+                    "window": w.name,
+                    "models": w.family or None,
+                    "status": str(w.standing),
+                    "used": None if w.used is None else round(w.used, 4),
+                    "resets_in": None if w.resets_in is None else round(w.resets_in),
+                }
+                for w in told
+            ]
+            for told in plans[:PLANS_LISTED]
+        ]
     if usual := engine.times.usual(provider.name, now):
         latest = tuple(usual.items())[-KINDS_LISTED:]
         status["usual_first_content"] = [

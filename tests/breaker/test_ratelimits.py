@@ -113,17 +113,6 @@ def test_exhausted(headers: dict[str, str], seconds: float | None) -> None:
         ({"ratelimitbysize-remaining": "0", "ratelimitbysize-reset": "40"}, 40.0),
         ({"x-ratelimitbysize-remaining-minute": "0", "x-ratelimitbysize-reset-minute": "40"}, 40.0),
         ({"x-ratelimit-timeremaining": "40"}, 40.0),
-        (
-            {
-                "anthropic-ratelimit-unified-status": "rejected",
-                "anthropic-ratelimit-unified-reset": "1790003600",
-                "anthropic-ratelimit-unified-5h-status": "rejected",
-                "anthropic-ratelimit-unified-5h-reset": "1790003600",
-                "anthropic-ratelimit-unified-7d-status": "allowed",
-                "anthropic-ratelimit-unified-7d-reset": "1790500000",
-            },
-            3600.0,
-        ),
     ],
 )
 def test_retry_after_in_odd_forms(headers: dict[str, str], seconds: float | None) -> None:

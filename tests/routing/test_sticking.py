@@ -10,12 +10,14 @@ import pytest
 
 from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
+from sidestep.breaker.windows import Standing, Window
 from sidestep.dialects import conversations
 from sidestep.dialects.base import Conversation
 from sidestep.dialects.conversations import END_LETTERS, conversation_of
 from sidestep.routing import sticking
 from sidestep.routing.engine import Attempt
 from sidestep.routing.sticking import Conversations
+from support.flows import ask
 from support.world import World, answer, toml, user
 
 STRATEGIES = ("priority", "weighted", "cheapest", "fastest")
@@ -323,3 +325,20 @@ def test_a_healthy_priority_route_remembers_nothing() -> None:
     assert len(world.engine.conversations) == 1
     assert world.call(turns(5), failing="b") == "ba"
     assert world.call(turns(6)) == "a"
+
+
+def test_a_plan_that_is_nearly_used_up_is_left_to_the_conversations_that_it_has_begun() -> None:
+    """With nobody else left a new one goes there all the same."""
+    w = World(toml("priority", a="", b=""))
+    plan = (Window("5h", "", Standing.ALLOWED, 0.985, 900.0),)
+    w.engine.plans.told(w.subject("a"), plan, w.now)
+    new = w.exchange({"messages": [user("hi")]})
+    begun = w.exchange({"messages": [user("hi"), answer("hello"), user("more")]})
+    assert [ask(w, exchange).candidate.provider.name for exchange in (new, begun)] == ["b", "a"]
+    assert [(r.provider, r.reason, r.retry_after) for r in new.refused] == [
+        ("a", "plan (5h is nearly used up)", 900.0),
+    ]
+    w.limit("b", 600)
+    w.engine.hold("b", State.FORCED_OPEN)
+    again = w.exchange({"messages": [user("hi")]})
+    assert ask(w, again).candidate.provider.name == "a"

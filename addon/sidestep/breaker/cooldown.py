@@ -26,6 +26,8 @@ FORESEEN = "limit_foreseen"
 MAX_COOLDOWNS = 5_000
 """An app that makes up models or keys must not fill the memory: the ones not used for longest go first."""
 COOLDOWNS_BYTES = 4 << 20
+MAX_FAMILIES = 16
+"""Families of models with windows of their own; Claude's plans have two or three."""
 
 
 class Subject(NamedTuple):
@@ -40,6 +42,10 @@ class Subject(NamedTuple):
     @property
     def account(self) -> Subject:
         return Subject(self.provider, self.credential)
+
+    def of_family(self, family: str) -> Subject:
+        """The same account's models whose names hold this word."""
+        return Subject(self.provider, self.credential, None, f"*{family}*")
 
 
 def subject(provider: str, credential: str, operation: str, model: str | None) -> Subject:
@@ -122,9 +128,10 @@ class Cooldown:
 
 
 class Cooldowns:
-    """State: the cooldowns by what they belong to."""
+    """State: the cooldowns by what they belong to, and the families of models that any of them is for."""
 
     def __init__(self) -> None:
+        self._families: set[str] = set()
         self._of: Bounded[Subject, Cooldown] = Bounded(MAX_COOLDOWNS, COOLDOWNS_BYTES)
 
     def start(self, limited: Subject, outcome: Outcome, now: float) -> Subject | None:
@@ -135,6 +142,9 @@ class Cooldowns:
         if outcome.size_limited:
             return None
         blamed = limited.account if outcome.account else limited
+        if outcome.family and (outcome.family in self._families or len(self._families) < MAX_FAMILIES):
+            self._families.add(outcome.family)
+            blamed = limited.of_family(outcome.family)
         self._cooldown(blamed).start(now, outcome.cooldown_seconds, outcome.reason)
         return blamed
 
@@ -144,7 +154,7 @@ class Cooldowns:
     def succeeded(self, answered: Subject, asked_at: float) -> None:
         if not self._of:
             return
-        for each in (answered, answered.account):
+        for each in self._over(answered):
             if (cooldown := self._of.get(each)) is not None:
                 cooldown.succeeded(asked_at)
 
@@ -155,13 +165,21 @@ class Cooldowns:
             return None
         found = [
             cooling
-            for each in (asked, asked.account)
+            for each in self._over(asked)
             if (cooldown := self._of.use(each)) is not None and (cooling := cooldown.cooling(now)) is not None
         ]
         if len(found) < 2:
             return found[0] if found else None
         latest = max(found, key=lambda cooling: cooling.seconds)
         return Cooling(latest.seconds, latest.reason, max(cooling.source for cooling in found))
+
+    def _over(self, asked: Subject) -> list[Subject]:
+        """All whose limits are limits of this one too."""
+        over = [asked, asked.account]
+        if self._families and asked.model is not None:
+            model = asked.model.lower()
+            over += [asked.of_family(family) for family in self._families if family in model]
+        return over
 
     def of(self, provider: str, now: float) -> dict[Subject, Cooling]:
         """All that hold at a provider now, the longest first."""

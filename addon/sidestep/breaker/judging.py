@@ -7,6 +7,7 @@ this room only knows what its words mean.
 from __future__ import annotations
 
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome, Then
+from sidestep.breaker.windows import PlanLimit
 
 QUOTA_SECONDS = 600.0
 """Cooldown of an account that is spent or barred, where its end is not announced: it is not topped up in seconds."""
@@ -112,6 +113,14 @@ def judge_no_answer(
     if kind in _REFUSALS:
         return _judge_refusal(status, kind, own_provider=own_provider, own_credential=own_credential)
     return Outcome(Kind.FAILURE, "bad_response", Then.NEXT, status)
+
+
+def judge_plan(limited: Outcome, limit: PlanLimit) -> Outcome:
+    """The outcome of a refusal that a plan's windows explain: they say until when, and for which models."""
+    seconds = limited.cooldown_seconds if limit.seconds is None else limit.seconds
+    then = Then.NEXT if seconds is None else Then.WAIT
+    account = not limit.family
+    return Outcome(Kind.COOLDOWN, "plan", then, limited.status, seconds, account=account, family=limit.family)
 
 
 def _limited(status: int, kind: ErrorKind, retry_after: float | None) -> Outcome | None:

@@ -98,7 +98,8 @@ class Outcome:
     `reason` is a word of the outcome table (`connect`, `timeout`, `http_5xx`, …). `status` is the HTTP
     status of the answer, None if there was none. `cooldown_seconds` is set by a cooldown whose end the
     provider announced; None leaves the length to the cooldown's own backoff. `account`: the limit is the account's
-    (credit, credential, plan), whatever model or operation was asked for. `size_limited`: the request is too large
+    (credit, credential, plan), whatever model or operation was asked for. `family`: it is that of the models whose
+    names hold this word. `size_limited`: the request is too large
     for a rate limit, which says nothing of smaller ones.
     """
 
@@ -109,6 +110,7 @@ class Outcome:
     cooldown_seconds: float | None = None
     account: bool = False
     size_limited: bool = False
+    family: str = ""
 
     @property
     def slow(self) -> bool:

@@ -142,8 +142,8 @@ def _limits(headers: Mapping[str, str], wall_now: float) -> list[tuple[float | N
     """Of each announced limit: what remains, if that is told, seconds until its reset, and the limit, if told."""
     found = []
     for name, text in headers.items():
-        if "ratelimit" not in name and "rate-limit" not in name:
-            continue
+        if ("ratelimit" not in name and "rate-limit" not in name) or "-unified-" in name:
+            continue  # the latter are a plan's windows
         if name == "ratelimit":
             found += _structured(text)
             continue
@@ -152,9 +152,6 @@ def _limits(headers: Mapping[str, str], wall_now: float) -> list[tuple[float | N
         elif "reset" in name:
             seconds = _when(text, wall_now)
             remaining, limit = (_number(headers.get(name.replace("reset", word))) for word in ("remaining", "limit"))
-            if (status := headers.get(name.replace("reset", "status"))) is not None:
-                # The windows of Claude's plans: only one that refuses says when to come back.
-                remaining = 0.0 if status.strip().lower() == "rejected" else 1.0
         else:
             continue
         if seconds is not None:
@@ -185,6 +182,11 @@ def _when(text: str, wall_now: float) -> float | None:
     if (seconds := _duration(text)) is not None:
         return _clamped(seconds)
     return _iso(text, wall_now)
+
+
+def point_in_time(text: str | None, wall_now: float) -> float | None:
+    """Seconds until what a header's value says: a number, a duration or a date. None if that cannot be read."""
+    return None if text is None else _when(text, wall_now)
 
 
 def _iso(text: str, wall_now: float) -> float | None:

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sidestep.breaker import judging
+from sidestep.breaker import judging, windows
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.breaker.ratelimits import delay_in_text, retry_after
 from sidestep.calls.decoding import IDENTITY, EncodingError, TooMuchError, decoded_start, decoder
@@ -103,10 +103,11 @@ class Watch:
         self.announced: bytes | None = None
         """The length of its body, as its head says it."""
         self.tells_limits = False
-        """Whether any header speaks of rate limits."""
+        """Whether any header speaks of rate limits, or of a plan's windows."""
         for name, value in fields:
             if name[:1] in b"xXaArR":
-                self.tells_limits = self.tells_limits or b"ratelimit" in name.lower()
+                lowered = name.lower()
+                self.tells_limits = self.tells_limits or b"ratelimit" in lowered or lowered.startswith(b"x-codex-")
             elif len(name) == 12 and name.lower() == b"content-type":
                 self._content_type = value.decode("latin-1")
             elif len(name) == 16 and name.lower() == b"content-encoding":
@@ -361,13 +362,14 @@ class Watch:
         return self._no_answer(error, seconds)
 
     def _no_answer(self, error: ErrorFacts | None, seconds: float | None = None) -> Outcome:
-        return judging.judge_no_answer(
+        outcome = judging.judge_no_answer(
             self.status,
             error,
             own_provider=self._own_provider,
             own_credential=self._own_credential,
             retry_after=seconds,
         )
+        return self._by_plan(outcome)
 
     def judge_end(self) -> Outcome:
         """The outcome of an answer that has ended by itself."""
@@ -413,13 +415,21 @@ class Watch:
         error = self.dialect.read_error(self.status, headers, body)
         if error.kind is ErrorKind.NONE and len(self._body) > ERROR_BODY_BYTES:
             error = ErrorFacts(ErrorKind.INVALID)  # more than is read or kept: its status alone decides
-        return judging.judge_status(
+        outcome = judging.judge_status(
             self.status,
             error,
             own_provider=self._own_provider,
             own_credential=self._own_credential,
             retry_after=retry_after(headers, self._wall_now, body),
         )
+        return self._by_plan(outcome)
+
+    def _by_plan(self, outcome: Outcome) -> Outcome:
+        """The outcome of a limit, as a plan's windows explain it if they do."""
+        if not self.tells_limits or outcome.reason not in ("rate_limit", "quota"):
+            return outcome
+        limit = windows.limit(self.headers, self._wall_now)
+        return outcome if limit is None else judging.judge_plan(outcome, limit)
 
     def _judge_whole(self) -> Outcome:
         body = self._decoded()

@@ -17,6 +17,7 @@ from sidestep.breaker.cooldown import Cooldowns, Subject
 from sidestep.breaker.guard import Guard, Pass
 from sidestep.breaker.judging import SLOW, UNKNOWN_MODEL_SECONDS
 from sidestep.breaker.outcomes import Kind, Outcome
+from sidestep.breaker.plans import Plans
 from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
 from sidestep.routing.lateness import Budget, Times
@@ -116,6 +117,7 @@ class Engine:
         self.changed: set[Callable[[], None]] = set()
         """Called whenever a settled attempt may have made room: requests that wait for a probe listen here."""
         self.cooldowns = Cooldowns()
+        self.plans = Plans()
         self.times = Times()
         self.budget = Budget()
         self.repeats = Repeats()
@@ -145,6 +147,7 @@ class Engine:
         self.conversations.keep(kept)
         self.strategist.keep({r.name for r in settings.routes}, kept)
         self.times.keep(kept)
+        self.plans.keep(kept)
         if settings.mode != self.settings.mode:
             self.mode = settings.mode
         self.settings = settings

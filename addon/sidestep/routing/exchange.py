@@ -26,6 +26,7 @@ from sidestep.breaker.bounded import short
 from sidestep.breaker.cooldown import Source, Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.breaker.ratelimits import exhausted
+from sidestep.breaker.windows import windows
 from sidestep.dialects.base import Call, Conversation
 from sidestep.dialects.conversations import conversation_of
 from sidestep.routing.engine import Attempt, Engine, Refused
@@ -219,10 +220,18 @@ class Exchange:
         self.refused = ()
         for candidate in self.plan.candidates:
             if candidate.provider.name not in self._spent:
-                if isinstance(answer := self._ask(candidate, now), Attempt):
+                answer = self._spared(candidate, now) or self._ask(candidate, now)
+                if isinstance(answer, Attempt):
                     return answer
                 self.refused = (*self.refused, answer)
         return None
+
+    def _spared(self, candidate: Candidate, now: float) -> Refused | None:
+        """A plan that is nearly used up is left to the conversations that it has begun."""
+        window = self.engine.plans.nearly_used_up(self.subject(candidate), now)
+        if window is None or (self.conversation is not None and self.conversation.answered is not None):
+            return None
+        return Refused(candidate.provider.name, f"plan ({window.name} is nearly used up)", window.resets_in)
 
     def _for_want_of_others(self, now: float) -> Attempt | Wait | None:
         """The first of those that would rather not be asked, and that no open circuit refuses. One whose refusal named
@@ -402,6 +411,8 @@ class Exchange:
         """The attempt has got its outcome, or another one: what that teaches for later calls. `headers` of its answer,
         by lower-case name. `wall_now`: Unix time, against which dates in them are read."""
         kind = None if attempt.outcome is None else attempt.outcome.kind
+        if kind is Kind.COOLDOWN and headers:
+            self.engine.plans.told(attempt.subject, windows(headers, wall_now), now)
         if kind is Kind.SUCCESS:
             self._answered(attempt, headers, now, wall_now)
         elif kind is Kind.FAILURE:
@@ -415,6 +426,7 @@ class Exchange:
         if attempt.content_at is not None:
             content = attempt.content_at - attempt.started
             engine.times.began(self._times(attempt), began - attempt.started, content, now)
+        self.engine.plans.told(attempt.subject, windows(headers, wall_now) if headers else (), now)
         seconds = exhausted(headers, wall_now - (now - began))
         if seconds is not None:
             engine.cooldowns.foresee(attempt.subject, began, seconds)

@@ -1,0 +1,58 @@
+"""What is known of people's plans: the windows that each credential's answers have told of.
+
+Pure: no mitmproxy, no clock, no I/O. `now` is seconds of a monotonic clock. A plan is the app's own credential like any
+other: it is known by a fingerprint, and by what its own provider says of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sidestep.breaker.bounded import Bounded
+from sidestep.breaker.cooldown import Subject
+from sidestep.breaker.windows import Window, nearly_used_up
+
+MAX_PLANS = 1_000
+PLANS_BYTES = 4 << 20
+WINDOW_BYTES = 400
+
+
+class Plans:
+    """State: by account the windows it was told to have, and when."""
+
+    def __init__(self) -> None:
+        self._of: Bounded[Subject, tuple[float, tuple[Window, ...]]] = Bounded(
+            MAX_PLANS, PLANS_BYTES, lambda entry: WINDOW_BYTES * (1 + len(entry[1]))
+        )
+
+    def told(self, asked: Subject, windows: tuple[Window, ...], now: float) -> None:
+        """An answer to a call for this subject has told of these windows."""
+        if windows:
+            self._of.put(asked.account, (now, windows))
+
+    def windows(self, account: Subject, now: float) -> tuple[Window, ...]:
+        """Those that have not begun anew since they were told of, with the seconds until they do."""
+        told_at, windows = self._of.get(account) or (now, ())
+        return tuple(_aged(windows, now - told_at))
+
+    def nearly_used_up(self, asked: Subject, now: float) -> Window | None:
+        """The window that a call for this subject would use up soon, None if there is none."""
+        return nearly_used_up(self.windows(asked.account, now), asked.model) if self._of else None
+
+    def of(self, provider: str, now: float) -> list[tuple[Window, ...]]:
+        """Those of each account at a provider."""
+        accounts = [account for account, _ in self._of.items() if account.provider == provider]
+        return [found for account in accounts if (found := self.windows(account, now))]
+
+    def keep(self, providers: set[str]) -> None:
+        """Forget those of others."""
+        self._of.keep(lambda account, _: account.provider in providers)
+
+
+def _aged(windows: tuple[Window, ...], seconds: float) -> Iterator[Window]:
+    for window in windows:
+        if window.resets_in is None:
+            yield window
+        elif window.resets_in > seconds:
+            yield replace(window, resets_in=window.resets_in - seconds)

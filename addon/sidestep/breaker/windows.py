@@ -1,0 +1,147 @@
+"""The windows of a plan, as a vendor's answers tell them: how much of each is used, and when it begins anew.
+
+Pure: no mitmproxy, no clock. Headers come by lower-case name; `wall_now` is Unix time in seconds. The forms are those
+of Claude's plans (`anthropic-ratelimit-unified-*`) and of ChatGPT's (`x-codex-*`), as public clients read them (Claude
+Code, Codex, November 2026); neither vendor documents them. A field may be missing, late, or new.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sidestep.breaker.ratelimits import point_in_time
+
+MAX_WINDOWS = 16
+NEARLY = 0.98
+"""The share from which on a window counts as nearly used up."""
+
+_CLAUDE = re.compile(r"anthropic-ratelimit-unified-(\d{1,3}[mhdw](?:_([a-z0-9_.]{1,30}))?)-(status|utilization|reset)")
+_CODEX = re.compile(
+    r"x-codex-(?:([a-z0-9_.-]{1,40})-)?(primary|secondary)-(used-percent|window-minutes|reset-at|reset-after-seconds)"
+)
+_NUMBER = re.compile(r"\d{1,20}(?:\.\d{1,20})?")
+
+
+class Standing(enum.StrEnum):
+    """What the vendor says of a window."""
+
+    ALLOWED = "allowed"
+    WARNING = "warning"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window of a plan."""
+
+    name: str
+    """As the vendor calls it: `5h`, `7d_opus`, `primary`."""
+    family: str
+    """The word by which its models are known, empty where it is all models'."""
+    standing: Standing
+    used: float | None
+    """The share that is used up: 0 to 1, or more."""
+    resets_in: float | None
+    """Seconds until it begins anew."""
+
+    @property
+    def is_nearly_used_up(self) -> bool:
+        return self.standing is not Standing.ALLOWED or (self.used is not None and self.used >= NEARLY)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLimit:
+    """A plan that is used up: seconds until its windows begin anew (None: not told), and for which models (empty: for
+    all)."""
+
+    seconds: float | None
+    family: str = ""
+
+
+def tells_windows(name: bytes) -> bool:
+    """Whether a header field may be one of these. Nearly none is, and each is asked."""
+    lowered = name.lower()
+    return lowered.startswith((b"anthropic-ratelimit-unified-", b"x-codex-"))
+
+
+def windows(headers: Mapping[str, str], wall_now: float) -> tuple[Window, ...]:
+    """The windows that an answer tells of."""
+    return (*_claude(headers, wall_now), *_codex(headers, wall_now))[:MAX_WINDOWS]
+
+
+def limit(headers: Mapping[str, str], wall_now: float) -> PlanLimit | None:
+    """The plan's limit that a refusal speaks of; None where it is not a plan's: a burst, while the plan allows more.
+
+    Of several windows that are used up the latest counts; one that is not says nothing.
+    """
+    rejected = [w for w in windows(headers, wall_now) if w.standing is Standing.REJECTED]
+    for_all = [w for w in rejected if not w.family]
+    if for_all or rejected:
+        times = [w.resets_in for w in for_all or rejected if w.resets_in is not None]
+        return PlanLimit(max(times, default=None), "" if for_all else rejected[0].family)
+    if headers.get("anthropic-ratelimit-unified-status", "").strip().lower() == "rejected":
+        return PlanLimit(point_in_time(headers.get("anthropic-ratelimit-unified-reset"), wall_now))
+    return None
+
+
+def nearly_used_up(told: tuple[Window, ...], model: str | None) -> Window | None:
+    """The window that will be used up soon for this model: of several that which begins anew last."""
+    found = [w for w in told if w.is_nearly_used_up and w.resets_in is not None and bars(w.family, model)]
+    return max(found, key=lambda w: w.resets_in or 0.0, default=None)
+
+
+def bars(family: str, model: str | None) -> bool:
+    """Whether a limit of this family is one of this model too."""
+    return not family or (model is not None and family in model.lower())
+
+
+def _claude(headers: Mapping[str, str], wall_now: float) -> list[Window]:
+    told: dict[str, dict[str, str]] = {}
+    families: dict[str, str] = {}
+    for name, value in headers.items():
+        if name.startswith("anthropic-ratelimit-unified-") and (found := _CLAUDE.fullmatch(name)) is not None:
+            told.setdefault(found[1], {})[found[3]] = value
+            families[found[1]] = found[2] or ""
+    # Calls go on beyond the window, and are billed: it refuses nothing.
+    billed = headers.get("anthropic-ratelimit-unified-overage-status", "").strip().lower().startswith("allowed")
+    made = []
+    for window, fields in told.items():
+        status = fields.get("status", "").strip().lower()
+        standing = Standing.ALLOWED
+        if status == "rejected" and not billed:
+            standing = Standing.REJECTED
+        elif status in ("rejected", "allowed_warning"):
+            standing = Standing.WARNING if not billed else Standing.ALLOWED
+        resets_in = point_in_time(fields.get("reset"), wall_now)
+        made.append(Window(window, families[window], standing, _share(fields.get("utilization"), 1.0), resets_in))
+    return made
+
+
+def _codex(headers: Mapping[str, str], wall_now: float) -> list[Window]:
+    told: dict[tuple[str, str], dict[str, str]] = {}
+    for name, value in headers.items():
+        if name.startswith("x-codex-") and (found := _CODEX.fullmatch(name)) is not None:
+            told.setdefault((found[1] or "", found[2]), {})[found[3]] = value
+    reached = headers.get("x-codex-active-limit", "").strip().lower().replace("_", "-")
+    made = []
+    for (family, which), fields in told.items():
+        used = _share(fields.get("used-percent"), 100.0)
+        if not used and not _share(fields.get("window-minutes"), 1.0):
+            continue  # all zero: there is no such window
+        resets_in = point_in_time(fields.get("reset-at"), wall_now)
+        if resets_in is None:
+            resets_in = point_in_time(fields.get("reset-after-seconds"), wall_now)
+        standing = Standing.REJECTED if used is not None and used >= 1.0 else Standing.ALLOWED
+        # The family of a limit that is named as the one that holds is the plan itself.
+        bound = "" if family.replace("_", "-") in ("", "codex", reached) else family
+        made.append(Window(f"{family}-{which}" if family else which, bound, standing, used, resets_in))
+    return made
+
+
+def _share(text: str | None, whole: float) -> float | None:
+    if text is None or _NUMBER.fullmatch(text.strip(" \t")) is None:
+        return None
+    return min(float(text) / whole, 1_000.0)

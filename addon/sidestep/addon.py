@@ -130,6 +130,7 @@ class Sidestep:
         self.path = path
         if self.engine is None:
             self.core.engine = Engine(settings)
+            self.core.engine.tell = self.core.tell
         else:
             self.engine.reconfigure(settings)
         for line in describe(settings):

@@ -6,7 +6,7 @@ Pure: no mitmproxy, no clock, no I/O. Every other room may import this one; it i
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class Kind(enum.StrEnum):
@@ -99,7 +99,7 @@ class Outcome:
     status of the answer, None if there was none. `cooldown_seconds` is set by a cooldown whose end the
     provider announced; None leaves the length to the cooldown's own backoff. `account`: the limit is the account's
     (credit, credential, plan), whatever model or operation was asked for. `family`: it is that of the models whose
-    names hold this word. `size_limited`: the request is too large
+    names hold this word. `cause`: why it was not reached, in words. `size_limited`: the request is too large
     for a rate limit, which says nothing of smaller ones.
     """
 
@@ -111,6 +111,16 @@ class Outcome:
     account: bool = False
     size_limited: bool = False
     family: str = ""
+    cause: str = field(default="", compare=False)
+
+    @property
+    def words(self) -> str:
+        """What happened, for a person: never a quotation."""
+        if self.cause:
+            return self.cause
+        if self.reason == "http_5xx" and self.status is not None:
+            return f"answered {self.status}"
+        return _WORDS.get(self.reason, self.reason)
 
     @property
     def slow(self) -> bool:
@@ -132,3 +142,19 @@ class Outcome:
         if self.status is None or (self.status < 300 and not answered):
             return self.reason
         return str(self.status)
+
+
+_WORDS = {
+    "connect": "could not be reached",
+    "timeout": "said nothing in time",
+    "bad_response": "gave no answer in its 200",
+    "truncated": "broke off its answer",
+    "stream_error": "ended its stream with an error",
+    "rate_limit": "a rate limit",
+    "limit_foreseen": "a rate limit, foreseen",
+    "quota": "the account is spent or barred",
+    "plan": "a window of the plan is used up",
+    "credential": "its key is refused",
+    "slow": "far slower than usual",
+}
+"""What a reason means, where its own word does not say it."""

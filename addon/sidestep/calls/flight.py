@@ -7,6 +7,7 @@ the record that stays; a `Flight` is born with it and dies when its last word is
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from mitmproxy import http
 from mitmproxy.connection import Connection, Server
@@ -226,17 +227,18 @@ class Flight:
         self.connection = None  # nothing is left there to be cancelled
         return self._taken(self.holding.end(self.session.clock()))
 
-    def broke(self) -> Step:
-        """The connection could not be made, or broke."""
+    def broke(self, cause: str = "") -> Step:
+        """The connection could not be made, or broke. `cause`: why it could not, in words."""
         self.connection = None
         if self.holding is None:
-            return Step(Do.FAIL, outcome=judging.CONNECT)
+            return Step(Do.FAIL, outcome=replace(judging.CONNECT, cause=cause))
         return self._taken(self.holding.broke(self.session.clock()))
 
     def expired(self) -> Step:
         """The deadline has passed."""
         if self.holding is None:
-            return Step(Do.FAIL, outcome=judging.TIMEOUT if self.is_sent else judging.CONNECT)
+            late = replace(judging.CONNECT, cause="timed out connecting")
+            return Step(Do.FAIL, outcome=judging.TIMEOUT if self.is_sent else late)
         return self._taken(self.holding.expired(self.session.clock()))
 
     @property

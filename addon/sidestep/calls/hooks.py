@@ -351,6 +351,9 @@ class Calls:
         if result is Result.REROUTED and session.answered_by is not None:
             engine.rerouted[(session.match.addressed, session.answered_by.name)] += 1
         story.tell(session, result)
+        if session.acting and result in (Result.REROUTED, Result.FAILED):
+            kind, text = story.line(session, result)
+            self.core.tell(kind, text, logging.INFO if result is Result.REROUTED else logging.WARNING)
         if result is Result.FAILED or result is Result.LEFT:
             now = self.core.clock()
             body, failed_at = session.original.body or b"", exchange.failed_at(now)
@@ -373,6 +376,9 @@ class Calls:
                 return None
             flight = Flight(session, exchange, attempt)
             session.prepare(flight)
+            waited, name = self.core.clock() - late.attempt.started, late.provider.name
+            text = f"{name} has said nothing for {waited:.1f} s: {flight.provider.name} is asked beside it"
+            self.core.tell(f"hedge of {name}", text)
             return flight
         except Exception as e:
             self.core.log_bug("beside", e)

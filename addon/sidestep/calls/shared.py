@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sidestep.breaker.bounded import Bounded
 from sidestep.routing.engine import Engine
 
 logger = logging.getLogger(__name__)
 
+QUIET_SECONDS = 10.0
+"""After a line of the log no other of its kind."""
+MAX_KINDS = 1_000
+KINDS_BYTES = 1 << 20
+
 
 class Core:
     """State: the engine, once there is a configuration; the one clock; client connections whose layers are ours; bugs
-    that were logged."""
+    that were logged; by kind of news when it was last told, and how many were not since."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.clock: Callable[[], float] = time.monotonic
         self.adopted: set[str] = set()
         self._logged: set[str] = set()
+        self._told: Bounded[str, tuple[float, int]] = Bounded(MAX_KINDS, KINDS_BYTES, lambda _: 100)
+
+    def tell(self, kind: str, text: str, level: int = logging.INFO) -> None:
+        """Log a line; of one kind one in ten seconds, with how many were left out before it."""
+        now = self.clock()
+        at, left_out = self._told.get(kind) or (-math.inf, 0)
+        if now - at < QUIET_SECONDS:
+            self._told.put(kind, (at, left_out + 1))
+            return
+        self._told.put(kind, (now, 0))
+        logger.log(level, f"sidestep: {text}" + (f" (and {left_out} more like this before)" if left_out else ""))
 
     def log_bug(self, where: str, error: Exception) -> None:
         """Log a bug of ours once: type and place, for its text might quote a key or a prompt."""

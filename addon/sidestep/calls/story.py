@@ -13,6 +13,8 @@ from sidestep.breaker.outcomes import Kind, Result, Then
 from sidestep.calls.session import Session
 from sidestep.routing.engine import Attempt
 
+MODEL_LENGTH = 80
+"""Characters of a model's name that a line shows."""
 REROUTED = ":twisted_rightwards_arrows:"
 FAILED = ":red_circle:"
 _MARKS = {Result.REROUTED: REROUTED, Result.FAILED: FAILED}
@@ -120,6 +122,25 @@ def _comment(session: Session, came: Result) -> str:
         if others := ", ".join(a.label for a in attempts[place + 1 :]):
             comment += f"; no better: {others}"
     return comment
+
+
+def line(session: Session, came: Result) -> tuple[str, str]:
+    """A line of the log, and of what kind it is."""
+    exchange = session.exchange
+    assert exchange is not None
+    causes = dict.fromkeys(
+        f"{a.candidate.provider.name}: {a.outcome.words}"
+        for a in exchange.attempts
+        if a.outcome is not None and a.outcome.kind in _BAD
+    )
+    causes.update(dict.fromkeys(f"{r.provider}: {r.reason}" for r in exchange.refused))
+    why = "; ".join(causes)
+    host = session.match.intercept.host
+    model = "".join(c if c.isprintable() else "?" for c in (exchange.call.model or "")[:MODEL_LENGTH])
+    by = "nobody" if session.answered_by is None else session.answered_by.name
+    what = f"was answered by {by}" if came is Result.REROUTED else "failed"
+    text = f"a call to {host}{f' ({model})' if model else ''} {what}: {why or 'see its flow'}"
+    return f"{exchange.match.route.name} {what} {why}", text
 
 
 def _attempt(attempt: Attempt, arrived: float) -> dict[str, Any]:

@@ -55,6 +55,7 @@ from sidestep.calls.flight import Flight
 from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape
+from sidestep.mitm.causes import cause_of
 from sidestep.mitm.handlers import client_is_slow
 from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError
 
@@ -481,9 +482,9 @@ class FailoverStream(HttpStream):
         """The proxy that an attempt goes through."""
         return None if self.via is None or flight.passes_proxy_by() else self.via
 
-    def _connected(self, flight: Flight, connection: Connection | None, _: str | None) -> Commands:
+    def _connected(self, flight: Flight, connection: Connection | None, error: str | None) -> Commands:
         if connection is None:
-            yield from super().handle_event(News(self.stream_id, flight, flight.broke()))
+            yield from super().handle_event(News(self.stream_id, flight, flight.broke(cause_of(error))))
             return
         flight.connection = connection
         if self.flow.error is not None:  # it was killed meanwhile

@@ -6,6 +6,7 @@ request does with this knowledge is `exchange`; what people see of it is `status
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -112,6 +113,8 @@ class Engine:
         self.tokens_total: Counter[tuple[str, str]] = Counter()
         self.cost_total: Counter[str] = Counter()
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)
+        self.tell: Callable[[str, str], None] = lambda kind, text: None
+        """Is told what an operator would want to know, as it happens: of what kind it is, and in words."""
         self.advised: set[str] = set()
         """Lines of advice that have been logged: each is told once."""
         self.changed: set[Callable[[], None]] = set()
@@ -287,9 +290,13 @@ class Engine:
                 if (state := circuit.state(now)) is not was:
                     what = name if circuit is circuits[0] else f"{name} ({attempt.subject.model})"
                     self.journal.append((now, f"{what}: {was} → {state} ({outcome.reason})"))
+                    self.tell(f"circuit of {what}", _changed(what, circuit, state, outcome, now))
         if outcome.kind is Kind.COOLDOWN:
             if self.cooldowns.start(attempt.subject, outcome, now) is not None:
                 self.journal.append((now, f"{name}: cooldown ({outcome.reason})"))
+                cooling = self.cooldowns.find(attempt.subject, now)
+                seconds = "" if cooling is None else f" for {math.ceil(cooling.seconds)} s"
+                self.tell(f"cooldown of {name}", f"{name} is passed over{seconds}: {outcome.words}")
         elif outcome.kind is Kind.SUCCESS:
             self.cooldowns.succeeded(attempt.subject, attempt.started)
         elif outcome.reason == "unknown_model" and candidate.model is not None:
@@ -346,3 +353,11 @@ class Engine:
     def issuer_of(self, identifier: str) -> Issued | None:
         """Who was seen to have issued it. What is asked for is kept: the copies of a conversation must stay alike."""
         return self._issuers.use(identifier)
+
+
+def _changed(what: str, circuit: Circuit, state: State, outcome: Outcome, now: float) -> str:
+    """A circuit's change, and what comes next."""
+    if state is State.OPEN:
+        again = circuit.snapshot(now).retry_after or 0.0
+        return f"{what} is not asked for {math.ceil(again)} s: {outcome.words}"
+    return f"{what} is asked again: it answers" if state is State.CLOSED else f"{what} is {state}: {outcome.words}"

@@ -1,0 +1,65 @@
+"""The log says what was done, and why in words."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import pytest
+import trustme
+
+from support.calls import Client
+from support.h2provider import server_context
+from support.provider import Behaviour, Provider
+from support.proxy import Mitmdump
+from support.settings import key_of, table
+
+Make = Callable[..., Provider]
+Start = Callable[..., Mitmdump]
+APP = "http://app.test/v1"
+
+
+def _free() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("refused", "connection refused"),
+        ("untrusted", "its certificate is not trusted"),
+        ("no name", "its name was not found"),
+        ("503", "answered 503"),
+    ],
+)
+def test_a_reroute_is_told_with_its_cause(fault: str, why: str, provider: Make, proxy: Start) -> None:
+    b = provider("b")
+    with Provider("a", server_context(trustme.CA()) if fault == "untrusted" else None) as a:
+        a.default = Behaviour(status=503)
+        bases = {"refused": f"http://127.0.0.1:{_free()}/v1", "no name": "http://nowhere.invalid/v1"}
+        tables = [
+            f'[[providers]]\nname = "{name}"\ndialect = "openai"\nbase_url = "{base}"\napi_key = "{key_of(name)}"\n'
+            for name, base in (("a", bases.get(fault, a.url())), ("b", b.url()))
+        ]
+        route = f'[[routes]]\nintercept = ["{APP}"]\nproviders = ["a", "b"]\n'
+        m = proxy("\n".join([table("attempts", {"backoff_seconds": 0.01}), *tables, route]))
+        with Client(m, {"openai": APP}) as app:
+            assert app.call("chat", stream=False).provider == "b"
+        m.wait_for_log(rf"sidestep: a call to app\.test \(gpt-4o\) was answered by b: a: {why}", 5)
+        assert not any(key_of("a") in line for line in m.lines)
+
+
+def test_a_call_that_failed_and_a_circuit_that_opened_are_told(provider: Make, proxy: Start) -> None:
+    a = provider("a")
+    a.default = Behaviour(status=500)
+    tables = f'[[providers]]\nname = "a"\ndialect = "openai"\nbase_url = "{a.url()}"\napi_key = "{key_of("a")}"\n'
+    route = f'[[routes]]\nintercept = ["{APP}"]\nproviders = ["a"]\n'
+    m = proxy("\n".join([table("attempts", {"backoff_seconds": 0.01}), tables, route]))
+    with Client(m, {"openai": APP}) as app:
+        for _ in range(2):
+            assert app.call("chat", stream=False).status in (500, 503)
+        app.call("chat", stream=False)
+    m.wait_for_log(r"sidestep: a call to app\.test \(gpt-4o\) failed: a: answered 500", 5)
+    m.wait_for_log(r"sidestep: a \(gpt-4o\) is not asked for 1\d s: answered 500", 5)

@@ -87,6 +87,7 @@ def test_each_provider_with_its_circuit_its_counts_and_its_cooldown() -> None:
                     "served_by": "c",
                     "because": "a is open since 0 s: timeout; tried again in 20 s."
                     " b cools down for chat/completions, m: rate_limit; 8 s to go",
+                    "stays": {"b": 1},
                 }
             },
             "providers": {
@@ -315,7 +316,7 @@ def test_the_page_shows_what_health_says() -> None:
     page = status.page(w.engine, w.now).decode()
     because = status.health(w.engine, w.now)[1]["routes"]["openai"]["because"]
     assert tables(page) == [
-        [["openai http://app.test/v1 → a, b, c, priority", "degraded", "c", because]],
+        [["openai http://app.test/v1 → a, b, c, priority", "degraded", "c; conversations that stay with b: 1", because]],
         [
             ["a", "open", "2", "0", "2", "0", "20 s"],
             ["b", "closed cooldown: rate_limit", "0", "1", "0", "0", "8 s"],

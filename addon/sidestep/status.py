@@ -126,6 +126,7 @@ def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
         "in_flight": len(engine.in_flight),
         "routes": {
             name: {"status": str(r.status), "served_by": r.served_by, "because": r.because}
+            | ({"stays": dict(r.stays)} if r.stays else {})
             for name, r in routes.items()
         },
         "providers": {p.name: provider_status(engine, p, now) for p in engine.settings.providers},
@@ -274,11 +275,13 @@ def page(engine: Engine, now: float) -> bytes:
     routes = []
     for r in engine.settings.routes:
         verdict = body["routes"][r.name]
+        by = verdict["served_by"] or "nobody"
+        by += "".join(f"; conversations that stay with {name}: {count}" for name, count in verdict.get("stays", {}).items())
         from_to = f"{', '.join(str(b) for b in r.intercepts)} → {', '.join(p.name for p in r.providers)}"
         routes.append(
             f"<tr><td>{e(r.name)}<br><small>{e(from_to)}, {e(r.strategy)}</small></td>"
             f"<td><b class={verdict['status']}>{verdict['status']}</b></td>"
-            f"<td>{e(verdict['served_by'] or 'nobody')}</td><td>{e(verdict['because'] or '')}</td></tr>"
+            f"<td>{e(by)}</td><td>{e(verdict['because'] or '')}</td></tr>"
         )
     came = _results(engine)
     calls = ", ".join(f"{came[result]} {result}" for result in Result)

@@ -330,6 +330,10 @@ class Engine:
             return None
         return lambda provider, model: self.knows_model(provider, model, now)
 
+    def lacked_models(self, name: str, now: float) -> dict[str, float]:
+        """The models that a provider has said it does not have, and for how many seconds it is not asked for each."""
+        return {m: until - now for (provider, m), until in self._unknown.items() if provider == name and until > now}
+
     def issued(self, ids: tuple[str, ...], provider: Provider) -> None:
         """Remember which provider issued these identifiers, for later calls that are pinned by them."""
         self._note_issued(ids, Issued(provider.name, provider.issuer))

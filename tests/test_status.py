@@ -229,6 +229,25 @@ def test_what_is_usual_is_told_once_enough_is_known() -> None:
 # --- metrics
 
 
+BOUNDS = ("0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0", "600.0")
+
+
+def histogram(name: str, within: int, seconds: float, **labels: str) -> list[str]:
+    """The lines of one value, which was within all bounds or none."""
+
+    def line(what: str, value: float, **more: str) -> str:
+        told = ",".join(f'{k}="{v}"' for k, v in sorted({**labels, **more}.items()))
+        return f"{name}_{what}{{{told}}} {float(value)}"
+
+    return [
+        f"# TYPE {name} histogram",
+        *(line("bucket", within, le=bound) for bound in BOUNDS),
+        line("bucket", 1, le="+Inf"),
+        line("count", 1),
+        line("sum", seconds),
+    ]
+
+
 def test_every_metric() -> None:
     """All lines, save those that explain them: names and labels are what dashboards are made of."""
     w = busy()
@@ -242,6 +261,7 @@ def test_every_metric() -> None:
     w.engine.settle(attempt, judging.SUCCESS, w.now)
     w.engine.ended(attempt, w.now)
     ask(w, w.exchange())
+    w.engine.durations.took(("r", "answered"), 700.0)
     lines = [line for line in status.metrics(w.engine, w.now).decode().splitlines() if not line.startswith("# HELP")]
     states = ("closed", "open", "half_open", "forced_open", "disabled")
     state = {"a": "open", "b": "closed", "c": "closed"}
@@ -255,6 +275,8 @@ def test_every_metric() -> None:
         "# TYPE sidestep_requests_total counter",
         'sidestep_requests_total{result="failed",route="q"} 2.0',
         'sidestep_requests_total{result="answered",route="r"} 5.0',
+        *histogram("sidestep_time_to_first_content_seconds", 1, 0, provider="b", form="whole"),
+        *histogram("sidestep_call_duration_seconds", 0, 700, route="r", result="answered"),
         "# TYPE sidestep_rerouted_total counter",
         "sidestep_rerouted_total 5.0",
         "# TYPE sidestep_unread_total counter",
@@ -315,8 +337,9 @@ def test_the_page_shows_what_health_says() -> None:
     w.engine.requests_total.update(results)
     page = status.page(w.engine, w.now).decode()
     because = status.health(w.engine, w.now)[1]["routes"]["openai"]["because"]
+    served_by = "c; conversations that stay with b: 1"
     assert tables(page) == [
-        [["openai http://app.test/v1 → a, b, c, priority", "degraded", "c; conversations that stay with b: 1", because]],
+        [["openai http://app.test/v1 → a, b, c, priority", "degraded", served_by, because]],
         [
             ["a", "open", "2", "0", "2", "0", "20 s"],
             ["b", "closed cooldown: rate_limit", "0", "1", "0", "0", "8 s"],

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sidestep.breaker.circuit import State
@@ -20,6 +20,7 @@ from sidestep.breaker.judging import UNREAD
 from sidestep.breaker.outcomes import Kind, Result
 from sidestep.config.settings import Provider
 from sidestep.routing.engine import Engine
+from sidestep.routing.histograms import BOUNDS, Histograms
 from sidestep.routing.lateness import SIZES
 from sidestep.routing.serving import Health, Serving, overall, serving
 
@@ -32,11 +33,12 @@ PLANS_LISTED = 20
 KINDS_LISTED = 20
 """Of one provider, the kinds of calls seen latest."""
 
+_BOUNDS = (*map(str, BOUNDS), "+Inf")
 _WORST_FIRST = (State.FORCED_OPEN, State.OPEN, State.HALF_OPEN, State.CLOSED, State.DISABLED)
 
 
 def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str, Any]:
-    """One provider's line in `/health`. Times are seconds from now.
+    """One provider's line in `/health`. Histograms are seconds from now.
 
     Its state is the worst of its circuits: its own, and those of its models. Each attempt succeeds in the circuit of
     its model and fails in one of both, so that no attempt is counted twice. `failure_count`: in a row; `successes` and
@@ -152,6 +154,13 @@ def summary(engine: Engine) -> dict[str, Any]:
     }
 
 
+def _histogram(name: str, text: str, labels: list[str], times: Histograms) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for key, counts, total in times:
+        family.add_metric(key, list(zip(_BOUNDS, counts, strict=True)), total)
+    return family
+
+
 class _EngineCollector(Collector):
     """Reads the engine when it is scraped; keeps nothing."""
 
@@ -177,6 +186,18 @@ class _EngineCollector(Collector):
         for (route, result), count in sorted(engine.requests_total.items()):
             requests.add_metric([route, result], count)
         yield requests
+        yield _histogram(
+            "sidestep_time_to_first_content_seconds",
+            "From the sending of an attempt to its first content; of a whole answer, to its end.",
+            ["provider", "form"],
+            engine.first_content,
+        )
+        yield _histogram(
+            "sidestep_call_duration_seconds",
+            "From a routed request's arrival to its end, whoever was asked meanwhile.",
+            ["route", "result"],
+            engine.durations,
+        )
         yield CounterMetricFamily(
             "sidestep_rerouted",
             "Requests answered by another provider than their own.",
@@ -276,7 +297,7 @@ def page(engine: Engine, now: float) -> bytes:
     for r in engine.settings.routes:
         verdict = body["routes"][r.name]
         by = verdict["served_by"] or "nobody"
-        by += "".join(f"; conversations that stay with {name}: {count}" for name, count in verdict.get("stays", {}).items())
+        by += "".join(f"; conversations that stay with {n}: {count}" for n, count in verdict.get("stays", {}).items())
         from_to = f"{', '.join(str(b) for b in r.intercepts)} → {', '.join(p.name for p in r.providers)}"
         routes.append(
             f"<tr><td>{e(r.name)}<br><small>{e(from_to)}, {e(r.strategy)}</small></td>"

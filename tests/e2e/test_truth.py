@@ -65,7 +65,37 @@ def test_what_is_told_is_what_the_app_got(provider: Make, proxy: Start, tmp_path
     counted = {r: float(n) for r, n in re.findall(r'sidestep_requests_total\{result="(\w+)",.*\} (.*)', metrics)}
     assert counted == Counter(end[3] for end in ENDS)
     assert "sidestep_rerouted_total 1.0" in metrics
+    timed = {r: float(n) for r, n in re.findall(r'call_duration_seconds_count\{result="(\w+)",.*\} (.*)', metrics)}
+    assert timed == counted
+    forms = re.findall(r'first_content_seconds_count\{form="(\w+)",provider="(\w+)"\} (.*)', metrics)
+    assert sorted(forms) == [("streamed", "own", "2.0"), ("whole", "other", "1.0"), ("whole", "own", "1.0")]
     assert 'sidestep_unread_total{provider="own"} 1.0' in metrics
     own_totals = {"success": 2, "failure": 3, "cooldown": 0, "neutral": 2, "slow": 0, "unread": 1}
     assert health["providers"]["own"]["totals"] == own_totals
     assert health["routes"] == {"openai": {"status": "ok", "served_by": "own", "because": None}}
+
+
+def test_an_app_that_leaves_while_its_call_waits_has_left(provider: Make, proxy: Start, tmp_path: Path) -> None:
+    """No answer of any kind was on its way: it is counted all the same, as what it is, and nobody is asked again."""
+    own = provider("own")
+    own.then(Behaviour(status=429, headers={"retry-after": "2"}))
+    saved = tmp_path / "saved.mitm"
+    m = proxy(config("chat", own, own=own, attempts={"wait_seconds": 3}), "-w", str(saved))
+    with Wire(m) as wire:
+        wire.send(chat(own.url()))
+        own.wait_for_request()
+        until(lambda: m.provider("own")["totals"]["cooldown"] == 1 and not m.health()["in_flight"], "it waits")
+        wire.reset()
+    until(lambda: 'sidestep_requests_total{result="left",route="openai"} 1.0' in m.page("/metrics")[1].decode(), "left")
+    until(lambda: m.provider("own")["cooldown"] is None, "the wait is over")
+    with Wire(m) as wire:
+        assert wire.send(chat(own.url())).answer()[0] == 200
+    m.stop()
+    assert own.count == 2, "the call of an app that had left was sent again"
+    with saved.open("rb") as f:
+        flows = [flow for flow in io.FlowReader(f).stream() if "sidestep" in flow.metadata]
+    flows.sort(key=lambda flow: flow.timestamp_created)
+    assert [(f.metadata["sidestep"]["result"], f.comment) for f in flows] == [
+        ("left", "127.0.0.1 → nobody (own:429), but the app left"),
+        ("answered", ""),
+    ]

@@ -65,9 +65,11 @@ class Calls:
     def client_disconnected(self, client: Client) -> None:
         for flow_id, session in tuple(self.sessions.items()):
             if session.flow.client_conn.id == client.id:
-                session.drop(judging.CLIENT_GONE)
-                session.engine.live.discard(session)
+                # No other hook tells of an app that leaves while its call waits in one of ours.
                 del self.sessions[flow_id]
+                session.drop(judging.CLIENT_GONE)
+                session.app_left = True
+                self._finish(session)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         engine = self.core.engine
@@ -205,6 +207,8 @@ class Calls:
                         pass
                 else:
                     await asyncio.sleep(following.seconds)
+                if session.app_left:
+                    return
                 following = exchange.next(self.core.clock())
             self._apply(session, following)
         except Exception as e:
@@ -348,6 +352,8 @@ class Calls:
             return
         result = story.result(session)
         engine.requests_total[(exchange.match.route.name, result)] += 1
+        if not exchange.call.is_websocket:  # which lasts as long as the app likes
+            engine.durations.took((exchange.match.route.name, result), self.core.clock() - exchange.arrived)
         if result is Result.REROUTED and session.answered_by is not None:
             engine.rerouted[(session.match.addressed, session.answered_by.name)] += 1
         story.tell(session, result)

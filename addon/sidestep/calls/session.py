@@ -52,6 +52,8 @@ class Session:
         """The attempt whose answer the app gets; it need not be the latest."""
         self.broken_off = False
         """Sidestep itself has ended what the app gets, with an error."""
+        self.app_left = False
+        """The app's connection has ended before the call did."""
         self.direct_hosts: str | None = None
         """The user's NO_PROXY, where it is `sidestep run` that has put a proxy of the user's behind this one."""
         self.advice: str | None = None

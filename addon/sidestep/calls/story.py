@@ -28,7 +28,7 @@ def result(session: Session) -> Result:
     outcome = None if answer is None else answer.outcome
     broken = outcome is not None and outcome.kind in _BAD
     broken = broken or session.broken_off
-    if flow.error is not None and not broken:
+    if (flow.error is not None or session.app_left) and not broken:
         return Result.LEFT  # all that is left: what a provider or Sidestep breaks off is known
     if broken or answer is None or outcome is None or flow.response is None or flow.response.status_code >= 500:
         return Result.FAILED

@@ -20,6 +20,7 @@ from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.breaker.plans import Plans
 from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
+from sidestep.routing.histograms import Histograms
 from sidestep.routing.lateness import Budget, Times
 from sidestep.routing.repeats import Repeats
 from sidestep.routing.sticking import Conversations
@@ -107,6 +108,11 @@ class Engine:
         self.attempts_total: Counter[tuple[str, str, str]] = Counter()
         """Attempts that are over, by provider, outcome and reason."""
         self.requests_total: Counter[tuple[str, str]] = Counter()
+        self.first_content = Histograms()
+        """From the sending of an attempt to its first content, by provider and form, `streamed` or `whole`: the first
+        content of a whole answer is its end."""
+        self.durations = Histograms()
+        """From a request's arrival to its end, by route and what came of it."""
         self.rerouted: Counter[tuple[str, str]] = Counter()
         """Requests answered by another provider than their own: which was addressed, and which answered."""
         self.tokens_total: Counter[tuple[str, str]] = Counter()

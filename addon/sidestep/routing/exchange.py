@@ -430,6 +430,9 @@ class Exchange:
         seconds = exhausted(headers, wall_now - (now - began))
         if seconds is not None:
             engine.cooldowns.foresee(attempt.subject, began, seconds)
+        if attempt.content_at is not None and not self.call.is_websocket:
+            form = "streamed" if self.call.stream else "whole"
+            engine.first_content.took((provider.name, form), attempt.content_at - attempt.started)
         if len(self.plan.candidates) < 2:
             return
         if self.match.route.strategy == "fastest" and attempt.content_at is not None:

@@ -125,7 +125,7 @@ def test_a_handshake_is_sent_back_to_http() -> None:
     world = World(toml("priority", "", a=""))
     match = world.engine.routes.match("GET", "ws", "app.test", 80, "/v1/realtime")
     assert match is not None
-    call = match.dialect.read(match.operation, match.tail, "model=m", "", b"")
+    call = match.read("model=m", "", b"")
     plan = world.exchange().plan
     exchange = Exchange(world.engine, match, call, plan, world.now)
     assert replies.exhausted(exchange).status_code == 426

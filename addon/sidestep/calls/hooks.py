@@ -126,7 +126,7 @@ class Calls:
         original = session.original
         query = flow.request.path.partition("?")[2]
         body = readable_body(original)
-        call = match.dialect.read(match.operation, match.tail, query, original.content_type, body)
+        call = match.read(query, original.content_type, body)
         now = self.core.clock()
 
         def plan(trusted: bool) -> table.Plan:

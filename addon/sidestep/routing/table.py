@@ -39,6 +39,10 @@ class Match:
         own = (p.name for p in self.route.providers if p.base_url.place == self.intercept)
         return next(own, self.intercept.host)
 
+    def read(self, query: str, content_type: str, body: bytes) -> Call:
+        """What the request asks for. `query`: without its `?`."""
+        return self.dialect.read(self.operation, self.tail, query, content_type, body, self.intercept.path)
+
     @property
     def home_issuer(self) -> str:
         """The issuer of what the app brings along from before, as far as its address tells."""

@@ -16,6 +16,12 @@ from sidestep.config.urls import BaseURL
         ("http://localhost:80", ("http", "localhost", 80, ""), "http://localhost"),
         ("https://localhost:80", ("https", "localhost", 80, ""), "https://localhost:80"),
         ("http://[::1]:8000/v1", ("http", "::1", 8000, "/v1"), "http://[::1]:8000/v1"),
+        (
+            "https://Bücher.example/ü/v1",
+            ("https", "bücher.example", 443, "/%C3%BC/v1"),
+            "https://bücher.example/%C3%BC/v1",
+        ),
+        ("https://xn--bcher-kva.example/a", ("https", "bücher.example", 443, "/a"), "https://bücher.example/a"),
         ("https://[2001:DB8::1]/v1", ("https", "2001:db8::1", 443, "/v1"), "https://[2001:db8::1]/v1"),
     ],
 )
@@ -36,6 +42,7 @@ def test_parse(text: str, parts: tuple[str, str, int, str], shown: str) -> None:
         ("https:/a/v1", "expected a URL that begins with http:// or https://, found 'https:/a/v1'"),
         ("https://", "expected a URL with a host name, found 'https://'"),
         ("https:///v1", "expected a URL with a host name, found 'https:///v1'"),
+        ("https://ü..a/v1", "expected a URL with a host name, found 'https://ü..a/v1'"),
         ("https://a b/v1", "expected a URL without spaces and backslashes, found 'https://a b/v1'"),
         ("https://a\\b/v1", "expected a URL without spaces and backslashes, found 'https://a\\\\b/v1'"),
         ("https://a/v1?key=secret", "expected a URL without a key in its query, found one after 'https://a/v1'"),

@@ -142,6 +142,7 @@ class Calls:
                 text = "this client may not use the provider keys: see allow_clients in sidestep's [proxy] table"
                 flow.response = replies.error(match.dialect, 403, ErrorKind.CREDENTIAL, text)
                 session.exchange = Exchange(engine, match, call, chosen, now)
+                session.broken_off = True
                 return False
             if session.acting:
                 session.release()
@@ -224,7 +225,7 @@ class Calls:
             session.prepare(flight)
             session.show(flight)
         elif not exchange.attempts:
-            session.flow.response = replies.exhausted(exchange)
+            session.flow.response = self.phrase_exhausted(session)
 
     def sidestep_next(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Our own hook: the attempt under way has failed."""
@@ -396,6 +397,7 @@ class Calls:
 
     def phrase_exhausted(self, session: Session) -> http.Response:
         assert session.exchange is not None
+        session.broken_off = True
         return replies.exhausted(session.exchange)
 
     # --- helpers

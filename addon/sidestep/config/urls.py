@@ -53,8 +53,9 @@ class BaseURL:
         if port == 0:
             raise ValueError(f"expected a port from 1 to 65535, found {found!r}")
         port = port or DEFAULT_PORTS[parts.scheme]
+        host = canonical(parts.hostname)
         try:
-            host = _canonical(parts.hostname.lower())
+            host.encode("ascii" if host.isascii() else "idna")
         except UnicodeError:
             raise ValueError(f"expected a URL with a host name, found {found!r}") from None
         path = parts.path if parts.path.isascii() else quote(parts.path, safe="/%:@!$&'()*+,;=~")
@@ -103,9 +104,15 @@ class BaseURL:
         return "&".join([self.query, *(part for part in query.split("&") if part and _name(part) not in own)])
 
 
-def _canonical(host: str) -> str:
-    """An international host name in its own letters. UnicodeError: it is none."""
-    return host if host.isascii() and "xn--" not in host else host.encode("idna").decode("idna")
+def canonical(host: str) -> str:
+    """A host name in lower case, an international one in its own letters; as it is where it is none."""
+    host = host.lower()
+    if "xn--" not in host and host.isascii():
+        return host
+    try:
+        return host.encode("idna").decode("idna")
+    except UnicodeError:
+        return host
 
 
 def is_credential(part: str) -> bool:
@@ -118,4 +125,4 @@ def _name(part: str) -> str:
 
 
 def _bare(host: str) -> str:
-    return host.lower().removeprefix("[").removesuffix("]")
+    return canonical(host).removeprefix("[").removesuffix("]")

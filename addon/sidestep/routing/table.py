@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sidestep.breaker.bounded import Bounded, bytes_of
 from sidestep.config import catalog
 from sidestep.config.settings import Provider, Route
-from sidestep.config.urls import BaseURL
+from sidestep.config.urls import BaseURL, canonical
 from sidestep.dialects import DIALECTS, sealed
 from sidestep.dialects.base import Call, Dialect, Pin, PinKind
 from sidestep.dialects.common import UNSIGNED
@@ -118,7 +118,7 @@ class RouteTable:
 
     def lies_under(self, host: str, port: int) -> bool:
         """Whether any intercept has this host and port (what must not be tunnelled unopened)."""
-        return (host.lower(), port) in self._by_port
+        return (canonical(host), port) in self._by_port
 
     def candidates(self, match: Match, model: str | None, *, trusted_client: bool) -> tuple[Candidate, ...]:
         """Who may be asked for a model, in the route's order. Kept, for apps ask for the same few models."""
@@ -137,7 +137,7 @@ class RouteTable:
 
     def match(self, method: str, scheme: str, host: str, port: int, path: str) -> Match | None:
         """The route of a request, None if it is not a routed call. `path` may carry a query."""
-        entries = self._by_port.get((host.lower(), port))
+        entries = self._by_port.get((canonical(host), port))
         if entries is None:
             return None
         bare = path.partition("?")[0]

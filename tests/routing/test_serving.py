@@ -225,6 +225,23 @@ def test_one_circuit_for_all_of_a_provider() -> None:
     assert seen(w) == Serving(DEGRADED, "b", "a is open since 0 s: http_5xx; tried again in 15 s")
 
 
+def test_modes_that_change_nothing() -> None:
+    """Calls go to whom apps address, whatever is known of the providers; where it is looked on, that is told."""
+    w = World(toml(a="", b="").replace("http://a.test/v1", "http://app.test/v1"))
+    for name in "ab":
+        w.engine.hold(name, State.FORCED_OPEN)
+    w.engine.mode = "observe"
+    because = "mode observe: calls go where apps send them, else to "
+    assert seen(w) == Serving(OK, "a", because + "nobody: a is held open by hand. b is held open by hand")
+    w.engine.hold("a", None)
+    assert seen(w) == Serving(OK, "a", because + "a")
+    w.engine.mode = "off"
+    assert seen(w) == Serving(OK, "a", "mode off: calls go where apps send them")
+    elsewhere = world()
+    elsewhere.engine.mode = "off"
+    assert seen(elsewhere).served_by == "app.test"
+
+
 @pytest.mark.parametrize(
     ("statuses", "word"),
     [

@@ -15,6 +15,7 @@ from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Cooling, Subject
 from sidestep.config.settings import Provider, Route
 from sidestep.routing.engine import Engine
+from sidestep.routing.table import addressed
 
 
 class Health(enum.StrEnum):
@@ -62,6 +63,17 @@ class _Standing:
 
 
 def serving(engine: Engine, route: Route, now: float) -> Serving:
+    """Where a route's calls go now; in the modes that change nothing, to whom apps send them."""
+    found = _served(engine, route, now)
+    if engine.mode == "enforce":
+        return found
+    because = f"mode {engine.mode}: calls go where apps send them"
+    if engine.mode == "observe":
+        because += f", else to {found.served_by or 'nobody'}" + (f": {found.because}" if found.because else "")
+    return Serving(Health.OK, ", ".join(dict.fromkeys(addressed(route, i) for i in route.intercepts)), because)
+
+
+def _served(engine: Engine, route: Route, now: float) -> Serving:
     """By priority the first provider should have a route's calls, with any other strategy any of them."""
     standings = [_standing(engine, provider, now) for provider in route.providers]
     asked = [s for s in standings if not s.lacks] or standings

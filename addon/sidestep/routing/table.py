@@ -23,6 +23,11 @@ KEPT_CANDIDATES = 1_000
 CANDIDATES_BYTES = 4 << 20
 
 
+def addressed(route: Route, intercept: BaseURL) -> str:
+    """Whom apps address by an intercept: a provider of its route, or the host where none of them is it."""
+    return next((p.name for p in route.providers if p.base_url.place == intercept), intercept.host)
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """A request that lies under an intercept and names a routed operation."""
@@ -35,9 +40,8 @@ class Match:
 
     @property
     def addressed(self) -> str:
-        """Whom the app addressed: a provider of the route, or the host where none of them is it."""
-        own = (p.name for p in self.route.providers if p.base_url.place == self.intercept)
-        return next(own, self.intercept.host)
+        """Whom the app addressed, in a word."""
+        return addressed(self.route, self.intercept)
 
     def read(self, query: str, content_type: str, body: bytes) -> Call:
         """What the request asks for. `query`: without its `?`."""

@@ -173,6 +173,17 @@ def test_the_worst_of_several_models(times: int, state: str) -> None:
     assert providers(w)["a"]["state"] == state
 
 
+def test_while_it_is_probed_no_time_is_told() -> None:
+    """The probe may be over at any moment."""
+    w = world("a")
+    assert w.call(failing="a") == "a-"
+    w.call(failing="a")
+    w.now += 20
+    ask(w, w.exchange())
+    found = providers(w)["a"]
+    assert (found["state"], found["permits_out"], found["retry_after"]) == ("half_open", 1, None)
+
+
 def test_the_time_to_first_content_where_it_is_measured() -> None:
     """In milliseconds, of a provider over all its models."""
     w = world("ab", strategy="fastest")

@@ -50,7 +50,9 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
     snapshots = [own, *models.values()]
     counted = list(models.values()) if provider.circuit.scope == "model" else [own]
     states = {s.state for s in snapshots}
-    retry = [s.retry_after for s in ([own] if own.retry_after is not None else snapshots) if s.retry_after is not None]
+    # A probe that is out may be over at any moment: its lease is no time until it is asked again.
+    waits = {s: s.retry_after for s in snapshots if s.retry_after is not None and s.state is not State.HALF_OPEN}
+    retry = waits.get(own, min(waits.values(), default=None))
     cooling = engine.cooldowns.of(provider.name, now)
     longest = next(iter(cooling.values()), None)
     status: dict[str, Any] = {
@@ -60,7 +62,7 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
         "failures": sum(s.failures for s in snapshots),
         "window_seconds": provider.circuit.window_seconds,
         "totals": _totals(engine, provider.name),
-        "retry_after": round(min(retry), 3) if retry else None,
+        "retry_after": None if retry is None else round(retry, 3),
         "permits_out": own.permits_out,
         "in_flight": engine.out[provider.name],
         "cooldown": None

@@ -65,8 +65,10 @@ class Exhausted:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds until the first of them may be asked."""
-        return min((r.retry_after for r in self.refused if r.retry_after is not None), default=None)
+        """Seconds until the first of them may be asked, as far as that is known. One that is being probed may be at any
+        moment: the lease says when that is over at the latest."""
+        times = (0.0 if r.reason == "probing" else r.retry_after for r in self.refused)
+        return min((seconds for seconds in times if seconds is not None), default=None)
 
 
 Next = Attempt | Wait | Exhausted

@@ -83,6 +83,13 @@ def test_a_stand_in_at_azure_needs_its_deployment(base: str, intercept: str, tol
     assert lines == ([f"{expected}, found '{base}'"] if told else [])
 
 
+@pytest.mark.parametrize("name", ["max", "total_seconds"])
+def test_what_bounds_a_whole_request_is_no_providers(name: str) -> None:
+    """It would change nothing, and that is told."""
+    text = OTHER.format("openai", "https://p.test/v1") + f"attempts = {{ {name} = 5, per_provider = 1 }}\n"
+    assert [line.partition(": expected")[0] for line in advice(reading.parse(text, {}))] == [f"p: attempts.{name}"]
+
+
 def test_the_catalog_takes_its_own_advice() -> None:
     """Nothing is to be said of any provider of the catalog."""
     env = {name: "k" for entry in catalog.CATALOG.values() for name in entry.env}

@@ -37,6 +37,12 @@ def advice(settings: Settings) -> list[str]:
                 f"'https://{provider.base_url.authority}/openai/deployments/NAME?api-version=2024-10-21', found "
                 f"'{provider.base_url}'"
             )
+        for name in ("max", "total_seconds"):
+            if getattr(provider.attempts, name) != getattr(settings.attempts, name):
+                lines.append(
+                    f"{provider.name}: attempts.{name}: expected in the [attempts] table alone, found here: it bounds "
+                    "a whole request, whoever is asked, and changes nothing"
+                )
         if provider.name not in routed:
             lines.append(f"{provider.name}: expected in the providers of a route, found in none: it is never asked")
         if provider.api_key is not None and provider.base_url.scheme == "http" and not _is_here(provider.base_url.host):

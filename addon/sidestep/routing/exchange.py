@@ -278,7 +278,7 @@ class Exchange:
         if (
             cooling is None
             or cooling.source is not Source.ANNOUNCED
-            or cooling.seconds > self.limits.wait_seconds
+            or cooling.seconds > candidate.provider.attempts.wait_seconds
             or now + cooling.seconds >= self.deadline
             or self._refusal(candidate, now, insist=True) is not None
         ):
@@ -322,14 +322,16 @@ class Exchange:
                 self._probe_wait_until = min(now + seconds, self.deadline)
             if now < self._probe_wait_until:
                 return Wait(self._probe_wait_until - now, "probe", on_change=True)
-        times = [r.retry_after for r in self.refused if r.retry_after is not None and r.reason != "probing"]
+        refused = [r for r in self.refused if r.reason != "probing"]
+        times = [(r.retry_after, r.provider) for r in refused if r.retry_after is not None]
         if self._in_company:
-            times += [until - now for until in self._spent.values() if until > now]
-        soonest = min(times, default=math.inf)
-        if soonest > self.limits.wait_seconds or now + soonest >= self.deadline:
+            times += [(until - now, name) for name, until in self._spent.items() if until > now]
+        longest = {c.provider.name: c.provider.attempts.wait_seconds for c in self.plan.candidates}
+        soonest, name = min((t for t in times if t[0] <= longest[t[1]]), default=(math.inf, ""))
+        if now + soonest >= self.deadline:
             return None
         if self._refusal_wait_until is None:
-            patience = RECOVERY_WAITS * self.limits.wait_seconds if self._in_company else soonest
+            patience = RECOVERY_WAITS * longest[name] if self._in_company else soonest
             self._refusal_wait_until = now + patience + WAIT_MARGIN_SECONDS
         left = self._refusal_wait_until - now
         return Wait(min(soonest + WAIT_MARGIN_SECONDS, left), "refused", on_change=True) if left > 0 else None

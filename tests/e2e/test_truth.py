@@ -99,3 +99,23 @@ def test_an_app_that_leaves_while_its_call_waits_has_left(provider: Make, proxy:
         ("left", "127.0.0.1 → nobody (own:429), but the app left"),
         ("answered", ""),
     ]
+
+
+def test_what_a_stand_in_does_not_do(provider: Make, proxy: Start) -> None:
+    """Its 501 is no last word while another may answer, and never stands for the own provider's failure; the own
+    provider's is the app's at once, as without Sidestep."""
+    own, second, third = provider("own"), provider("second"), provider("third")
+    tables: dict[str, Any] = {"attempts": {"per_provider": 1, "wait_seconds": 0}, "circuit": {"failure_threshold": 9}}
+    m = proxy(config("chat", own, second, third, own=own, **tables))
+    second.default = Behaviour(status=501)
+    found = []
+    with Wire(m) as wire:
+        for mine, last in ((DOWN, Behaviour()), (DOWN, DOWN), (Behaviour(status=501), Behaviour())):
+            own.default, third.default = mine, last
+            status, headers, _ = wire.send(chat(own.url())).answer()
+            found.append((status, headers["x-sidestep-provider"], headers["x-sidestep-attempts"]))
+    assert found == [
+        (200, "third", "own:503, second:501, third:200"),
+        (503, "own", "own:503, second:501, third:503"),
+        (501, "own", "own:501"),
+    ]

@@ -69,7 +69,10 @@ class Calls:
                 del self.sessions[flow_id]
                 session.drop(judging.CLIENT_GONE)
                 session.app_left = True
-                self._finish(session)
+                try:
+                    self._finish(session)
+                except Exception as e:
+                    self.core.log_bug("client_disconnected", e)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         engine = self.core.engine

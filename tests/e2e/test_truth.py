@@ -42,11 +42,11 @@ def test_what_is_told_is_what_the_app_got(provider: Make, proxy: Start, tmp_path
     saved = tmp_path / "saved.mitm"
     tables: dict[str, Any] = {"attempts": {"per_provider": 1, "wait_seconds": 0}, "circuit": {"failure_threshold": 100}}
     m = proxy(config("chat", own, other, own=own, **tables), "-w", str(saved))
-    for first, second, status, result, _ in ENDS:
+    for number, (first, second, status, result, _) in enumerate(ENDS):
         own.default, other.default = first, second
         stream = first.cut_after is not None or first.stall_after is not None
         with Wire(m) as wire:
-            wire.send(chat(own.url(), stream=stream))
+            wire.send(chat(own.url(), stream=stream, user=f"{number}"))  # the same again would not be asked of it first
             if not stream:
                 assert wire.answer()[0] == status
                 continue
@@ -108,11 +108,11 @@ def test_what_a_stand_in_does_not_do(provider: Make, proxy: Start) -> None:
     tables: dict[str, Any] = {"attempts": {"per_provider": 1, "wait_seconds": 0}, "circuit": {"failure_threshold": 9}}
     m = proxy(config("chat", own, second, third, own=own, **tables))
     second.default = Behaviour(status=501)
-    found = []
+    found: list[tuple[int, str, str]] = []
     with Wire(m) as wire:
         for mine, last in ((DOWN, Behaviour()), (DOWN, DOWN), (Behaviour(status=501), Behaviour())):
             own.default, third.default = mine, last
-            status, headers, _ = wire.send(chat(own.url())).answer()
+            status, headers, _ = wire.send(chat(own.url(), user=f"{len(found)}")).answer()
             found.append((status, headers["x-sidestep-provider"], headers["x-sidestep-attempts"]))
     assert found == [
         (200, "third", "own:503, second:501, third:200"),

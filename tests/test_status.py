@@ -87,6 +87,7 @@ def test_each_provider_with_its_circuit_its_counts_and_its_cooldown() -> None:
                     "served_by": "c",
                     "because": "a is open since 0 s: timeout; tried again in 20 s."
                     " b cools down for chat/completions, m: rate_limit; 8 s to go",
+                    "stays": {"b": 1},
                 }
             },
             "providers": {
@@ -172,6 +173,17 @@ def test_the_worst_of_several_models(times: int, state: str) -> None:
     assert providers(w)["a"]["state"] == state
 
 
+def test_while_it_is_probed_no_time_is_told() -> None:
+    """The probe may be over at any moment."""
+    w = world("a")
+    assert w.call(failing="a") == "a-"
+    w.call(failing="a")
+    w.now += 20
+    ask(w, w.exchange())
+    found = providers(w)["a"]
+    assert (found["state"], found["permits_out"], found["retry_after"]) == ("half_open", 1, None)
+
+
 def test_the_time_to_first_content_where_it_is_measured() -> None:
     """In milliseconds, of a provider over all its models."""
     w = world("ab", strategy="fastest")
@@ -228,6 +240,25 @@ def test_what_is_usual_is_told_once_enough_is_known() -> None:
 # --- metrics
 
 
+BOUNDS = ("0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0", "600.0")
+
+
+def histogram(name: str, within: int, seconds: float, **labels: str) -> list[str]:
+    """The lines of one value, which was within all bounds or none."""
+
+    def line(what: str, value: float, **more: str) -> str:
+        told = ",".join(f'{k}="{v}"' for k, v in sorted({**labels, **more}.items()))
+        return f"{name}_{what}{{{told}}} {float(value)}"
+
+    return [
+        f"# TYPE {name} histogram",
+        *(line("bucket", within, le=bound) for bound in BOUNDS),
+        line("bucket", 1, le="+Inf"),
+        line("count", 1),
+        line("sum", seconds),
+    ]
+
+
 def test_every_metric() -> None:
     """All lines, save those that explain them: names and labels are what dashboards are made of."""
     w = busy()
@@ -241,6 +272,7 @@ def test_every_metric() -> None:
     w.engine.settle(attempt, judging.SUCCESS, w.now)
     w.engine.ended(attempt, w.now)
     ask(w, w.exchange())
+    w.engine.durations.took(("r", "answered"), 700.0)
     lines = [line for line in status.metrics(w.engine, w.now).decode().splitlines() if not line.startswith("# HELP")]
     states = ("closed", "open", "half_open", "forced_open", "disabled")
     state = {"a": "open", "b": "closed", "c": "closed"}
@@ -254,6 +286,8 @@ def test_every_metric() -> None:
         "# TYPE sidestep_requests_total counter",
         'sidestep_requests_total{result="failed",route="q"} 2.0',
         'sidestep_requests_total{result="answered",route="r"} 5.0',
+        *histogram("sidestep_time_to_first_content_seconds", 1, 0, provider="b", form="whole"),
+        *histogram("sidestep_call_duration_seconds", 0, 700, route="r", result="answered"),
         "# TYPE sidestep_rerouted_total counter",
         "sidestep_rerouted_total 5.0",
         "# TYPE sidestep_unread_total counter",
@@ -314,8 +348,9 @@ def test_the_page_shows_what_health_says() -> None:
     w.engine.requests_total.update(results)
     page = status.page(w.engine, w.now).decode()
     because = status.health(w.engine, w.now)[1]["routes"]["openai"]["because"]
+    served_by = "c; conversations that stay with b: 1"
     assert tables(page) == [
-        [["openai http://app.test/v1 → a, b, c, priority", "degraded", "c", because]],
+        [["openai http://app.test/v1 → a, b, c, priority", "degraded", served_by, because]],
         [
             ["a", "open", "2", "0", "2", "0", "20 s"],
             ["b", "closed cooldown: rate_limit", "0", "1", "0", "0", "8 s"],

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sidestep.breaker.circuit import State
@@ -20,6 +20,7 @@ from sidestep.breaker.judging import UNREAD
 from sidestep.breaker.outcomes import Kind, Result
 from sidestep.config.settings import Provider
 from sidestep.routing.engine import Engine
+from sidestep.routing.histograms import BOUNDS, Histograms
 from sidestep.routing.lateness import SIZES
 from sidestep.routing.serving import Health, Serving, overall, serving
 
@@ -32,11 +33,12 @@ PLANS_LISTED = 20
 KINDS_LISTED = 20
 """Of one provider, the kinds of calls seen latest."""
 
+_BOUNDS = (*map(str, BOUNDS), "+Inf")
 _WORST_FIRST = (State.FORCED_OPEN, State.OPEN, State.HALF_OPEN, State.CLOSED, State.DISABLED)
 
 
 def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str, Any]:
-    """One provider's line in `/health`. Times are seconds from now.
+    """One provider's line in `/health`. Histograms are seconds from now.
 
     Its state is the worst of its circuits: its own, and those of its models. Each attempt succeeds in the circuit of
     its model and fails in one of both, so that no attempt is counted twice. `failure_count`: in a row; `successes` and
@@ -48,7 +50,9 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
     snapshots = [own, *models.values()]
     counted = list(models.values()) if provider.circuit.scope == "model" else [own]
     states = {s.state for s in snapshots}
-    retry = [s.retry_after for s in ([own] if own.retry_after is not None else snapshots) if s.retry_after is not None]
+    # A probe that is out may be over at any moment: its lease is no time until it is asked again.
+    waits = {s: s.retry_after for s in snapshots if s.retry_after is not None and s.state is not State.HALF_OPEN}
+    retry = waits.get(own, min(waits.values(), default=None))
     cooling = engine.cooldowns.of(provider.name, now)
     longest = next(iter(cooling.values()), None)
     status: dict[str, Any] = {
@@ -58,7 +62,7 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
         "failures": sum(s.failures for s in snapshots),
         "window_seconds": provider.circuit.window_seconds,
         "totals": _totals(engine, provider.name),
-        "retry_after": round(min(retry), 3) if retry else None,
+        "retry_after": None if retry is None else round(retry, 3),
         "permits_out": own.permits_out,
         "in_flight": engine.out[provider.name],
         "cooldown": None
@@ -126,6 +130,7 @@ def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
         "in_flight": len(engine.in_flight),
         "routes": {
             name: {"status": str(r.status), "served_by": r.served_by, "because": r.because}
+            | ({"stays": dict(r.stays)} if r.stays else {})
             for name, r in routes.items()
         },
         "providers": {p.name: provider_status(engine, p, now) for p in engine.settings.providers},
@@ -149,6 +154,13 @@ def summary(engine: Engine) -> dict[str, Any]:
         "failed": came[Result.FAILED],
         "rerouted": [{"from": a, "to": b, "count": count} for (a, b), count in engine.rerouted.most_common()],
     }
+
+
+def _histogram(name: str, text: str, labels: list[str], times: Histograms) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for key, counts, total in times:
+        family.add_metric(key, list(zip(_BOUNDS, counts, strict=True)), total)
+    return family
 
 
 class _EngineCollector(Collector):
@@ -176,6 +188,18 @@ class _EngineCollector(Collector):
         for (route, result), count in sorted(engine.requests_total.items()):
             requests.add_metric([route, result], count)
         yield requests
+        yield _histogram(
+            "sidestep_time_to_first_content_seconds",
+            "From the sending of an attempt to its first content; of a whole answer, to its end.",
+            ["provider", "form"],
+            engine.first_content,
+        )
+        yield _histogram(
+            "sidestep_call_duration_seconds",
+            "From a routed request's arrival to its end, whoever was asked meanwhile.",
+            ["route", "result"],
+            engine.durations,
+        )
         yield CounterMetricFamily(
             "sidestep_rerouted",
             "Requests answered by another provider than their own.",
@@ -274,11 +298,13 @@ def page(engine: Engine, now: float) -> bytes:
     routes = []
     for r in engine.settings.routes:
         verdict = body["routes"][r.name]
+        by = verdict["served_by"] or "nobody"
+        by += "".join(f"; conversations that stay with {n}: {count}" for n, count in verdict.get("stays", {}).items())
         from_to = f"{', '.join(str(b) for b in r.intercepts)} → {', '.join(p.name for p in r.providers)}"
         routes.append(
             f"<tr><td>{e(r.name)}<br><small>{e(from_to)}, {e(r.strategy)}</small></td>"
             f"<td><b class={verdict['status']}>{verdict['status']}</b></td>"
-            f"<td>{e(verdict['served_by'] or 'nobody')}</td><td>{e(verdict['because'] or '')}</td></tr>"
+            f"<td>{e(by)}</td><td>{e(verdict['because'] or '')}</td></tr>"
         )
     came = _results(engine)
     calls = ", ".join(f"{came[result]} {result}" for result in Result)

@@ -49,7 +49,9 @@ ANSWERS: list[tuple[Any, ...]] = [
     (520, OWN, b"", None, FAILURE, "http_5xx", RETRY, None, False),
     (529, OWN, said("Overloaded", "overloaded_error"), None, FAILURE, "http_5xx", RETRY, None, False),
     (501, OWN, b"", None, FAILURE, "http_5xx", HAND, None, False),
-    (505, OTHER, b"", None, FAILURE, "http_5xx", HAND, None, False),
+    (505, KEYED, b"", None, FAILURE, "http_5xx", HAND, None, False),
+    (501, OTHER, b"", None, FAILURE, "http_5xx", NEXT, None, False),
+    (505, OTHER, PAGE, None, FAILURE, "http_5xx", NEXT, None, False),
     # Limits.
     (429, OWN, said("Rate limit reached"), None, COOLDOWN, "rate_limit", NEXT, None, False),
     (429, OTHER, said("Rate limit reached"), 3.0, COOLDOWN, "rate_limit", WAIT, 3.0, False),

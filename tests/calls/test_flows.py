@@ -125,8 +125,71 @@ def test_a_base_with_a_query(provider: int, query: str, path: str) -> None:
     assert match.addressed == "east"
     original = Original.take(request)
     original.refresh(request)
-    call = match.dialect.read(match.operation, match.tail, "", "application/json", request.content or b"")
+    call = match.read("", "application/json", request.content or b"")
     candidate = routes.candidates(match, call.model, trusted_client=True)[provider]
     assert candidate.own is (provider == 0)
     point_at(request, original, match, call, candidate)
     assert request.path == path
+
+
+FROM_AZURE = """
+[[providers]]
+name = "east"
+dialect = "openai"
+base_url = "http://east.test/openai"
+
+[[providers]]
+name = "west"
+dialect = "openai"
+base_url = "http://west.test/openai"
+api_key = "k"
+models = { "my-4o" = "west-4o" }
+
+[[providers]]
+name = "one"
+dialect = "openai"
+base_url = "http://one.test/openai/deployments/the-one?api-version=2025-01-01"
+api_key = "k"
+
+[[providers]]
+name = "plain"
+dialect = "openai"
+base_url = "http://plain.test/v1"
+api_key = "k"
+models = { "my-*" = "gpt-*" }
+
+[[routes]]
+intercept = ["http://east.test/openai"]
+providers = ["east", "west", "one", "plain"]
+"""
+AT_EAST = "/openai/deployments/my-4o/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("provider", "path", "model"),
+    [
+        ("east", AT_EAST + "?api-version=2024-10-21", None),
+        ("west", AT_EAST.replace("my-4o", "west-4o") + "?api-version=2024-10-21", "west-4o"),
+        ("one", AT_EAST.replace("my-4o", "the-one") + "?api-version=2025-01-01", "my-4o"),
+        ("plain", "/v1/chat/completions", "gpt-4o"),
+    ],
+)
+def test_from_a_deployment_at_azure(provider: str, path: str, model: str | None) -> None:
+    """The deployment names the model: a stand-in of the same layout gets its own deployment in the path, any other the
+    model in the body."""
+    body = b'{"messages": [1.0]}'
+    request = http.Request.make("POST", f"http://east.test{AT_EAST}?api-version=2024-10-21", body)
+    routes = RouteTable(reading.parse(FROM_AZURE, {}).routes)
+    match = routes.match("POST", "http", "east.test", 80, request.path)
+    assert match is not None
+    original = Original.take(request)
+    original.refresh(request)
+    call = match.read("", "application/json", body)
+    candidates = routes.candidates(match, call.model, trusted_client=True)
+    point_at(request, original, match, call, next(c for c in candidates if c.provider.name == provider))
+    assert request.path == path
+    if model is None:
+        assert request.raw_content == body
+    else:
+        assert json.loads(request.raw_content or b"") == {"messages": [1.0], "model": model}
+        assert request.headers["content-length"] == str(len(request.raw_content or b""))

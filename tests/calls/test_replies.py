@@ -87,6 +87,14 @@ def test_an_app_is_told_to_wait_a_second_at_least() -> None:
     assert told(replies.exhausted(exchange))[1]["retry-after"] == "1"
 
 
+def test_a_probe_may_be_over_at_any_moment() -> None:
+    """How long it may take at most is no time until it is worth asking again."""
+    exchange = ended(opened(20, 30))
+    exchange.refused = (Refused("a", "probing", 694.0), Refused("b", "open", 9.0))
+    assert told(made := replies.exhausted(exchange))[1]["retry-after"] == "1"
+    assert message(made) == "no provider may be asked now: a is being probed; b is open, may be asked in 9 s"
+
+
 def test_without_a_known_time_there_is_no_retry_after() -> None:
     """Held open by hand, nobody can tell."""
     world = World(toml("priority", "", a="", b=""))
@@ -125,7 +133,7 @@ def test_a_handshake_is_sent_back_to_http() -> None:
     world = World(toml("priority", "", a=""))
     match = world.engine.routes.match("GET", "ws", "app.test", 80, "/v1/realtime")
     assert match is not None
-    call = match.dialect.read(match.operation, match.tail, "model=m", "", b"")
+    call = match.read("model=m", "", b"")
     plan = world.exchange().plan
     exchange = Exchange(world.engine, match, call, plan, world.now)
     assert replies.exhausted(exchange).status_code == 426

@@ -10,7 +10,7 @@ from sidestep.breaker.outcomes import Outcome
 from sidestep.calls.flight import Flight
 from sidestep.calls.session import Session
 from sidestep.routing.engine import Attempt
-from support.flows import flow_of
+from support.flows import flow_of, session_of
 from support.world import World, answer, toml, user
 
 CUT = (
@@ -51,3 +51,12 @@ def test_a_stream_that_broke_after_content_keeps_no_conversation_and_its_tokens_
     assert world.engine.tokens_total == {(name, "input"): 7, (name, "output"): 3}
     assert world.engine.attempts_total == {(name, "failure", outcome.reason): 1}
     assert not world.engine.in_flight
+
+
+@pytest.mark.parametrize("wished", [True, False])
+def test_a_head_of_ours_tells_of_the_call_only_where_headers_are_wished(wished: bool) -> None:
+    """An app that waits for a stream that is held back whole gets one before any provider has answered."""
+    world = World(toml(top="" if wished else "[proxy]\nresponse_headers = false", a=""))
+    exchange = world.exchange({"stream": True})
+    head = session_of(world, exchange, flow_of()).made_up_response().headers
+    assert head.get("x-sidestep-request-id") == (exchange.id if wished else None)

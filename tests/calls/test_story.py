@@ -95,6 +95,21 @@ class Told:
         assert isinstance(self.exchange.next(self.world.now), Exhausted)
         return self
 
+    def by_a_script(self, status: int) -> Told:
+        """Another addon has answered, or a host that is no provider where Sidestep only looks on."""
+        answered(self.flow, status)
+        return self
+
+    def ours(self, status: int) -> Told:
+        """Sidestep refuses it."""
+        self.session.broken_off = True
+        return self.by_a_script(status)
+
+    def left(self) -> Told:
+        """No other hook told of it."""
+        self.session.app_left = True
+        return self
+
     def shown(self) -> tuple[str, str]:
         """Comment and marker."""
         story.tell(self.session, story.result(self.session))
@@ -165,6 +180,9 @@ class Told:
             "app.test → nobody (home:503, away:timeout)",
             ":red_circle:",
         ),
+        (lambda: Told().by_a_script(200), Result.ANSWERED, "", ""),
+        (lambda: Told().by_a_script(500), Result.FAILED, "app.test → nobody", ":red_circle:"),
+        (lambda: Told().ours(403), Result.FAILED, "app.test → nobody", ":red_circle:"),
         (lambda: Told().answers().ends(), Result.LEFT, "app.test → home, but the app left", ""),
         (
             lambda: Told().fails(DOWN, 503).answers().ends(Error.KILLED_MESSAGE),
@@ -174,6 +192,12 @@ class Told:
         ),
         (
             lambda: Told().fails(DOWN, 503).fails(judging.CLIENT_GONE).ends(),
+            Result.LEFT,
+            "app.test → nobody (home:503), but the app left",
+            "",
+        ),
+        (
+            lambda: Told().fails(DOWN, 503).left(),
             Result.LEFT,
             "app.test → nobody (home:503), but the app left",
             "",

@@ -136,6 +136,7 @@ def test_the_event_that_ends_it_is_of_its_dialect() -> None:
         (gzip.compress(b" " * (65 << 20)), "unread"),
         (b"no gzip", "bad_response"),
     ],
+    ids=["read", "too large", "none"],  # a compressed body holds the time, and several processes must agree
 )
 def test_a_compressed_document(body: bytes, reason: str) -> None:
     """Read to a bound; what is not in its encoding is no answer."""

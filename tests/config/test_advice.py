@@ -40,6 +40,8 @@ OTHER = '[[providers]]\nname = "p"\ndialect = "{}"\nbase_url = "{}"\napi_key = "
         ("openai", "https://api.deepseek.com", None),
         ("openai", "https://x.openai.azure.com/openai/deployments/gpt-4o?api-version=2024-10-21", None),
         ("openai", "https://x.openai.azure.com/openai/v1", None),
+        ("openai", "https://x.openai.azure.com/openai", None),
+        ("openai", "https://x.openai.azure.com", None),
         ("anthropic", "https://p.test/v1/messages", "https://p.test"),
         ("anthropic", "https://p.test/v1/messages/count_tokens", "https://p.test"),
         ("anthropic", "https://p.test/a/v1", "https://p.test/a"),
@@ -61,6 +63,31 @@ def test_base_urls(dialect: str, base: str, better: str | None) -> None:
     else:
         assert [line.partition(": expected")[0] for line in lines] == ["p: base_url", "route r: intercept"]
         assert all(line.endswith(f"such as '{better}', found '{bare}'") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("base", "intercept", "told"),
+    [
+        ("https://x.openai.azure.com/openai", "https://api.openai.com/v1", True),
+        ("https://x.openai.azure.com", "https://y.openai.azure.com/openai", True),
+        ("https://x.openai.azure.com/openai", "https://y.openai.azure.com/openai", False),
+        ("https://x.openai.azure.com/openai/v1", "https://api.openai.com/v1", False),
+    ],
+)
+def test_a_stand_in_at_azure_needs_its_deployment(base: str, intercept: str, told: bool) -> None:
+    """Where the calls that it gets do not say which."""
+    text = OTHER.format("openai", base) + f'[[routes]]\nintercept = ["{intercept}"]\nproviders = ["p"]\n'
+    better = "https://x.openai.azure.com/openai/deployments/NAME?api-version=2024-10-21"
+    expected = f"p: base_url: expected a base URL with '/openai/v1', or with the deployment, such as '{better}'"
+    lines = advice(reading.parse(text, {}))
+    assert lines == ([f"{expected}, found '{base}'"] if told else [])
+
+
+@pytest.mark.parametrize("name", ["max", "total_seconds"])
+def test_what_bounds_a_whole_request_is_no_providers(name: str) -> None:
+    """It would change nothing, and that is told."""
+    text = OTHER.format("openai", "https://p.test/v1") + f"attempts = {{ {name} = 5, per_provider = 1 }}\n"
+    assert [line.partition(": expected")[0] for line in advice(reading.parse(text, {}))] == [f"p: attempts.{name}"]
 
 
 def test_the_catalog_takes_its_own_advice() -> None:

@@ -353,7 +353,11 @@ EXACT: list[tuple[str, str, list[str]]] = [
         "[attempts]\nwait_seconds = -1\n",
         ["attempts.wait_seconds: expected a number of at least 0, found -1"],
     ),
-    ("infinite", "[timeouts]\nidle = inf\n", ["timeouts.idle: expected a number greater than 0, found inf"]),
+    (
+        "infinite",
+        "[timeouts]\nidle = inf\n",
+        ["timeouts.idle: expected a number greater than 0 and at most 31536000, found inf"],
+    ),
     ("no number", "[timeouts]\nidle = nan\n", ["timeouts.idle: expected a number greater than 0, found nan"]),
     ("fraction", "[attempts]\nmax = 1.5\n", ["attempts.max: expected a whole number of at least 1, found 1.5"]),
     (
@@ -661,6 +665,41 @@ def test_blank_keys() -> None:
     assert f"{found} an empty string; the environment variable BLANK is blank" in problems(text, {"BLANK": " "})
     text = '[[providers]]\nname = "gemini-openai"\n'
     assert f"{found} none: GOOGLE_API_KEY is blank; " in problems(text, {"GOOGLE_API_KEY": ""})
+
+
+def test_keys_that_cannot_be_sent() -> None:
+    """The variable that holds one is named, also where there is no file to look into."""
+    found = "providers[{}].api_key: expected a key of printable ASCII characters, found others"
+    env = {"GOOD": "k", "BAD": "k\u00e9y"}
+    hint = "; the environment variable BAD holds them"
+    assert f"{found.format(0)}{hint}" in problems(A.replace("sk-a", "${GOOD}${BAD}"), env)
+    with pytest.raises(ConfigError) as caught:
+        reading.default({"XAI_API_KEY": "k\u00e9y"})
+    told = f"the built-in catalog: {found.format(3)}; the environment variable XAI_API_KEY holds them"
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("table", "most"),
+    [
+        ("[timeouts]\nconnect = 1e300", "timeouts.connect: expected a number greater than 0 and at most 31536000"),
+        (
+            "[attempts]\nwait_seconds = 1e9",
+            "attempts.wait_seconds: expected a number of at least 0 and at most 31536000",
+        ),
+        (
+            "[routing]\nstick_seconds = 1e9",
+            "routing.stick_seconds: expected a number of at least 0 and at most 31536000",
+        ),
+        (
+            '[[providers]]\nname = "xai"\nweight = 1e10',
+            "providers[0].weight: expected a number greater than 0 and at most ",
+        ),
+    ],
+)
+def test_numbers_have_a_range(table: str, most: str) -> None:
+    """No sum of them overflows, and no timer is set for longer than timers can be."""
+    assert most in problems(table, {"XAI_API_KEY": "k"})
 
 
 def test_two_dialects_at_one_base() -> None:

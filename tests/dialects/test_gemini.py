@@ -489,4 +489,4 @@ def test_the_sdk_ignores_keep_alives() -> None:
     ],
 )
 def test_the_two_platforms_of_google_name_their_paths_differently(host: str, tail: str, there: str) -> None:
-    assert GEMINI.tail_at(host, tail) == there
+    assert GEMINI.address_at(host, "", tail, "alt=sse", alike=True) == (there, "alt=sse")

@@ -1,4 +1,4 @@
-"""One host that speaks two dialects, calls that are not chats, and a stand-in whose base URL bears a query."""
+"""One host that speaks two dialects, calls that are not chats, and deployments at Azure, as stand-in and as source."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import httpx2
+import openai
 import pytest
 
-from support.provider import Behaviour, Provider
+from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump
 from support.raw import Wire, request
 from support.settings import key_of, route, table
@@ -72,3 +74,63 @@ def test_a_deployment_at_azure(query: str, provider: Make, proxy: Start) -> None
     assert azure.requests[-1].path == f"/openai/deployments/d/chat/completions?api-version=2024-10-21{more}"
     assert home.requests[-1].path == f"/v1/chat/completions{query}"
     assert key_of("azure") in str(azure.requests[-1].headers)
+
+
+DEPLOYMENTS = """
+[[providers]]
+name = "azure"
+dialect = "openai"
+base_url = "{home}/openai{in_base}"
+
+[[providers]]
+name = "plain"
+dialect = "openai"
+base_url = "{plain}"
+api_key = "{key}"
+models = {{ "my-4o" = "gpt-4o" }}
+
+[[routes]]
+intercept = ["{home}/openai{in_base}"]
+providers = ["azure", "plain"]
+"""
+
+
+@pytest.mark.parametrize("in_base", ["", "/deployments/my-4o"])
+@pytest.mark.parametrize("way", ["the SDK", "the SDK, of one deployment", "without a model"])
+def test_an_app_at_azure(way: str, in_base: str, provider: Make, proxy: Start) -> None:
+    """Its deployment names the model: it gets its call as it was, and a stand-in one as OpenAI has it."""
+    home, plain = provider("home"), provider("plain")
+    texts = {"home": home.origin, "plain": plain.url(), "in_base": in_base, "key": key_of("plain")}
+    m = proxy(QUICK + DEPLOYMENTS.format(**texts))
+    path = "/openai/deployments/my-4o/chat/completions?api-version=2024-10-21"
+    home.default = Behaviour(status=500)
+    said = [{"role": "user", "content": "hi"}]
+    if way == "without a model":
+        sent = request(
+            home.origin + path,
+            json.dumps({"messages": said}).encode(),
+            ("Content-Type", "application/json"),
+            ("api-key", "app-CANARY-123456"),
+        )
+        with Wire(m) as wire:
+            status, headers, _ = wire.send(sent).answer()
+        assert (status, headers["x-sidestep-attempts"]) == (200, "azure:500, plain:200")
+    else:
+        with (
+            httpx2.Client(proxy=m.url) as http,
+            openai.AzureOpenAI(
+                azure_endpoint=home.origin,
+                api_version="2024-10-21",
+                api_key="app-CANARY-123456",
+                http_client=http,
+                max_retries=0,
+                azure_deployment="my-4o" if "one" in way else None,
+            ) as app,
+        ):
+            answer = app.chat.completions.create(model="my-4o", messages=[{"role": "user", "content": "hi"}])
+        assert answer.choices[0].message.content == text_of("plain", Behaviour())
+    at_home, elsewhere = home.requests[-1], plain.requests[-1]
+    assert (at_home.path, at_home.json["messages"], at_home.header("api-key")) == (path, said, "app-CANARY-123456")
+    assert ("model" in at_home.json) == (way != "without a model")
+    assert (elsewhere.path, elsewhere.json) == ("/v1/chat/completions", {"messages": said, "model": "gpt-4o"})
+    assert (elsewhere.header("api-key"), elsewhere.header("authorization")) == (None, f"Bearer {key_of('plain')}")

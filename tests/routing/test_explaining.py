@@ -273,3 +273,13 @@ def test_what_an_order_means() -> None:
         "the cheapest for the call first",
         "the fastest of late first",
     ]
+
+
+def test_a_deployment_in_the_path_is_the_model() -> None:
+    """Where it is not said which."""
+    text = TEXT.replace("https://home.test/v1", "https://home.test/openai")
+    url = "https://home.test/openai/deployments/gpt-4o/chat/completions?api-version=1"
+    for model, asked in ((None, "gpt-4o"), ("gpt-5", "gpt-5")):
+        found = explain(reading.parse(text, {}), url, model)
+        assert (found["operation"], found["model"]) == ("chat/completions", asked)
+        assert [p["model"] for p in found["providers"]] == [asked, asked.replace("gpt", "my")]

@@ -67,6 +67,22 @@ def test_a_request_waits_for_the_first_that_may_be_asked(a: float, b: float) -> 
     assert asked(w, exchange) == ("a" if a == 2 else "b")
 
 
+@pytest.mark.parametrize(("a", "b", "seconds"), [(3, 3, 1), (0, 3, 1), (3, 0, 2), (0, 0, None)])
+def test_each_provider_may_be_worth_another_wait(a: float, b: float, seconds: float | None) -> None:
+    """`wait_seconds` can be set on one provider: so long a request waits for that one, be it open or limited."""
+    circuit = 'circuit = {{ failure_threshold = 1, open_seconds = {}, scope = "provider" }}'
+    waits = {"a": f"attempts = {{ wait_seconds = {a} }}", "b": f"attempts = {{ wait_seconds = {b} }}"}
+    w = world("", a=circuit.format(2) + "\n" + waits["a"], b=circuit.format(1) + "\n" + waits["b"])
+    assert w.call(failing="ab") == "ab-"
+    found = w.exchange().next(w.now)
+    assert (round(found.seconds, 6) if isinstance(found, Wait) else None) == (seconds and seconds + 0.005)
+    limits = world("", **waits)
+    limits.limit("a", 2)
+    limits.limit("b", 1)
+    found = limits.exchange().next(w.now)
+    assert isinstance(found, Attempt if b == 0 else Wait)
+
+
 def test_a_request_that_has_waited_once_is_refused() -> None:
     """Another waits no longer than that either: what it waited for has been taken meanwhile."""
     w = opened(2, 30)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sidestep.breaker import judging
@@ -10,10 +12,11 @@ from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.routing.engine import Attempt
 from sidestep.routing.serving import Health, Serving, overall, serving
 from support.flows import ask
-from support.world import World, toml
+from support.world import World, answer, toml, user
 
 DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
 SPENT = Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 402, 600, account=True)
+LACKS = Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404)
 LIMITED = Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429, 12)
 OK, DEGRADED, UNHEALTHY = Health.OK, Health.DEGRADED, Health.UNHEALTHY
 WELL = Serving(OK, "a", None)
@@ -92,7 +95,7 @@ def test_after_a_slow_probe_it_is_spared_longer_where_others_are() -> None:
         w.now += 15
         meets(w, "a", judging.TIMEOUT)
         w.now += 20
-        assert seen(w) == Serving(status, by, "a is open since 20 s: timeout; tried again in 10 s")
+        assert seen(w) == Serving(status, by, "a is open since 35 s: timeout; tried again in 10 s")
 
 
 @pytest.mark.parametrize("state", [State.FORCED_OPEN, State.OPEN, State.HALF_OPEN])
@@ -152,6 +155,46 @@ def test_a_limit_of_one_model_leaves_the_others() -> None:
     assert seen(w) == Serving(DEGRADED, "b", f"{because} (and 1 more limits)")
 
 
+def test_a_provider_that_lacks_all_that_is_asked_of_it_has_no_calls() -> None:
+    """For as long as it is not asked; one that lacks a model beside others has all the rest."""
+    w = world()
+    meets(w, "a", LACKS)
+    w.now += 60
+    because = "a lacks m; asked for it again in 540 s"
+    assert (w.order(), seen(w)) == ("b", Serving(DEGRADED, "b", because))
+    meets(w, "a", judging.SUCCESS, "n")
+    assert seen(w) == Serving(OK, "a", because)
+    w.now += 540
+    assert (w.order(), seen(w)) == ("ab", WELL)
+
+
+def test_where_all_lack_it_all_are_asked() -> None:
+    """Unless the one that may have it refuses: then there is nobody to ask."""
+    w = world()
+    meets(w, "a", LACKS)
+    w.engine.hold("b", State.FORCED_OPEN)
+    because = "a lacks m; asked for it again in 600 s. b is held open by hand"
+    assert seen(w) == Serving(UNHEALTHY, None, because)
+    w.engine.hold("b", None)
+    meets(w, "b", LACKS)
+    assert w.order() == "ab"
+    found = seen(w)
+    assert (found.status, found.served_by) == (OK, "a")
+
+
+def test_conversations_that_stay_elsewhere_are_counted() -> None:
+    """New calls go where they should, and so all is well; these are no new calls, for as long as they stay."""
+    w = world()
+    turns: dict[str, Any] = {"messages": [user("hi"), answer("well?"), user("go on")]}
+    assert w.call(turns, failing="a") == "ab"
+    assert (seen(w).served_by, seen(w).stays) == ("b", {})
+    w.now += 15
+    assert w.order(turns) == "ba"
+    assert seen(w) == Serving(OK, "a", None, {"b": 1})
+    w.now += 285
+    assert seen(w) == WELL
+
+
 def test_an_apps_own_key_is_named_as_such() -> None:
     """And by no more than that: not even by its fingerprint."""
     text = toml(a="", b="").replace('base_url = "http://a.test/v1"\napi_key = "k"', 'base_url = "http://app.test/v1"')
@@ -180,6 +223,23 @@ def test_one_circuit_for_all_of_a_provider() -> None:
     w = world(scope="provider")
     meets(w, "a", DOWN)
     assert seen(w) == Serving(DEGRADED, "b", "a is open since 0 s: http_5xx; tried again in 15 s")
+
+
+def test_modes_that_change_nothing() -> None:
+    """Calls go to whom apps address, whatever is known of the providers; where it is looked on, that is told."""
+    w = World(toml(a="", b="").replace("http://a.test/v1", "http://app.test/v1"))
+    for name in "ab":
+        w.engine.hold(name, State.FORCED_OPEN)
+    w.engine.mode = "observe"
+    because = "mode observe: calls go where apps send them, else to "
+    assert seen(w) == Serving(OK, "a", because + "nobody: a is held open by hand. b is held open by hand")
+    w.engine.hold("a", None)
+    assert seen(w) == Serving(OK, "a", because + "a")
+    w.engine.mode = "off"
+    assert seen(w) == Serving(OK, "a", "mode off: calls go where apps send them")
+    elsewhere = world()
+    elsewhere.engine.mode = "off"
+    assert seen(elsewhere).served_by == "app.test"
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class World:
         match = engine.routes.match("POST", "http", "app.test", 80, path)
         assert match is not None
         raw = json.dumps({"model": "m", "messages": [user("hi")], **(body or {})}).encode()
-        call = match.dialect.read(match.operation, match.tail, "", "application/json", raw)
+        call = match.read("", "application/json", raw)
         candidates = engine.routes.candidates(match, call.model, trusted_client=True)
         lacking = engine.lacking_models(self.now)
         home = match.home_issuer

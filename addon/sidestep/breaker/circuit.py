@@ -108,7 +108,7 @@ class Snapshot:
     successes: int
     failures: int
     open_age: float | None
-    """Since it last opened; None unless open or half-open."""
+    """Since it was last closed; a probe that failed does not begin it anew. None unless open or half-open."""
     retry_after: float | None
     permits_out: int
     probes_out: int
@@ -120,9 +120,9 @@ class Snapshot:
 
 class Circuit:
     """State: the state and its generation, consecutive failures and why the latest, the window, permits out and a time
-    before which no lease of theirs ends, when it opened and when it may be probed (with a doubled open time, and with
-    the plain one), the open time that applies next, and how many permits at a time the ramp after closing allows, until
-    when."""
+    before which no lease of theirs ends, since when it is no longer closed and when it may be probed (with a doubled
+    open time, and with the plain one), the open time that applies next, and how many permits at a time the ramp after
+    closing allows, until when."""
 
     def __init__(self, settings: CircuitSettings, *, jitter: Callable[[], float]) -> None:
         """`jitter` gives numbers from 0 to 1."""
@@ -311,11 +311,12 @@ class Circuit:
             raise ValueError(f"illegal transition: {trigger.value} in {self._state}")
         if after is self._state:
             return
+        if self._state is State.CLOSED:
+            self._opened_at = now
         self._state = after
         self._generation += 1
         if after is State.OPEN:
             spread = 1 + JITTER * (2 * self._jitter() - 1)
-            self._opened_at = now
             self._open_until = now + self._open_seconds * spread
             self._plain_until = now + self.settings.open_seconds * spread
             self._times_opened += 1

@@ -16,8 +16,9 @@ CREDENTIAL_SECONDS = 600.0
 UNKNOWN_MODEL_SECONDS = 600.0
 """How long a model is not asked of a provider that said it does not know it."""
 
-HANDED_TO_THE_APP = frozenset({501, 505})
-"""5xx that speak of the request's method or version: another provider would say the same."""
+NOT_DONE_HERE = frozenset({501, 505})
+"""5xx that speak of what is asked for, its method or version: to ask the same provider again is of no use. The own
+provider's word on it is the app's; what a stand-in does not do, the next one may."""
 TRY_ELSEWHERE = frozenset({408, 409, 421, 424, 425, 499})
 """4xx about one connection, one moment, or something behind the provider: neither its failure nor the app's."""
 
@@ -69,7 +70,7 @@ def judge_status(
     if status < 400:
         return Outcome(Kind.SUCCESS, "ok", Then.HAND_OVER, status)
     if status >= 500:
-        then = Then.HAND_OVER if status in HANDED_TO_THE_APP else Then.RETRY
+        then = Then.RETRY if status not in NOT_DONE_HERE else Then.HAND_OVER if own_provider else Then.NEXT
         return Outcome(Kind.FAILURE, "http_5xx", then, status)
     kind = error.kind
     if status == 402:

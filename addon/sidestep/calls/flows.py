@@ -187,7 +187,8 @@ def point_at(request: http.Request, original: Original, match: Match, call: Call
         # The route was found by the Host header: a key of ours goes to the provider's own address, whatever
         # address the app connected to.
         data.scheme, data.host, data.port = base.scheme.encode("ascii"), base.host, base.port
-    model = candidate.model if candidate.model != call.model else None
+    # A provider of another layout does not find it in the address.
+    model = candidate.model if candidate.model != call.model or (call.unnamed and not candidate.own) else None
     if candidate.own and model is None and not provider.drop_fields and not candidate.leaves_out:
         return
     _rewrite_body(request, original, match, call, model, candidate)
@@ -251,9 +252,12 @@ def _rewrite_body(
     if model is not None:
         query = match.dialect.rewrite_query(call, query, model)
     if not candidate.own:
-        tail = match.dialect.tail_at(provider.base_url.host, tail)
-        query = provider.base_url.merged(query)
-        mark = "?" if query else mark
+        base = provider.base_url
+        alike = base.path == match.intercept.path
+        tail, asked = match.dialect.address_at(base.host, base.path, tail, query, alike=alike)
+        asked = base.merged(asked)
+        if asked != query:
+            query, mark = asked, "?" if asked else ""
     request.data.path = as_bytes(provider.base_url.join(tail) + mark + query)
 
 

@@ -65,9 +65,14 @@ class Calls:
     def client_disconnected(self, client: Client) -> None:
         for flow_id, session in tuple(self.sessions.items()):
             if session.flow.client_conn.id == client.id:
-                session.drop(judging.CLIENT_GONE)
-                session.engine.live.discard(session)
+                # No other hook tells of an app that leaves while its call waits in one of ours.
                 del self.sessions[flow_id]
+                session.drop(judging.CLIENT_GONE)
+                session.app_left = True
+                try:
+                    self._finish(session)
+                except Exception as e:
+                    self.core.log_bug("client_disconnected", e)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         engine = self.core.engine
@@ -124,7 +129,7 @@ class Calls:
         original = session.original
         query = flow.request.path.partition("?")[2]
         body = readable_body(original)
-        call = match.dialect.read(match.operation, match.tail, query, original.content_type, body)
+        call = match.read(query, original.content_type, body)
         now = self.core.clock()
 
         def plan(trusted: bool) -> table.Plan:
@@ -140,6 +145,7 @@ class Calls:
                 text = "this client may not use the provider keys: see allow_clients in sidestep's [proxy] table"
                 flow.response = replies.error(match.dialect, 403, ErrorKind.CREDENTIAL, text)
                 session.exchange = Exchange(engine, match, call, chosen, now)
+                session.broken_off = True
                 return False
             if session.acting:
                 session.release()
@@ -205,6 +211,8 @@ class Calls:
                         pass
                 else:
                     await asyncio.sleep(following.seconds)
+                if session.app_left:
+                    return
                 following = exchange.next(self.core.clock())
             self._apply(session, following)
         except Exception as e:
@@ -220,7 +228,7 @@ class Calls:
             session.prepare(flight)
             session.show(flight)
         elif not exchange.attempts:
-            session.flow.response = replies.exhausted(exchange)
+            session.flow.response = self.phrase_exhausted(session)
 
     def sidestep_next(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Our own hook: the attempt under way has failed."""
@@ -348,6 +356,8 @@ class Calls:
             return
         result = story.result(session)
         engine.requests_total[(exchange.match.route.name, result)] += 1
+        if not exchange.call.is_websocket:  # which lasts as long as the app likes
+            engine.durations.took((exchange.match.route.name, result), self.core.clock() - exchange.arrived)
         if result is Result.REROUTED and session.answered_by is not None:
             engine.rerouted[(session.match.addressed, session.answered_by.name)] += 1
         story.tell(session, result)
@@ -396,6 +406,7 @@ class Calls:
 
     def phrase_exhausted(self, session: Session) -> http.Response:
         assert session.exchange is not None
+        session.broken_off = True
         return replies.exhausted(session.exchange)
 
     # --- helpers

@@ -14,7 +14,7 @@ from sidestep import status
 from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects.base import Dialect
 from sidestep.routing.engine import Engine, Refused
-from sidestep.routing.exchange import Exchange
+from sidestep.routing.exchange import Exchange, Exhausted
 
 INTERNAL_HOST = "sidestep.internal"
 
@@ -34,8 +34,8 @@ def exhausted(exchange: Exchange) -> http.Response:
     if exchange.call.is_websocket:
         return error(dialect, 426, ErrorKind.SERVER, f"no provider takes this WebSocket now: {why or 'see HTTP'}")
     if not exchange.attempts:
-        times = [r.retry_after for r in refused if r.retry_after is not None]
-        headers = {"retry_after": str(max(1, math.ceil(min(times))))} if times else {}
+        seconds = Exhausted(refused).retry_after
+        headers = {} if seconds is None else {"retry_after": str(max(1, math.ceil(seconds)))}
         return error(dialect, 503, ErrorKind.OVERLOADED, f"no provider may be asked now: {why}", **headers)
     last = exchange.attempts[-1].outcome
     code = 504 if last is not None and last.reason == "timeout" else 502
@@ -44,6 +44,8 @@ def exhausted(exchange: Exchange) -> http.Response:
 
 
 def _reason(refused: Refused) -> str:
+    if refused.reason == "probing":
+        return f"{refused.provider} is being probed"
     when = "" if refused.retry_after is None else f", may be asked in {math.ceil(refused.retry_after)} s"
     return f"{refused.provider} is {refused.reason}{when}"
 

@@ -51,7 +51,9 @@ class Session:
         self.answer: Attempt | None = None
         """The attempt whose answer the app gets; it need not be the latest."""
         self.broken_off = False
-        """Sidestep itself has ended what the app gets, with an error."""
+        """What the app gets is an error of Sidestep's own, or ends with one."""
+        self.app_left = False
+        """The app's connection has ended before the call did."""
         self.direct_hosts: str | None = None
         """The user's NO_PROXY, where it is `sidestep run` that has put a proxy of the user's behind this one."""
         self.advice: str | None = None
@@ -130,7 +132,7 @@ class Session:
     def made_up_response(self) -> http.Response:
         """Headers for an app that waits, before any provider has answered."""
         fields = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-        if self.exchange is not None:
+        if self.exchange is not None and self.engine.settings.proxy.response_headers:
             fields["x-sidestep-request-id"] = self.exchange.id
         if self.flow.request.http_version != "HTTP/1.0":
             fields["transfer-encoding"] = "chunked"

@@ -30,12 +30,12 @@ def result(session: Session) -> Result:
     outcome = None if answer is None else answer.outcome
     broken = outcome is not None and outcome.kind in _BAD
     broken = broken or session.broken_off
-    if flow.error is not None and not broken:
+    if (flow.error is not None or session.app_left) and not broken:
         return Result.LEFT  # all that is left: what a provider or Sidestep breaks off is known
-    if broken or answer is None or outcome is None or flow.response is None or flow.response.status_code >= 500:
+    if broken or flow.response is None or flow.response.status_code >= 500:
         return Result.FAILED
-    if answer.candidate.own:
-        return Result.ANSWERED
+    if answer is None or outcome is None or answer.candidate.own:
+        return Result.ANSWERED  # also by another addon, or, where Sidestep only looks on, by a host that is no provider
     good = outcome.kind is Kind.SUCCESS or outcome.then in _ABOUT_THE_REQUEST or outcome.reason == "other_form"
     # That a stand-in does not take the call is no answer to it.
     return Result.REROUTED if good else Result.FAILED

@@ -31,6 +31,18 @@ def advice(settings: Settings) -> list[str]:
     routed = {p.name for route in settings.routes for p in route.providers}
     for provider in settings.providers:
         lines += _of_base(f"{provider.name}: base_url", provider.dialect, provider.base_url)
+        if _lacks_deployment(provider, settings):
+            lines.append(
+                f"{provider.name}: base_url: expected a base URL with '/openai/v1', or with the deployment, such as "
+                f"'https://{provider.base_url.authority}/openai/deployments/NAME?api-version=2024-10-21', found "
+                f"'{provider.base_url}'"
+            )
+        for name in ("max", "total_seconds"):
+            if getattr(provider.attempts, name) != getattr(settings.attempts, name):
+                lines.append(
+                    f"{provider.name}: attempts.{name}: expected in the [attempts] table alone, found here: it bounds "
+                    "a whole request, whoever is asked, and changes nothing"
+                )
         if provider.name not in routed:
             lines.append(f"{provider.name}: expected in the providers of a route, found in none: it is never asked")
         if provider.api_key is not None and provider.base_url.scheme == "http" and not _is_here(provider.base_url.host):
@@ -54,7 +66,7 @@ def _of_base(place: str, dialect: str, base: BaseURL) -> list[str]:
     elif dialect == "openai":
         known = [e.base_url for e in catalog.CATALOG.values() if e.dialect == dialect]
         here = [text for text in known if BaseURL.parse(text).origin == base.origin]
-        if shown in known or _VERSION.search(base.path) or (base.path and not here):
+        if shown in known or _VERSION.search(base.path) or (base.path and not here) or catalog.is_azure(base.host):
             return []
         expected = f"a base URL with its version, such as '{here[0] if here else shown + '/v1'}'"
     elif _VERSION.fullmatch("/" + base.path.rpartition("/")[2]):
@@ -62,6 +74,15 @@ def _of_base(place: str, dialect: str, base: BaseURL) -> list[str]:
     else:
         return []
     return [f"{place}: expected {expected}, found '{shown}'"]
+
+
+def _lacks_deployment(provider: Provider, settings: Settings) -> bool:
+    """Whether a base URL at Azure leaves open which deployment is meant, and the calls that it gets do not say it."""
+    base = provider.base_url
+    if provider.dialect != "openai" or not catalog.is_azure(base.host) or base.path not in ("", "/openai"):
+        return False
+    intercepts = [i for route in settings.routes if provider in route.providers for i in route.intercepts]
+    return any(i.path != base.path for i in intercepts)
 
 
 def _is_here(host: str) -> bool:

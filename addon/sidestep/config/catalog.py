@@ -54,7 +54,12 @@ def issuer_at(dialect: str, host: str) -> str | None:
     for of, glob, issuer in _ISSUERS:
         if fnmatch.fnmatchcase(dialect, of) and fnmatch.fnmatchcase(host, glob):
             return issuer
-    return host if any(fnmatch.fnmatchcase(host, glob) for glob in _AZURE) else None
+    return host if is_azure(host) else None
+
+
+def is_azure(host: str) -> bool:
+    """Whether it is a resource of Azure's, where an API has two layouts: `/openai/v1`, and one path a deployment."""
+    return any(fnmatch.fnmatchcase(host, glob) for glob in _AZURE)
 
 
 _NONE: Mapping[str, int] = MappingProxyType({})

@@ -98,8 +98,12 @@ def _error(source: str, expected: str, found: str) -> ConfigError:
 
 
 def _key_of(entry: catalog.Entry, env: Mapping[str, str]) -> str | None:
-    """The key of a catalog's provider in the environment."""
-    return next((env[name] for name in entry.env if keys.is_set(env, name)), None)
+    """The environment variable with the key of a catalog's provider."""
+    return next((name for name in entry.env if keys.is_set(env, name)), None)
+
+
+def _told(what: str, variables: Sequence[str]) -> str:
+    return f"the environment variable {' or '.join(variables)} {what}" if variables else ""
 
 
 _PROVIDER_KEYS = (
@@ -297,14 +301,13 @@ class _Reader(Values):
             if "$" in text and not REFERENCE.search(text):
                 self.problem(where, "a key, or a reference written ${NAME}", "a $ without its braces")
                 return None
-            blank = [name for name in REFERENCE.findall(text) if name in self.env and not keys.is_set(self.env, name)]
-            return self.secret(self.expand(text, where), where, blank)
+            return self.secret(self.expand(text, where), where, REFERENCE.findall(text))
         if auth == "none" or base_url is None or intercepts == {base_url.place}:
             return None
         if entry is not None and entry.env:
-            key = _key_of(entry, self.env)
-            if key is not None:
-                return self.secret(key, where)
+            variable = _key_of(entry, self.env)
+            if variable is not None:
+                return self.secret(self.env[variable], where, [variable])
             blank = [name for name in entry.env if name in self.env]
             found = f"none: {' or '.join(blank or entry.env)} is {'blank' if blank else 'not set'}"
             expected = "a key"
@@ -315,16 +318,17 @@ class _Reader(Values):
         self.problem(where, expected, found, OWN_CREDENTIAL + reached)
         return None
 
-    def secret(self, value: str | None, path: str, blank: Sequence[str] = ()) -> Secret | None:
-        """`blank`: the environment variables that it was made from and that hold nothing."""
+    def secret(self, value: str | None, path: str, variables: Sequence[str]) -> Secret | None:
+        """`variables`: of the environment, that it was made from."""
         if value is None:
             return None
         value = value.strip()
         if not value:
-            hint = f"the environment variable {' or '.join(blank)} is blank" if blank else ""
-            self.problem(path, "a key", "an empty string", hint)
+            self.problem(path, "a key", "an empty string", _told("is blank", variables))
         elif not (value.isascii() and value.isprintable()):
-            self.problem(path, "a key of printable ASCII characters", "others")
+            held = {name: self.env[name].strip() for name in variables}
+            bad = [name for name, text in held.items() if not (text.isascii() and text.isprintable())]
+            self.problem(path, "a key of printable ASCII characters", "others", _told("holds them", bad))
         return Secret(value)
 
     def expand(self, text: str, path: str) -> str | None:

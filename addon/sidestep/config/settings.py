@@ -11,11 +11,13 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
-from sidestep.breaker.circuit import CircuitSettings
+from sidestep.breaker.circuit import YEAR, CircuitSettings
 from sidestep.config.urls import BaseURL
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=YEAR)]
+SecondsOrNone = Annotated[float, msgspec.Meta(ge=0, le=YEAR)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 DIALECT_NAMES = ("openai", "anthropic", "gemini")
@@ -55,19 +57,19 @@ class AttemptSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     max: AtLeastOne = 6
     per_provider: AtLeastOne = 2
-    backoff_seconds: NotNegative = 0.25
-    wait_seconds: NotNegative = 3
-    total_seconds: Positive = 600
+    backoff_seconds: SecondsOrNone = 0.25
+    wait_seconds: SecondsOrNone = 3
+    total_seconds: Seconds = 600
 
 
 class TimeoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[timeouts]` table, in seconds."""
 
-    connect: Positive = 5
-    first_byte: Positive = 60
-    headers: Positive = 600
-    first_content: Positive = 300
-    idle: Positive = 60
+    connect: Seconds = 5
+    first_byte: Seconds = 60
+    headers: Seconds = 600
+    first_content: Seconds = 300
+    idle: Seconds = 60
 
 
 class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +82,7 @@ class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RoutingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[routing]` table."""
 
-    stick_seconds: NotNegative = 300
+    stick_seconds: SecondsOrNone = 300
     sealed: Literal["drop", "pin"] = "drop"
 
 

@@ -6,7 +6,7 @@ Pure: no mitmproxy, no I/O, no name look-ups. What a path means is a dialect's b
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import quote, unquote_plus, urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "token"})
@@ -16,8 +16,9 @@ _PLAIN = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 @dataclass(frozen=True, slots=True)
 class BaseURL:
-    """What one gives an official SDK as base URL. `host` is in lower case, an IPv6 one without its brackets;
-    `path` has no slash at its end; the root is empty. `query`, without its `?`, goes with every call that is sent there
+    """What one gives an official SDK as base URL. `host` is in lower case, an IPv6 one without its brackets, an
+    international one in its own letters, as mitmproxy has it; `path` has no slash at its end, and is escaped as it is
+    sent; the root is empty. `query`, without its `?`, goes with every call that is sent there
     (Azure's `api-version`); it bears no credential, and is not shown."""
 
     scheme: str
@@ -52,7 +53,13 @@ class BaseURL:
         if port == 0:
             raise ValueError(f"expected a port from 1 to 65535, found {found!r}")
         port = port or DEFAULT_PORTS[parts.scheme]
-        return cls(parts.scheme, parts.hostname.lower(), port, parts.path.rstrip("/"), query)
+        host = canonical(parts.hostname)
+        try:
+            host.encode("ascii" if host.isascii() else "idna")
+        except UnicodeError:
+            raise ValueError(f"expected a URL with a host name, found {found!r}") from None
+        path = parts.path if parts.path.isascii() else quote(parts.path, safe="/%:@!$&'()*+,;=~")
+        return cls(parts.scheme, host, port, path.rstrip("/"), query)
 
     @property
     def origin(self) -> tuple[str, str, int]:
@@ -97,6 +104,17 @@ class BaseURL:
         return "&".join([self.query, *(part for part in query.split("&") if part and _name(part) not in own)])
 
 
+def canonical(host: str) -> str:
+    """A host name in lower case, an international one in its own letters; as it is where it is none."""
+    host = host.lower()
+    if "xn--" not in host and host.isascii():
+        return host
+    try:
+        return host.encode("idna").decode("idna")
+    except UnicodeError:
+        return host
+
+
 def is_credential(part: str) -> bool:
     """Whether a parameter of a query, with its value, bears a credential."""
     return _name(part).lower() in CREDENTIAL_PARAMETERS
@@ -107,4 +125,4 @@ def _name(part: str) -> str:
 
 
 def _bare(host: str) -> str:
-    return host.lower().removeprefix("[").removesuffix("]")
+    return canonical(host).removeprefix("[").removesuffix("]")

@@ -64,7 +64,7 @@ class Anthropic:
     def operation(self, method: str, tail: str) -> str | None:
         return OPERATIONS.get(tail) if method == "POST" else None
 
-    def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
+    def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
         body = common.pruned(body)
         fields = fields_of(body)
         if fields is None:
@@ -86,8 +86,8 @@ class Anthropic:
     ) -> tuple[str, bytes]:
         return tail, common.with_fields(body, model, drop)
 
-    def tail_at(self, host: str, tail: str) -> str:
-        return tail
+    def address_at(self, host: str, base: str, tail: str, query: str, *, alike: bool) -> tuple[str, str]:
+        return tail, query
 
     def rewrite_query(self, call: Call, query: str, model: str) -> str:
         return query

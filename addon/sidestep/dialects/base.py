@@ -54,6 +54,8 @@ class Call:
     max_output_tokens: int | None = None
     messages: msgspec.Raw | None = field(default=None, repr=False, compare=False)
     """The conversation that an answer is asked for, a view of the body: read only where it matters which it is."""
+    unnamed: bool = False
+    """The body does not name the model, the address does, in a form that is not every provider's."""
 
     @property
     def is_websocket(self) -> bool:
@@ -183,19 +185,21 @@ class Dialect(Protocol):
         names, None if the call is not routed. A WebSocket handshake comes as method `GET`."""
         ...
 
-    def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
-        """What the request asks for. Never raises: what cannot be read is absent (`model=None`)."""
+    def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
+        """What the request asks for. Never raises: what cannot be read is absent (`model=None`). `base`: the path of
+        the base URL before the tail."""
         ...
 
     def rewrite(
         self, call: Call, tail: str, content_type: str, body: bytes, model: str | None, drop: Collection[str]
     ) -> tuple[str, bytes]:
         """Tail and body with another model and without the top-level fields in `drop`; every other
-        value byte for byte. `model` None: as it is."""
+        value byte for byte. `model` None: as it is; else a body that names none gets it where the address did."""
         ...
 
-    def tail_at(self, host: str, tail: str) -> str:
-        """What a tail is called at another host of the same dialect."""
+    def address_at(self, host: str, base: str, tail: str, query: str, *, alike: bool) -> tuple[str, str]:
+        """What tail and query, without its `?`, are at another base URL of the same dialect, with this host and path.
+        `alike`: the path is that of the intercept."""
         ...
 
     def rewrite_query(self, call: Call, query: str, model: str) -> str:

@@ -106,15 +106,16 @@ def asks_for_stream(raw: msgspec.Raw | None) -> bool:
     return value_of(raw) in (True, "true", "True", "1")
 
 
-def with_fields(body: bytes, model: str | None, drop: Collection[str]) -> bytes:
-    """A JSON body with another model and without some fields; the very same bytes if nothing changes."""
+def with_fields(body: bytes, model: str | None, drop: Collection[str], *, add: bool = False) -> bytes:
+    """A JSON body with another model and without some fields; the very same bytes if nothing changes. `add`: also
+    where it names none."""
     if model is None and not drop:
         return body
     fields = fields_of(body)
     if fields is None:
         return body
     changed = False
-    if model is not None and "model" in fields and value_of(fields["model"]) != model:
+    if model is not None and (add or "model" in fields) and value_of(fields.get("model")) != model:
         fields["model"] = msgspec.Raw(encode(model))
         changed = True
     for name in drop:

@@ -44,8 +44,12 @@ class Form:
             return None
         return self._body[place[1] : place[2]].decode("utf-8", "replace").strip() or None
 
-    def with_text(self, name: str, value: str) -> bytes:
+    def with_text(self, name: str, value: str, *, add: bool = False) -> bytes:
+        """`add`: also where there is no such part."""
         place = self._find(name)
+        if place is None and add and (at := self._body.find(self._mark)) >= 0 and self._mark:
+            part = f'\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+            return self._body[:at] + self._mark + part + self._body[at:]
         if place is None or self._body[place[1] : place[2]] == value.encode():
             return self._body
         return self._body[: place[1]] + value.encode() + self._body[place[2] :]

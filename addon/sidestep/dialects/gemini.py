@@ -86,7 +86,7 @@ class Gemini:
         found = _TAIL.fullmatch(tail) if method == "POST" else None
         return found["operation"] if found is not None and found["operation"] in OPERATIONS else None
 
-    def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
+    def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
         found = _TAIL.fullmatch(tail)
         body = common.pruned(body)
         fields = fields_of(body) or {}
@@ -112,10 +112,10 @@ class Gemini:
             body = _with_model(body, model)
         return tail, common.with_fields(body, None, drop)
 
-    def tail_at(self, host: str, tail: str) -> str:
+    def address_at(self, host: str, base: str, tail: str, query: str, *, alike: bool) -> tuple[str, str]:
         if host == VERTEX_HOST or host.endswith("-" + VERTEX_HOST):
-            return _DEVELOPER.sub(lambda m: f"/{_AT_VERTEX[m[1]]}/publishers/google/models/", tail)
-        return _VERTEX.sub(lambda m: f"/{_AT_DEVELOPER[m[1]]}/models/", tail)
+            return _DEVELOPER.sub(lambda m: f"/{_AT_VERTEX[m[1]]}/publishers/google/models/", tail), query
+        return _VERTEX.sub(lambda m: f"/{_AT_DEVELOPER[m[1]]}/models/", tail), query
 
     def rewrite_query(self, call: Call, query: str, model: str) -> str:
         return query

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, quote
 import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
-from sidestep.dialects import common
+from sidestep.dialects import azure, common
 from sidestep.dialects.base import WEBSOCKET, Answer, Call, Pin, PinKind, StreamReader
 from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, texts, value_of
 from sidestep.dialects.errors import facts_in
@@ -93,14 +93,14 @@ class OpenAI:
     name = "openai"
 
     def operation(self, method: str, tail: str) -> str | None:
-        path = tail.removeprefix("/")
+        path = azure.bare(tail).removeprefix("/")
         if method == "POST":
             return path if path in OPERATIONS else None
         if method == "GET" and path in WEBSOCKETS:
             return path + WEBSOCKET
         return None
 
-    def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes) -> Call:
+    def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
         if operation.endswith(WEBSOCKET):
             asked = parse_qs(query)
             ids = tuple(asked.get("call_id", ()))
@@ -109,10 +109,10 @@ class OpenAI:
             return Call(self.name, operation, asked.get("model", [None])[0], stream=False, pin=pin)
         if _is_form(content_type):
             form = Form(content_type, body)
-            model = form.text("model")
+            model, unnamed = azure.model_of(form.text("model"), base, tail)
             # The models named whisper take the flag and answer in one piece.
             stream = (form.text("stream") or "").lower() in ("true", "1") and "whisper" not in (model or "")
-            return Call(self.name, operation, model, stream=stream)
+            return Call(self.name, operation, model, stream=stream, unnamed=unnamed)
         body = common.pruned(body)
         fields = fields_of(body)
         if fields is None:
@@ -122,15 +122,17 @@ class OpenAI:
             stream = text_of(fields.get("stream_format")) == "sse"
         limits = [int_of(value_of(fields[name])) for name in _LIMITS if name in fields]
         pin, sealed = pin_of(operation, fields, body)
+        model, unnamed = azure.model_of(text_of(fields.get("model")), base, tail)
         return Call(
             self.name,
             operation,
-            text_of(fields.get("model")),
+            model,
             stream=stream,
             pin=pin,
             sealed=sealed,
             max_output_tokens=next(filter(None, limits), None),
             messages=fields.get(_SAID.get(operation, "messages")),
+            unnamed=unnamed,
         )
 
     def rewrite(
@@ -139,11 +141,14 @@ class OpenAI:
         if _is_form(content_type):
             for name in drop:
                 body = Form(content_type, body).without(name)
-            return tail, body if model is None else Form(content_type, body).with_text("model", model)
-        return tail, common.with_fields(body, model, drop)
+            if model is not None:
+                body = Form(content_type, body).with_text("model", model, add=call.unnamed)
+        else:
+            body = common.with_fields(body, model, drop, add=call.unnamed)
+        return tail if model is None else azure.renamed(tail, model), body
 
-    def tail_at(self, host: str, tail: str) -> str:
-        return tail
+    def address_at(self, host: str, base: str, tail: str, query: str, *, alike: bool) -> tuple[str, str]:
+        return (tail, query) if alike else azure.address_at(base, tail, query)
 
     def rewrite_query(self, call: Call, query: str, model: str) -> str:
         if not call.is_websocket:

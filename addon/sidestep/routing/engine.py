@@ -21,6 +21,7 @@ from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.breaker.plans import Plans
 from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
+from sidestep.routing.histograms import Histograms
 from sidestep.routing.lateness import Budget, Times
 from sidestep.routing.repeats import Repeats
 from sidestep.routing.sticking import Conversations
@@ -108,6 +109,11 @@ class Engine:
         self.attempts_total: Counter[tuple[str, str, str]] = Counter()
         """Attempts that are over, by provider, outcome and reason."""
         self.requests_total: Counter[tuple[str, str]] = Counter()
+        self.first_content = Histograms()
+        """From the sending of an attempt to its first content, by provider and form, `streamed` or `whole`: the first
+        content of a whole answer is its end."""
+        self.durations = Histograms()
+        """From a request's arrival to its end, by route and what came of it."""
         self.rerouted: Counter[tuple[str, str]] = Counter()
         """Requests answered by another provider than their own: which was addressed, and which answered."""
         self.tokens_total: Counter[tuple[str, str]] = Counter()
@@ -336,6 +342,10 @@ class Engine:
         if not self._unknown:
             return None
         return lambda provider, model: self.knows_model(provider, model, now)
+
+    def lacked_models(self, name: str, now: float) -> dict[str, float]:
+        """The models that a provider has said it does not have, and for how many seconds it is not asked for each."""
+        return {m: until - now for (provider, m), until in self._unknown.items() if provider == name and until > now}
 
     def issued(self, ids: tuple[str, ...], provider: Provider) -> None:
         """Remember which provider issued these identifiers, for later calls that are pinned by them."""

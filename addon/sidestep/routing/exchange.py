@@ -65,8 +65,10 @@ class Exhausted:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds until the first of them may be asked."""
-        return min((r.retry_after for r in self.refused if r.retry_after is not None), default=None)
+        """Seconds until the first of them may be asked, as far as that is known. One that is being probed may be at any
+        moment: the lease says when that is over at the latest."""
+        times = (0.0 if r.reason == "probing" else r.retry_after for r in self.refused)
+        return min((seconds for seconds in times if seconds is not None), default=None)
 
 
 Next = Attempt | Wait | Exhausted
@@ -276,7 +278,7 @@ class Exchange:
         if (
             cooling is None
             or cooling.source is not Source.ANNOUNCED
-            or cooling.seconds > self.limits.wait_seconds
+            or cooling.seconds > candidate.provider.attempts.wait_seconds
             or now + cooling.seconds >= self.deadline
             or self._refusal(candidate, now, insist=True) is not None
         ):
@@ -320,14 +322,16 @@ class Exchange:
                 self._probe_wait_until = min(now + seconds, self.deadline)
             if now < self._probe_wait_until:
                 return Wait(self._probe_wait_until - now, "probe", on_change=True)
-        times = [r.retry_after for r in self.refused if r.retry_after is not None and r.reason != "probing"]
+        refused = [r for r in self.refused if r.reason != "probing"]
+        times = [(r.retry_after, r.provider) for r in refused if r.retry_after is not None]
         if self._in_company:
-            times += [until - now for until in self._spent.values() if until > now]
-        soonest = min(times, default=math.inf)
-        if soonest > self.limits.wait_seconds or now + soonest >= self.deadline:
+            times += [(until - now, name) for name, until in self._spent.items() if until > now]
+        longest = {c.provider.name: c.provider.attempts.wait_seconds for c in self.plan.candidates}
+        soonest, name = min((t for t in times if t[0] <= longest[t[1]]), default=(math.inf, ""))
+        if now + soonest >= self.deadline:
             return None
         if self._refusal_wait_until is None:
-            patience = RECOVERY_WAITS * self.limits.wait_seconds if self._in_company else soonest
+            patience = RECOVERY_WAITS * longest[name] if self._in_company else soonest
             self._refusal_wait_until = now + patience + WAIT_MARGIN_SECONDS
         left = self._refusal_wait_until - now
         return Wait(min(soonest + WAIT_MARGIN_SECONDS, left), "refused", on_change=True) if left > 0 else None
@@ -430,6 +434,9 @@ class Exchange:
         seconds = exhausted(headers, wall_now - (now - began))
         if seconds is not None:
             engine.cooldowns.foresee(attempt.subject, began, seconds)
+        if attempt.content_at is not None and not self.call.is_websocket:
+            form = "streamed" if self.call.stream else "whole"
+            engine.first_content.took((provider.name, form), attempt.content_at - attempt.started)
         if len(self.plan.candidates) < 2:
             return
         if self.match.route.strategy == "fastest" and attempt.content_at is not None:

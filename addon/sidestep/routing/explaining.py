@@ -41,7 +41,7 @@ def explain(settings: Settings, url: str, model: str | None, method: str | None 
     path = base.path + ("/" if bare.endswith("/") else "")
     routes = table.RouteTable(settings.routes)
     match = routes.match(method, base.scheme, base.host, base.port, path)
-    read = None if match is None else match.dialect.read(match.operation, match.tail, _model_of(query), "", b"{}")
+    read = None if match is None else match.read(_model_of(query), "", b"{}")
     if match is None or read is None or (read.is_websocket and not websocket):
         return found | {"why": _why_not(settings, base, path, method)}
     asked = model if model is not None else read.model

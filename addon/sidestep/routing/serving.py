@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Cooling, Subject
 from sidestep.config.settings import Provider, Route
 from sidestep.routing.engine import Engine
+from sidestep.routing.table import addressed
 
 
 class Health(enum.StrEnum):
@@ -31,6 +32,9 @@ class Serving:
     status: Health
     served_by: str | None
     because: str | None
+    stays: Mapping[str, int] = field(default_factory=dict)
+    """Of providers that new calls do not go to: how many conversations go on there if they go on now (`[routing]
+    stick_seconds`) and it takes them."""
 
 
 class _Level(enum.IntEnum):
@@ -54,25 +58,41 @@ class _Standing:
     words: str = ""
     refuses: bool = False
     seconds: float = 0.0
+    lacks: bool = False
+    """It has said of all that it was asked for that it does not have it: calls go to those that may have it."""
 
 
 def serving(engine: Engine, route: Route, now: float) -> Serving:
+    """Where a route's calls go now; in the modes that change nothing, to whom apps send them."""
+    found = _served(engine, route, now)
+    if engine.mode == "enforce":
+        return found
+    because = f"mode {engine.mode}: calls go where apps send them"
+    if engine.mode == "observe":
+        because += f", else to {found.served_by or 'nobody'}" + (f": {found.because}" if found.because else "")
+    return Serving(Health.OK, ", ".join(dict.fromkeys(addressed(route, i) for i in route.intercepts)), because)
+
+
+def _served(engine: Engine, route: Route, now: float) -> Serving:
     """By priority the first provider should have a route's calls, with any other strategy any of them."""
     standings = [_standing(engine, provider, now) for provider in route.providers]
-    takers = [s for s in standings if s.level is not _Level.NONE]
+    asked = [s for s in standings if not s.lacks] or standings
+    takers = [s for s in asked if s.level is not _Level.NONE]
+    staying = engine.conversations.staying(route.name, now)
     in_order = route.strategy == "priority"
     if not takers:
-        return Serving(Health.UNHEALTHY, None, _words(standings))
+        return Serving(Health.UNHEALTHY, None, _words(standings), staying)
     chosen = [s for s in takers if s.level is not _Level.LAST] or [min(takers, key=lambda s: s.seconds)]
     if in_order:
         chosen = chosen[:1]
     should = standings[:1] if in_order else standings
     # A mere preference moves no call where no other provider would take it.
     alone = len(takers) == 1
-    well = any(s.level is _Level.ALL or (alone and s is chosen[0] and not s.refuses) for s in should)
+    well = any(s in takers and (s.level is _Level.ALL or (alone and not s.refuses)) for s in should)
     passed = standings[: standings.index(chosen[0]) + 1] if in_order else standings
-    served_by = ", ".join(s.name for s in chosen)
-    return Serving(Health.OK if well else Health.DEGRADED, served_by, _words(passed))
+    names = [s.name for s in chosen]
+    stays = {name: count for name, count in staying.items() if name not in names}
+    return Serving(Health.OK if well else Health.DEGRADED, ", ".join(names), _words(passed), stays)
 
 
 def overall(routes: Iterable[Serving]) -> Health:
@@ -96,6 +116,9 @@ def _standing(engine: Engine, provider: Provider, now: float) -> _Standing:
     cooling = {} if own.state(now) is State.DISABLED else engine.cooldowns.of(name, now)
     if cooling:
         words.append(_of_cooldowns(name, cooling))
+    if lacked := engine.lacked_models(name, now):
+        words.append(_of_lacked(name, lacked))
+    lacks = bool(models) and models.keys() <= lacked.keys()
     limited = {s.model or "" for s in cooling}
     if _is_passed_over(own, now):
         level, words = _Level.LAST, [_of_circuit(name, own, now), *words]
@@ -106,7 +129,7 @@ def _standing(engine: Engine, provider: Provider, now: float) -> _Standing:
     else:
         level = _Level.SOME
     seconds = max((c.seconds for c in cooling.values()), default=0.0)
-    return _Standing(name, level, ". ".join(words), refuses=bool(shut), seconds=seconds)
+    return _Standing(name, level, ". ".join(words), bool(shut), seconds, lacks)
 
 
 def _is_shut(circuit: Circuit, now: float) -> bool:
@@ -143,6 +166,12 @@ def _of_models(name: str, circuits: dict[str, Circuit], now: float) -> str:
     (model, circuit), *others = circuits.items()
     more = f" (and {len(others)} more)" if others else ""
     return _of_circuit(name, circuit, now, f" for {model or 'calls without a model'}{more}")
+
+
+def _of_lacked(name: str, lacked: dict[str, float]) -> str:
+    (model, seconds), *others = lacked.items()
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{name} lacks {model}{more}; asked for it again in {math.ceil(seconds)} s"
 
 
 def _of_cooldowns(name: str, cooling: dict[Subject, Cooling]) -> str:

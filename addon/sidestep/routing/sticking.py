@@ -5,6 +5,7 @@ Pure: no mitmproxy, no I/O; time is an argument. Holds digests, never a word of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -76,6 +77,10 @@ class Conversations:
             again = conversation.length == stay.length and conversation.end == stay.end
             return stay.provider if again or conversation.length > stay.length else None
         return None
+
+    def staying(self, route: str, now: float) -> Counter[str]:
+        """How many of a route's conversations would go on at each provider."""
+        return Counter(s.provider for ((of, _), _), s in self._stays.items() if of == route and now < s.until)
 
     def keep(self, providers: Collection[str]) -> None:
         """Forget everything but the stays with these."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sidestep.breaker.bounded import Bounded, bytes_of
 from sidestep.config import catalog
 from sidestep.config.settings import Provider, Route
-from sidestep.config.urls import BaseURL
+from sidestep.config.urls import BaseURL, canonical
 from sidestep.dialects import DIALECTS, sealed
 from sidestep.dialects.base import Call, Dialect, Pin, PinKind
 from sidestep.dialects.common import UNSIGNED
@@ -21,6 +21,11 @@ from sidestep.dialects.common import UNSIGNED
 KEPT_CANDIDATES = 1_000
 """An app may make up models without end."""
 CANDIDATES_BYTES = 4 << 20
+
+
+def addressed(route: Route, intercept: BaseURL) -> str:
+    """Whom apps address by an intercept: a provider of its route, or the host where none of them is it."""
+    return next((p.name for p in route.providers if p.base_url.place == intercept), intercept.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +40,12 @@ class Match:
 
     @property
     def addressed(self) -> str:
-        """Whom the app addressed: a provider of the route, or the host where none of them is it."""
-        own = (p.name for p in self.route.providers if p.base_url.place == self.intercept)
-        return next(own, self.intercept.host)
+        """Whom the app addressed, in a word."""
+        return addressed(self.route, self.intercept)
+
+    def read(self, query: str, content_type: str, body: bytes) -> Call:
+        """What the request asks for. `query`: without its `?`."""
+        return self.dialect.read(self.operation, self.tail, query, content_type, body, self.intercept.path)
 
     @property
     def home_issuer(self) -> str:
@@ -114,7 +122,7 @@ class RouteTable:
 
     def lies_under(self, host: str, port: int) -> bool:
         """Whether any intercept has this host and port (what must not be tunnelled unopened)."""
-        return (host.lower(), port) in self._by_port
+        return (canonical(host), port) in self._by_port
 
     def candidates(self, match: Match, model: str | None, *, trusted_client: bool) -> tuple[Candidate, ...]:
         """Who may be asked for a model, in the route's order. Kept, for apps ask for the same few models."""
@@ -133,7 +141,7 @@ class RouteTable:
 
     def match(self, method: str, scheme: str, host: str, port: int, path: str) -> Match | None:
         """The route of a request, None if it is not a routed call. `path` may carry a query."""
-        entries = self._by_port.get((host.lower(), port))
+        entries = self._by_port.get((canonical(host), port))
         if entries is None:
             return None
         bare = path.partition("?")[0]

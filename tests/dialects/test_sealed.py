@@ -383,13 +383,19 @@ def test_bodies_of_other_shapes(api: str, body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("api", "issuers"),
-    [("messages", ("deepseek", "moonshot")), ("responses", ("openrouter",)), ("chat", ("deepseek", "moonshot"))],
+    [
+        ("messages", ("anthropic", "openai", "deepseek", "moonshot", "openrouter", "zai")),
+        ("responses", ("anthropic", "deepseek", "moonshot", "openrouter", "zai")),
+        ("chat", ("deepseek", "moonshot")),
+        ("gemini", ()),
+    ],
 )
 def test_who_demands_something(api: str, issuers: tuple[str, ...]) -> None:
-    """Some stand-ins need a copy of calls in which nothing is sealed, too."""
+    """Some stand-ins need a copy of calls in which nothing is sealed, too; the app's own provider never."""
     call = read(api, {})
-    known = ("anthropic", "openai", "deepseek", "moonshot", "openrouter", "zai", "vllm")
+    known = ("anthropic", "openai", "deepseek", "moonshot", "openrouter", "zai")
     assert tuple(i for i in known if sealed.may_demand(call, Target(i, "m"))) == issuers
+    assert not any(sealed.may_demand(call, Target(i, "m", own=True)) for i in known)
 
 
 def test_what_is_not_touched_stays_byte_for_byte() -> None:

@@ -234,7 +234,7 @@ def _rewrite_body(
     provider, leaves_out = candidate.provider, candidate.leaves_out
     _, mark, query = as_text(request.data.path).partition("?")
     tail = match.tail
-    stands_in = not candidate.own and sealed.may_demand(call, candidate.target)
+    stands_in = sealed.may_demand(call, candidate.target)
     encoded = original.content_encoding not in IDENTITY
     if model is not None or provider.drop_fields or leaves_out or stands_in or (encoded and not candidate.own):
         readable = body = readable_body(original)

@@ -3,6 +3,8 @@
 Pure: no mitmproxy, no clock, no I/O, no provider; each dialect's grammar is in the room of its name. Who issued which
 piece is told by the caller, as the names of the pieces to be left out.
 
+A stand-in's copy is without what its dialect's official API alone takes, too (`plain_anthropic`, `plain_openai`).
+
 What is left out, what goes with it, what a stand-in demands, and what cannot be left out and stays with its issuer:
 
 anthropic
@@ -27,21 +29,27 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sidestep.dialects import sealed_anthropic, sealed_gemini, sealed_openai
+from sidestep.dialects import plain_anthropic, plain_openai, sealed_anthropic, sealed_gemini, sealed_openai
 from sidestep.dialects.base import Call
 from sidestep.dialects.common import UNSIGNED
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a copy goes: whose seals are honoured there, and what the model is called there."""
+    """Where a copy goes: whose seals are honoured there, and what the model is called there. `own`: the app itself
+    addressed it, and knows what else it takes."""
 
     issuer: str
     model: str | None
+    own: bool = False
 
 
 _SIGNERS = frozenset({sealed_anthropic.OFFICIAL, sealed_openai.OFFICIAL})
 """Issuers that sign all of their reasoning: what bears no signature is none of theirs, and is refused."""
+
+
+_AZURE = ".azure.com"
+"""How the issuers end that are Azure's resources."""
 
 
 def is_foreign(name: str, issuer: str | None, target: str) -> bool:
@@ -58,10 +66,12 @@ def carries(call: Call, target: Target) -> bool:
 
 def may_demand(call: Call, target: Target) -> bool:
     """Whether the target refuses calls for what is *not* sealed in them, so that it needs a copy of any."""
+    if target.own:
+        return False
     if call.dialect == "anthropic":
-        return target.issuer in sealed_anthropic.DEMANDING
-    if call.operation == "responses":
-        return target.issuer in sealed_openai.STATELESS
+        return True
+    if call.operation.startswith("responses"):
+        return target.issuer != sealed_openai.OFFICIAL
     return call.operation == "chat/completions" and target.issuer in sealed_openai.DEMANDING
 
 
@@ -70,8 +80,14 @@ def unsealed(call: Call, target: Target, body: bytes, leave_out: Collection[str]
     touched stays byte for byte."""
     match call.dialect:
         case "anthropic":
-            return sealed_anthropic.unsealed(body, target.issuer, target.model, leave_out)
+            body = sealed_anthropic.unsealed(body, target.issuer, target.model, leave_out)
+            if target.own:
+                return body
+            return plain_anthropic.plain(body, claude=target.issuer == sealed_anthropic.OFFICIAL)
         case "openai":
-            return sealed_openai.unsealed(call.operation, body, target.issuer, leave_out)
+            body = sealed_openai.unsealed(call.operation, body, target.issuer, leave_out)
+            if target.own or target.issuer == sealed_openai.OFFICIAL or not call.operation.startswith("responses"):
+                return body
+            return plain_openai.plain(body, groups=target.issuer.endswith(_AZURE))
         case _:
             return sealed_gemini.unsealed(body, target.model, leave_out)

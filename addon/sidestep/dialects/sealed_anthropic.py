@@ -132,15 +132,6 @@ def unsealed(body: bytes, issuer: str, model: str | None, leave_out: Collection[
     elif _kind_of(fields.get("thinking")) == "enabled" and _opens_without_thinking(messages):
         # "Expected `thinking` …, but found `tool_use`. To avoid this requirement, disable `thinking`."
         changes = _thinking_off(fields, None)
-    if issuer != OFFICIAL:
-        # How long a cache is kept is Anthropic's own word; that there is one is not.
-        for name in ("system", "tools"):
-            before = items_of(fields.get(name))
-            after = [_Block(b).without_ttl().raw for b in before]
-            if after != before:
-                changes[name] = _encoded(after)
-        for message in messages:
-            message.blocks = [block.without_ttl() for block in message.blocks]
     if len(messages) != whole or any(m.is_changed for m in messages):
         changes["messages"] = _encoded([m.encoded() for m in messages])
     if not changes:
@@ -158,12 +149,6 @@ class _Block:
         value = value_of(raw)
         self.value: dict[str, Any] = value if isinstance(value, dict) else {}
         self.kind = self.value.get("type")
-
-    def without_ttl(self) -> _Block:
-        mark = self.value.get("cache_control")
-        if not isinstance(mark, dict) or "ttl" not in mark:
-            return self
-        return self.having("cache_control", {k: v for k, v in mark.items() if k != "ttl"})
 
     def having(self, name: str, value: Any) -> _Block:
         """The block with another value in one field, or without it (None); the rest byte for byte."""

@@ -82,7 +82,7 @@ class Candidate:
 
     @property
     def target(self) -> sealed.Target:
-        return sealed.Target(self.provider.issuer, self.model)
+        return sealed.Target(self.provider.issuer, self.model, self.own)
 
     @property
     def own_credential(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from support.calls import APIS, DIALECT, SDK_ERROR, Client, Result
 from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump
+from support.raw import Wire, request
 from support.settings import inline, route, table
 
 Start = Callable[..., Mitmdump]
@@ -125,3 +127,51 @@ def test_a_missing_done_is_no_harm(proxy: Start) -> None:
             result = app.call("chat", stream=True)
         assert (result.error, result.text) == (None, text_of("a", GOOD))
         assert m.provider("a0")["successes"] == 1
+
+
+ASKED: list[dict[str, object]] = [
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+]
+CLAUDE_CODE = ("User-Agent", "claude-cli/2.1.197 (external, sdk-cli)")
+
+
+def _reads(m: Mitmdump, url: str, *headers: tuple[str, str]) -> bytes:
+    """What a client reads of a stream, to the end of its connection, frames and all."""
+    body = {"model": "m", "max_tokens": 9, "stream": True, "messages": ASKED}
+    sent = request(f"{url}/v1/messages", json.dumps(body).encode(), *headers, ("Connection", "close"))
+    with Wire(m) as wire:
+        return wire.send(sent).rest()
+
+
+def test_an_agent_that_asks_again_when_cut_is_cut(proxy: Start, subtests: pytest.Subtests) -> None:
+    """Claude Code gives up on an error event where a cut connection makes it ask again: its broken streams are cut, as
+    they would be without Sidestep, and so is a provider's own error while another may answer. What breaks off is then
+    asked for at the next provider."""
+    broken = {name: (b, True) for name, b in AFTER_CONTENT.items()}
+    broken["an error about the request"] = Behaviour(error_after=3, code="invalid_request_error", message="no"), False
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes("messages", a, b, len(broken))
+        alone = route("messages", a, intercept="http://alone.test", suffix="-alone")
+        m = proxy("\n".join([*FAST, *routes, alone]))
+        for i, (name, (behaviour, cut)) in enumerate(broken.items()):
+            with subtests.test(name):
+                a.default = behaviour
+                heard = _reads(m, hosts[i], CLAUDE_CODE)
+                assert b"a w1 w2" in b"".join(re.findall(rb'"text": "([^"]*)"', heard))
+                assert (b"event: error" not in heard, not heard.endswith(b"0\r\n\r\n")) == (cut, cut)
+                assert m.provider(f"a{i}")["failures"] == 1
+                again = _reads(m, hosts[i], CLAUDE_CODE)
+                assert f"x-sidestep-attempts: b{i}:200".encode() in again
+                assert b"message_stop" in again
+        for name, behaviour, cut in (
+            ("cut", AFTER_CONTENT["cut"], True),
+            ("told", AFTER_CONTENT["error event"], False),
+        ):
+            with subtests.test(f"alone, {name}"):
+                a.default = behaviour
+                heard = _reads(m, "http://alone.test", CLAUDE_CODE)
+                assert (b"event: error" not in heard, not heard.endswith(b"0\r\n\r\n")) == (cut, cut)
+        with subtests.test("others"):
+            assert b"event: error" in _reads(m, "http://alone.test", ("User-Agent", "anthropic-sdk"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from sidestep.breaker import judging
@@ -11,9 +13,10 @@ from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.routing.engine import Attempt
 from sidestep.routing.exchange import Exchange
 from sidestep.routing.lateness import kind_of
+from sidestep.routing.repeats import said_in
 from sidestep.routing.table import Plan
 from support.flows import ask
-from support.world import World, toml
+from support.world import World, answer, toml, user
 
 STREAM = {"stream": True}
 
@@ -256,6 +259,36 @@ def test_a_call_that_is_made_again_starts_where_it_has_not_just_failed() -> None
     usual = w.exchange(STREAM)
     again = Exchange(w.engine, usual.match, usual.call, usual.plan, w.now, failed_at=frozenset("a"))
     assert [c.provider.name for c in again.plan.candidates] == ["b", "c", "a"]
+    w.engine.repeats.failed(*call, frozenset("a"), w.now)
+    w.engine.repeats.answered(*call)
+    assert not w.engine.repeats
+
+
+def test_what_is_said_again() -> None:
+    """A first turn is made again as it was; a later one in another form, or with a part of the answer."""
+    first = [user("hi")]
+    later = [*first, answer("yes"), user("so?")]
+    other = [user("hi"), answer("no"), user("so?")]
+    said = {
+        name: said_in(msgspec.Raw(json.dumps(messages).encode()), name.encode())
+        for name, messages in {"1": first, "2": first, "3": later, "4": [*later, answer("a part")], "5": other}.items()
+    }
+    assert (said["1"], said["2"]) == (b"1", b"2")
+    assert said["3"] == said["4"]
+    assert said["5"] not in (said["3"], b"5")
+    assert said_in(None, b"no messages") == b"no messages"
+
+
+def test_what_has_just_failed_comes_last_whatever_it_honours() -> None:
+    """Another provider answers a copy without the reasoning, rather than that the same one fails again; where a
+    call is bound to its issuer it stays there."""
+    text = toml("priority", a='issuer = "x"', b='issuer = "y"').replace("openai", "anthropic")
+    w = World(text.replace("http://app.test/v1", "http://app.test"))
+    thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "t", "signature": "s"}]}
+    for messages, order in (([user("hi"), thought, user("so?")], "ba"), ([user("hi"), thought], "a")):
+        usual = w.exchange({"messages": messages}, "/v1/messages")
+        again = Exchange(w.engine, usual.match, usual.call, usual.plan, w.now, failed_at=frozenset("a"))
+        assert "".join(c.provider.name for c in again.plan.candidates) == order
 
 
 def test_who_failed_a_request() -> None:

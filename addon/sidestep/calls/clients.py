@@ -1,4 +1,4 @@
-"""Who is calling: whether a client may use the providers' keys."""
+"""Who is calling: whether a client may use the providers' keys, and what it does when its answer breaks off."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def may_use_keys(client: Client, networks: Iterable[str]) -> bool:
         return False
     allowed = (ipaddress.ip_network(n, strict=False) for n in networks)
     return any(address.version == n.version and address in n for n in allowed)
+
+
+_ASK_AGAIN_WHEN_CUT = ("claude-cli/",)
+"""How the `user-agent` of such apps begins: Claude Code gives up on an error event that comes after a whole block of
+its answer, and asks again up to ten times where the connection is cut (2.1.197, as observed)."""
+
+
+def asks_again_when_cut(user_agent: str) -> bool:
+    """Whether an app that has read a part of its answer is better off with a cut connection than with an error."""
+    return user_agent.startswith(_ASK_AGAIN_WHEN_CUT)
 
 
 @lru_cache(maxsize=256)

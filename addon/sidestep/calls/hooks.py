@@ -29,6 +29,7 @@ from sidestep.credentials import Field
 from sidestep.routing import table
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.exchange import Exchange, Exhausted, Wait
+from sidestep.routing.repeats import said_in
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +153,10 @@ class Calls:
             del self.sessions[flow.id]
             return False
         credential = original.fingerprint() if any(c.own_credential for c in chosen.candidates) else ""
+        failed_at: frozenset[str] = frozenset()
+        if engine.repeats:
+            said = said_in(call.messages, original.body or b"")
+            failed_at = engine.repeats.failed_at(call.operation, credential, said, now)
         session.exchange = Exchange(
             engine,
             match,
@@ -160,7 +165,7 @@ class Calls:
             now,
             body_bytes=len(body),
             credential=credential,
-            failed_at=engine.repeats.failed_at(call.operation, credential, original.body or b"", now),
+            failed_at=failed_at,
         )
         engine.live.add(session)
         if not session.acting:
@@ -364,10 +369,14 @@ class Calls:
         if session.acting and result in (Result.REROUTED, Result.FAILED):
             kind, text = story.line(session, result)
             self.core.tell(kind, text, logging.INFO if result is Result.REROUTED else logging.WARNING)
-        if result is Result.FAILED or result is Result.LEFT:
-            now = self.core.clock()
-            body, failed_at = session.original.body or b"", exchange.failed_at(now)
-            engine.repeats.failed(exchange.call.operation, exchange.credential, body, failed_at, now)
+        came_to_nothing = result in (Result.FAILED, Result.LEFT)
+        if came_to_nothing or engine.repeats:
+            call, now = exchange.call, self.core.clock()
+            said = said_in(call.messages, session.original.body or b"")
+            if came_to_nothing:
+                engine.repeats.failed(call.operation, exchange.credential, said, exchange.failed_at(now), now)
+            else:
+                engine.repeats.answered(call.operation, exchange.credential, said)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
             self.replayable.put(flow.id, session.original)
 

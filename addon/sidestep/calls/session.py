@@ -14,8 +14,8 @@ from mitmproxy import http
 
 from sidestep import credentials
 from sidestep.breaker import judging
-from sidestep.breaker.outcomes import ErrorKind, Outcome
-from sidestep.calls import flows
+from sidestep.breaker.outcomes import ErrorKind, Outcome, Then
+from sidestep.calls import clients, flows
 from sidestep.config.advice import without_issuer
 from sidestep.config.settings import Provider
 from sidestep.routing.engine import Attempt, Engine
@@ -151,6 +151,16 @@ class Session:
         if self.exchange is None:
             return b""
         return self.match.dialect.phrase_error_event(self.exchange.call, kind, message)
+
+    def is_to_be_cut(self, error: Outcome | None) -> bool:
+        """Whether a cut connection ends best what the app has begun to read, for then it asks again. `error`: what the
+        error that the provider itself has told says of it; the app gets that where it could not do better."""
+        if not clients.asks_again_when_cut(self.flow.request.headers.get("user-agent", "")):
+            return False
+        if error is None:
+            return True
+        others = self.exchange is not None and len(self.exchange.plan.candidates) > 1
+        return others and error.then is not Then.HAND_OVER
 
     def app_frame(self, content: bytes) -> bytes:
         """A message that the app sends over its WebSocket, as it goes to the provider that took the handshake. With

@@ -685,8 +685,12 @@ class FailoverStream(HttpStream):
         yield from self._cancel(winner)
         extensible = watch.plain and watch.shape is Shape.STREAM
         extensible = extensible and response is not None and "content-length" not in response.headers
-        last = winner.quotable(step.told) or session.error_event(kind, message)
-        yield from self._close_in_band(message, last if self.made_up or extensible else b"")
+        told = winner.quotable(step.told)
+        last = told or session.error_event(kind, message)
+        judged = watch.judge_error_event(step.error) if told and step.error is not None else None
+        if not (self.made_up or extensible) or session.is_to_be_cut(judged):
+            last = b""
+        yield from self._close_in_band(message, last)
 
     def _close_in_band(self, message: str, last: bytes) -> Commands:
         """End what the app has begun to read: with an event that its SDK raises from, or by cutting the wire."""

@@ -161,12 +161,12 @@ class Exchange:
             )
         if keeper is not None:
             candidates = [keeper, *(c for c in candidates if c is not keeper)]
-        if failed_at:
-            candidates = sorted(candidates, key=lambda c: c.provider.name in failed_at)
-        if candidates is plan.candidates:
+        if candidates is plan.candidates and not failed_at:
             return plan
-        # Neither a strategy nor a stay brings a provider before those that honour more of what is sealed.
-        return replace(plan, candidates=tuple(sorted(candidates, key=lambda c: c.tier)))
+        # Neither a strategy nor a stay brings a provider before those that honour more of what is sealed; only that
+        # those have just failed does.
+        order = sorted(candidates, key=lambda c: (c.provider.name in failed_at, c.tier))
+        return replace(plan, candidates=tuple(order))
 
     def _keeper(self, plan: Plan, now: float) -> Candidate | None:
         """The candidate that the conversation stays with, None if it is not to be asked now."""

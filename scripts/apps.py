@@ -1,5 +1,9 @@
 """Runs real apps, as they are, behind `sidestep run`: the first provider is broken, the second one answers.
 
+First each app makes its calls while the first provider fails all of them. Then coding agents have sessions of several
+turns, in which the first provider fails after two good ones: by then the history holds what it has signed or sealed,
+and the second one refuses all that it has not signed itself. A second run continues the session, behind another proxy.
+
 The apps come from their registries into a cache (SIDESTEP_APPS, by default in the user's cache folder); npm runs no
 install scripts. The providers are stand-ins on this machine, the keys are made up.
 """
@@ -16,6 +20,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +34,9 @@ sys.path[:0] = [str(ROOT / "tests")]
 
 from support.provider import Behaviour, Provider, Seen, text_of  # noqa: E402
 from support.proxy import clean_env  # noqa: E402
+from support.sessions import FAULTS, Place  # noqa: E402
 from support.settings import route  # noqa: E402
+from support.strict import GPT, final_words  # noqa: E402
 
 TEXT = text_of("b", Behaviour())
 CACHE = Path(os.environ.get("SIDESTEP_APPS") or platformdirs.user_cache_dir("sidestep-apps"))
@@ -126,6 +133,8 @@ class App:
     env: dict[str, str] = field(default_factory=dict)
     npm: tuple[str, ...] = ()
     pip: tuple[str, ...] = ()
+    program: int = 1
+    """How many words of the command are the program; the others are its arguments."""
 
 
 def python(code: str, interpreter: Path | None = None) -> Callable[[Path], list[str]]:
@@ -183,12 +192,14 @@ ALL = [
         lambda folder: [*script("@openai/codex", "codex")(folder), "exec", "--skip-git-repo-check", "hi"],
         env={"CODEX_API_KEY": KEYS["OPENAI_API_KEY"]},
         npm=("@openai/codex",),
+        program=2,
     ),
     App(
         "gemini",
         lambda folder: [*script("@google/gemini-cli", "gemini")(folder), "-m", "gemini-2.5-pro", "-p", "hi"],
         env={"GEMINI_CLI_TRUST_WORKSPACE": "true"},
         npm=("@google/gemini-cli",),
+        program=2,
     ),
     App(
         "curl",
@@ -198,6 +209,132 @@ ALL = [
         ],
     ),
 ]
+
+
+# --- agents
+
+PYDANTIC = """
+import pathlib, sys
+from pydantic_ai import Agent, ModelMessagesTypeAdapter
+agent = Agent("google:gemini-3-pro-preview")
+@agent.tool_plain
+def say(word: str) -> str:
+    "Says a word."
+    return word
+file = pathlib.Path("history.json")
+history = ModelMessagesTypeAdapter.validate_json(file.read_bytes()) if file.exists() else None
+done = agent.run_sync(sys.argv[1], message_history=history)
+file.write_bytes(done.all_messages_json())
+print(done.output)
+"""
+CODEX = ("--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
+CLAUDE = ("--allowedTools", "Bash")
+GEMINI = ("-m", "gemini-3-pro-preview", "--yolo")
+
+
+@dataclass(frozen=True)
+class Agent:
+    """`first` and `again`: the arguments with which it begins a session, and goes on with it in another process.
+    `places`: who may stand in, and how the first provider fails. `package`: what tells its version."""
+
+    app: App
+    dialect: str
+    first: tuple[str, ...]
+    again: tuple[str, ...]
+    places: tuple[tuple[str, str], ...]
+    package: str
+
+
+def every_fault(stand_in: str) -> tuple[tuple[str, str], ...]:
+    return tuple((stand_in, fault) for fault in FAULTS)
+
+
+def _app(name: str) -> App:
+    return next(app for app in ALL if app.name == name)
+
+
+SOCKETS: dict[str, list[str]] = {
+    "WebSocket cut": [],
+    "WebSocket error": [
+        json.dumps({"type": "error", "status": 503, "error": {"type": "server_error", "code": "server_is_overloaded"}})
+    ],
+}
+"""How a provider fails that takes WebSockets: it cuts them, or says so in a frame. All others refuse handshakes."""
+
+
+def agents() -> list[Agent]:
+    pydantic = App("pydantic-ai", python(PYDANTIC, PYTHON), pip=("pydantic-ai-slim[google]",), program=5)
+    return [
+        Agent(
+            *(_app("claude"), "anthropic", ("-p", "go", *CLAUDE), ("--continue", "-p", "again", *CLAUDE)),
+            (*every_fault("openrouter-anthropic"), ("deepseek-anthropic", "503"), ("a gateway", "503")),
+            "@anthropic-ai/claude-code",
+        ),
+        Agent(
+            *(_app("codex"), "openai", ("exec", *CODEX, "go"), ("exec", "resume", "--last", *CODEX, "again")),
+            (*every_fault("openrouter"), ("azure", "503"), *(("openrouter", how) for how in SOCKETS)),
+            "@openai/codex",
+        ),
+        Agent(
+            *(_app("gemini"), "gemini", (*GEMINI, "-p", "go"), (*GEMINI, "--resume", "latest", "-p", "again")),
+            every_fault("vertex"),
+            "@google/gemini-cli",
+        ),
+        Agent(pydantic, "gemini", ("go",), ("again",), every_fault("vertex"), "pydantic-ai-slim"),
+    ]
+
+
+def version(package: str) -> str:
+    """What is installed of an npm or a Python package."""
+    file = NODE / package / "package.json"
+    if file.is_file():
+        return str(json.loads(file.read_text())["version"])
+    found = next((CACHE / "venv").glob(f"lib/*/site-packages/{package.replace('-', '_')}-*.dist-info"), None)
+    return "" if found is None else found.name.removesuffix(".dist-info").rpartition("-")[2]
+
+
+def session(agent: Agent, stand_in: str, fault: str) -> tuple[bool, str, str]:
+    """Whether both of its runs went well, who gave their last answers, and how many calls were rerouted, or what was
+    wrong.
+
+    In the second run the first provider is well again, where that is told apart by its being asked: nobody listens to
+    one that refuses connections, and stays so.
+    """
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Place(Path(name), agent.dialect, stand_in, "503" if fault in SOCKETS else fault) as place,
+    ):
+        folder = Path(name) / "work"
+        folder.mkdir()
+        if fault in SOCKETS and isinstance(place.a, GPT):
+            place.a.frames = SOCKETS[fault]
+        env = clean_env(HOME=name, TERM="dumb", PYTHONPATH=str(ROOT / "addon"), **{**agent.app.env, **place.env})
+        options: tuple[str, ...] = ()
+        if place.config is not None:
+            (config := Path(name) / "sidestep.toml").write_text(place.config)
+            options = ("--config", str(config))
+        by: list[str] = []
+        said: list[str] = []
+        for arguments, heals in ((agent.first, False), (agent.again, fault not in ("503", "refused"))):
+            if heals:
+                place.heal()
+            program = agent.app.command(folder)[: agent.app.program]
+            command = [sys.executable, "-m", "sidestep.cli", "run", *options, "--", *program, *arguments]
+            try:
+                done = subprocess.run(
+                    command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+                )
+            except subprocess.TimeoutExpired:
+                return False, ", ".join(by), "was not done after 120 s"
+            by += [n for n in "ab" if final_words(n) in done.stdout] or ["nobody"]
+            calls, rerouted = (re.findall(r"sidestep: (\d+) calls?, (\d+) rerouted", done.stderr) or [("?", "?")])[-1]
+            said.append(f"{rerouted} of {calls}")
+            wrong = [f"exit code {done.returncode}"] if done.returncode else []
+            wrong += [f"a key astray: {path}" for path in place.astray]
+            wrong += [f"b refused: {message}" for message in place.b.refusals]
+            if wrong or by[-1] != ("a" if heals else "b"):
+                return False, ", ".join(by), f"{'; '.join(wrong)}\n{done.stdout[-1500:]}\n{done.stderr[-2500:]}"
+        return place.a.failed > 0 or fault == "refused", ", ".join(by), ", ".join(said)
 
 
 # --- the provider that works
@@ -291,24 +428,55 @@ def attempt(app: App, console: Console) -> tuple[bool, str]:
         return True, said
 
 
-@click.command()
-@click.argument("names", nargs=-1)
-def main(names: tuple[str, ...]) -> None:
-    """Try all apps, or those named."""
-    console = Console(highlight=False)
-    apps = [app for app in ALL if not names or app.name in names]
-    if unknown := set(names) - {app.name for app in ALL}:
-        raise click.ClickException(f"no such app: {', '.join(unknown)}; there are {', '.join(a.name for a in ALL)}")
-    install(apps)
+def try_apps(apps: list[App], console: Console) -> bool:
+    """Whether each got its answers."""
     table = Table("app", "answered", "seconds", "")
-    failed = False
+    whole = True
     for app in apps:
         began = time.monotonic()
         good, text = attempt(app, console)
-        failed = failed or not good
+        whole = whole and good
         table.add_row(app.name, "yes" if good else "NO", f"{time.monotonic() - began:.0f}", re.sub(r"\s+", " ", text))
     console.print(table)
-    raise SystemExit(failed)
+    return whole
+
+
+def try_sessions(chosen: list[Agent], console: Console) -> bool:
+    """Whether each session went on, two at a time."""
+    rows = [(agent, *place) for agent in chosen for place in agent.places]
+
+    def one(row: tuple[Agent, str, str]) -> tuple[bool, str, str, float]:
+        began = time.monotonic()
+        return *session(*row), time.monotonic() - began
+
+    table = Table("agent", "stand-in", "the first one", "answered by", "seconds", "rerouted")
+    whole = True
+    with ThreadPoolExecutor(2) as pool:
+        for (agent, stand_in, fault), (good, by, text, seconds) in zip(rows, pool.map(one, rows), strict=True):
+            whole = whole and good
+            if not good:
+                console.print(f"{agent.app.name}, {stand_in}, {fault}: {text}", markup=False)
+                text = text.partition("\n")[0] or "the wrong one answered"
+            named = f"{agent.app.name} {version(agent.package)}"
+            table.add_row(named, stand_in, fault, by if good else f"NO: {by}", f"{seconds:.0f}", text)
+    console.print(table)
+    return whole
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+def main(names: tuple[str, ...]) -> None:
+    """Try all apps and agents, or those named."""
+    console = Console(highlight=False)
+    known = {app.name: app for app in (*ALL, *(agent.app for agent in agents()))}
+    if unknown := set(names) - set(known):
+        raise click.ClickException(f"no such app: {', '.join(unknown)}; there are {', '.join(known)}")
+    wanted = [app for name, app in known.items() if not names or name in names]
+    install(wanted)
+    apps, chosen = [a for a in ALL if a in wanted], [a for a in agents() if a.app.name in {w.name for w in wanted}]
+    whole = not apps or try_apps(apps, console)
+    whole = (not chosen or try_sessions(chosen, console)) and whole
+    raise SystemExit(not whole)
 
 
 if __name__ == "__main__":

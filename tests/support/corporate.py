@@ -11,11 +11,14 @@ from support.ways import Address, basic
 
 
 class ConnectProxy:
-    """Use as a context manager. `names`: where names lead to that no resolver knows. What came is in `tunnels` and
-    `forwarded` (the targets) and `heads`; `refusals` counts 407s."""
+    """Use as a context manager. `names`: where names lead to that no resolver knows; with `alone`, to no others. What
+    came is in `tunnels` and `forwarded` (the targets) and `heads`; `refusals` counts 407s."""
 
-    def __init__(self, credentials: str | None = None, names: dict[str, Address] | None = None) -> None:
+    def __init__(
+        self, credentials: str | None = None, names: dict[str, Address] | None = None, *, alone: bool = False
+    ) -> None:
         self.names = names or {}
+        self.alone = alone
         self.tunnels: list[str] = []
         self.forwarded: list[str] = []
         self.heads: list[bytes] = []
@@ -73,7 +76,12 @@ class ConnectProxy:
             return True
         if method == "CONNECT":
             self.tunnels.append(target)
-            with self._reach(target) as server:
+            try:
+                server = self._reach(target)
+            except OSError:
+                sock.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+                return True
+            with server:
                 sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
                 there = threading.Thread(target=_pipe, args=(sock, server), daemon=True)
                 there.start()
@@ -94,6 +102,8 @@ class ConnectProxy:
 
     def _reach(self, authority: str) -> socket.socket:
         host, _, port = authority.partition(":")
+        if self.alone and authority not in self.names:
+            raise ConnectionRefusedError(authority)
         server = socket.create_connection(self.names.get(authority, (host, int(port or 80))), timeout=15)
         self._open.add(server)
         return server

@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+import wsproto
+import wsproto.events
+
 
 @dataclass
 class Behaviour:
@@ -77,6 +80,8 @@ class Behaviour:
     """After `raw`: nothing more, until the client leaves."""
     informational: bool = False
     """A 103 before the answer."""
+    talk: Callable[[str], list[str] | None] | None = None
+    """Take the WebSocket that the request asks for: what is said to each message; None: cut the connection."""
 
     @property
     def waits(self) -> bool:
@@ -302,6 +307,10 @@ class Provider:
                 if b.stall:
                     await watching
                 return False
+            if b.talk is not None:
+                watching.cancel()
+                await self._talk(seen, b.talk, reader, writer)
+                return False
             dialect, operation, stream = _kind(seen)
             if b.status >= 400:
                 body = b.body if b.body is not None else error_body(dialect, b)
@@ -378,6 +387,36 @@ class Provider:
     async def _whole(writer: asyncio.StreamWriter, b: Behaviour, body: bytes, kind: str) -> None:
         writer.write(_head(b, kind, f"content-length: {len(body)}\r\n") + body)
         await writer.drain()
+
+    async def _talk(
+        self,
+        seen: Seen,
+        talk: Callable[[str], list[str] | None],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        ws = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
+        ws.receive_data(seen.raw_head)
+        for _ in ws.events():
+            writer.write(ws.send(wsproto.events.AcceptConnection()))
+        text = ""
+        while data := await reader.read(65536):
+            ws.receive_data(data)
+            for event in ws.events():
+                match event:
+                    case wsproto.events.TextMessage(data=piece, message_finished=whole):
+                        text += piece
+                        if not whole:
+                            continue
+                        said, text = talk(text), ""
+                        if said is None:
+                            self._rst(writer)
+                            return
+                        for message in said:
+                            writer.write(ws.send(wsproto.events.TextMessage(message)))
+                    case wsproto.events.Ping() | wsproto.events.CloseConnection():
+                        writer.write(ws.send(event.response()))
+            await writer.drain()
 
     async def _stream(
         self,
@@ -468,9 +507,10 @@ def _kind(seen: Seen) -> tuple[str, str, bool]:
     if operation not in _GRAMMARS:
         operation = "other"
     try:
-        stream = json.loads(seen.body).get("stream") is True
+        body = json.loads(seen.body)
     except ValueError:
-        stream = False
+        body = None
+    stream = isinstance(body, dict) and body.get("stream") is True
     return dialect, operation, stream
 
 

@@ -6,9 +6,13 @@ import base64
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.utilities import generate_accept_token
 
 from sidestep.breaker.outcomes import Kind
 from sidestep.leaks import Searcher
@@ -384,3 +388,82 @@ def test_what_another_app_has_sent_may_not() -> None:
     driver = asked("a", body=BODY.replace(b"hi", KEYS["another's key"]))
     driver.says(driver.servers[0], whole(FORMS["plain"]))
     assert driver.answer().startswith(b"HTTP/1.1 502 ")
+
+
+# --- over a WebSocket
+
+
+HANDSHAKE = (
+    b"GET http://app.test/v1/realtime?model=m HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c2l4dGVlbiBieXRlcyAhIQ==\r\n\r\n"
+)
+TAKEN = {
+    "connection": "Upgrade",
+    "upgrade": "websocket",
+    "sec-websocket-accept": generate_accept_token(b"c2l4dGVlbiBieXRlcyAhIQ==").decode(),
+}
+
+
+class Socket:
+    """A WebSocket through the layers, both ends at hand. State: the driver, the protocol's state at each end."""
+
+    def __init__(self) -> None:
+        self.driver = Driver(settings("a"))
+        self.driver.says(self.driver.client, HANDSHAKE)
+        (self.server,) = self.driver.servers
+        self.driver.says(self.server, head_of(TAKEN, "101 Switching Protocols"))
+        assert self.driver.answer().startswith(b"HTTP/1.1 101 ")
+        self.app, self.provider = Connection(ConnectionType.CLIENT), Connection(ConnectionType.SERVER)
+
+    def asks(self, *events: Event) -> None:
+        self.driver.says(self.driver.client, b"".join(self.app.send(event) for event in events))
+
+    def tells(self, *events: Event) -> list[Event]:
+        """The provider says something: what the app hears."""
+        self.driver.says(self.server, b"".join(self.provider.send(event) for event in events))
+        self.app.receive_data(self.driver.answer())
+        return list(self.app.events())
+
+
+CLOSED = CloseConnection(1011, "sidestep: it repeats a provider's key")
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda form: [TextMessage(f'{{"type":"x","sent":"{form}"}}')],
+        lambda form: [TextMessage(f'{{"{form[:9]}', message_finished=False), TextMessage(form[9:])],
+        lambda form: [BytesMessage(form.encode())],
+        lambda form: [Ping(form.encode()[-125:])],
+        lambda form: [CloseConnection(1008, form[-123:])],
+    ],
+    ids=["text", "frames", "binary", "ping", "close"],
+)
+def test_a_websocket_is_closed_before_the_message_that_holds_a_key(
+    say: Callable[[str], list[Event]], form: str
+) -> None:
+    """Text, binary, in frames, as the words of a ping or of a close."""
+    if say("") == [Ping(b"")] and len(form) > 125:
+        return  # no ping is so long
+    if isinstance(say("")[0], CloseConnection) and len(form) > 123:
+        return
+    ws = Socket()
+    assert ws.tells(TextMessage("well")) == [TextMessage("well")]
+    assert ws.tells(TextMessage("so"), *say(form)) == [TextMessage("so"), CLOSED]
+    assert ws.tells() == []
+    assert {ws.server, ws.driver.client} <= set(ws.driver.closed)
+    assert ws.driver.hooks[-1] == "websocket_end"
+    assert ws.driver.engine.in_flight == set()
+
+
+def test_a_websocket_may_bring_back_what_the_app_has_said_over_it() -> None:
+    ws = Socket()
+    ws.asks(TextMessage(f"remember {FORMS['plain']}"))
+    assert ws.tells(TextMessage(FORMS["in a URL"])) == [TextMessage(FORMS["in a URL"])]
+
+
+def test_the_end_of_one_message_and_the_start_of_the_next_are_no_key() -> None:
+    ws = Socket()
+    told = [TextMessage(KEY[:9].decode()), TextMessage(KEY[9:].decode())]
+    assert ws.tells(*told) == told

@@ -278,7 +278,7 @@ class Flight:
         if step.note:
             self.note(step.note)
         if self.watch is not None and self.watch.leaked:
-            self._tell_leak()
+            self.tell_leak()
         if step.outcome is not None and step.do in (Do.HOLD, Do.RELEASE, Do.FORWARD):
             if step.ended:
                 self.finish(step.outcome)
@@ -409,7 +409,7 @@ class Flight:
             encoding = response.headers.get("content-encoding")
             if encoding is None or not leaks.in_words(decoded_start(encoding, body)):
                 return False
-        self._tell_leak()
+        self.tell_leak()
         text = f"{self.provider.name} answered {response.status_code}; its words are withheld: they repeat a key"
         replaced = self.session.match.dialect.phrase_error(response.status_code, ErrorKind.SERVER, text)
         response.headers.pop("content-encoding", None)
@@ -424,7 +424,7 @@ class Flight:
         data, leaks = response.data, self.session.leaks
         if len(data.reason) >= SECRET_LENGTH and leaks.in_words(data.reason):
             data.reason = b""
-            self._tell_leak()
+            self.tell_leak()
         self.scrub_fields(data.headers)
 
     def scrub_fields(self, headers: http.Headers) -> None:
@@ -432,9 +432,10 @@ class Flight:
         leaks, fields = self.session.leaks, headers.fields
         if leaks.in_words(b"\n".join(chain.from_iterable(fields))):
             headers.fields = tuple(field for field in fields if not leaks.in_words(b"\n".join(field)))
-            self._tell_leak()
+            self.tell_leak()
 
-    def _tell_leak(self) -> None:
+    def tell_leak(self) -> None:
+        """It has repeated a key, which was withheld."""
         self.note(LEAKED)
         engine = self.session.engine
         line = f"{self.provider.name} repeats a provider's key in what it answers: that is withheld from the app"

@@ -747,7 +747,8 @@ class FailoverStream(HttpStream):
         if not self.flow.websocket:
             session.drop(judging.INTERNAL)
         for command in super().flow_done():
-            HonestWebsocketLayer.adopt(self.child_layer)
+            if self.child_layer is not None and winner is not None:
+                HonestWebsocketLayer.adopt(self.child_layer, session.leaks.sieve(), winner.tell_leak)
             yield command
 
     # --- deadlines

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
+from binascii import a2b_qp
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,13 +34,8 @@ _NO_KEY = frozenset({"needed", "no", "none", "not", "placeholder", "required", "
 _RANDOM = re.compile(r"\d{9}|(?![A-Za-z]{12}|\d{12})[A-Za-z\d]{12}")
 """What no model, version, region or date is called (`gpt-4o-2024-08-06`, `europe-west1`, `20241022`)."""
 
-_ESCAPE = re.compile(r"(?:\\{1,8}u00|%(?:25)*)([2-7][0-9A-Fa-f])")
-"""A printable ASCII character as JSON and URLs may write it, also where JSON is inside JSON (which doubles the
-backslashes), or a URL inside a URL."""
-_SLASH = re.compile(r"\\{1,8}/")
-_OPEN_ESCAPE = re.compile(r"(?:\\+(?:u(?:0(?:0[2-7]?)?)?)?|%(?:25)*[2-7]?)\Z")
-"""The beginning of one of these at the end of what has come."""
-_ESCAPED = {f"{code:02{case}}": chr(code) for code in range(0x20, 0x80) for case in "xX"}
+_OPEN_ESCAPE = re.compile(r"(?:\\+(?:u0?)?|[%=][2-7]?)\Z")
+"""The beginning of an escape, as `plain` leaves it."""
 _WIDEST = 32
 """Bytes of one character: an escape of eight, in UTF-32."""
 _BLANKS = " \n\r\t"
@@ -56,31 +52,34 @@ FRAGMENT = 4
 """Characters by which a needle is recognised, before it is compared as a whole."""
 
 
-def plain(text: str) -> str:
-    """A text (bytes as Latin-1) with its escapes of printable ASCII undone. UTF-16 and UTF-32 are ASCII with zeros."""
-    text = text.replace("\0", "")
+def plain(data: bytes) -> bytes:
+    """A text with its characters as they are meant: without the escapes of JSON, also of JSON in JSON, which doubles
+    the backslashes, and of URLs; and in ASCII, for UTF-16 and UTF-32 are ASCII with zeros.
+
+    A percent sign that begins no escape comes out as something else, alike in a text and in what is looked for there.
+    """
+    data = data.replace(b"\0", b"")
     for _ in range(_ROUNDS):
-        if "\\/" in text:
-            text = _SLASH.sub("/", text)
-        if "%" not in text and "\\u00" not in text:
+        before = data
+        for _ in range(_ROUNDS):
+            data = data.replace(b"\\\\", b"\\")
+        data = data.replace(b"\\/", b"/")
+        if b"%" in data or b"\\u00" in data:
+            # As quoted-printable, which differs in its mark alone, and is read many times faster than anything written
+            # here could.
+            data = data.replace(b"=", b"=3D").replace(b"%", b"=").replace(b"\\u00", b"=")
+            data = a2b_qp(data.replace(b"==", b"=3D=").replace(b"==", b"=3D="))
+        if data == before:
             break
-        undone = _ESCAPE.sub(_unescaped, text)
-        if len(undone) == len(text):
-            break
-        text = undone
-    return text
+    return data
 
 
-def _unescaped(match: re.Match[str]) -> str:
-    return _ESCAPED[match[1]]
-
-
-def _needles(secret: str) -> Iterator[str]:
+def _needles(secret: bytes) -> Iterator[str]:
     """The strings that a plain text holds where it holds a secret: itself, or its base64 in one of the three places
     that it may have in a group of three bytes, without the characters that depend on its neighbours."""
-    yield plain(secret)
+    yield plain(secret).decode("latin-1")
     for before in range(3):
-        encoded = base64.b64encode(bytes(before) + secret.encode("latin-1")).decode("ascii")
+        encoded = base64.b64encode(bytes(before) + secret).decode("ascii")
         found = encoded[-(-before * 8 // 6) : (before + len(secret)) * 8 // 6]
         yield found
         yield found.translate(_URL_SAFE)
@@ -101,7 +100,7 @@ class Searcher:
         self._any_case = any_case
         needles: dict[str, bytes] = {}
         for secret in secrets:
-            for needle in _needles(secret.decode("latin-1")):
+            for needle in _needles(secret):
                 if len(needle) >= FRAGMENT:
                     needles.setdefault(needle.lower() if any_case else needle, secret)
         self._needles = tuple(needles.items())
@@ -114,8 +113,8 @@ class Searcher:
     def find(self, data: bytes) -> tuple[bytes, ...]:
         """The secrets that `data` holds whole; nearly always none."""
         text = data.decode("latin-1")
-        if "%" in text or "\\" in text or "\0" in text:
-            text = plain(text)
+        if "%" in text or "\0" in text or ("\\" in text and ("\\u00" in text or "\\/" in text)):
+            text = f"{text}\n{plain(data).decode('latin-1')}"  # what looks like an escape may be none
         if self._any_case:
             text = text.lower()
         for probe, search in self._groups:
@@ -130,21 +129,15 @@ class Searcher:
         holds a blank or a line end, so that whole events and lines have no such end."""
         if not data or data[-1] not in self._inside:
             return 0
-        tail = data[-_WIDEST * self._longest :].decode("latin-1")
-        text = plain(tail)
-        if not text or text[-1] in _BLANKS:
-            return 0
-        cut = _OPEN_ESCAPE.search(text, max(0, len(text) - 12))
-        if cut is not None:
-            text = text[: cut.start()]
-        begun = self._begun(text)
-        if not begun and cut is None:
-            return 0
-        if text == tail:
+        tail = data[-_WIDEST * self._longest :]
+        begun = self._begun(tail.decode("latin-1"))
+        if b"%" not in tail and b"\\" not in tail and b"\0" not in tail:
             return begun
-        # In an escaped text it is not known which bytes have become which characters.
-        run = max(tail.rfind(blank) for blank in _BLANKS)
-        return len(tail) - run - 1
+        text = plain(tail + b" ").decode("latin-1")[:-1]
+        if _OPEN_ESCAPE.search(text, max(0, len(text) - 12)) is None and not self._begun(text):
+            return begun
+        # It is not known which bytes have become which characters.
+        return len(tail) - 1 - max(tail.rfind(blank.encode()) for blank in _BLANKS)
 
     def _begun(self, text: str) -> int:
         """The length of the longest end of a text that a needle begins with."""

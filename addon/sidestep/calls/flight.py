@@ -421,8 +421,8 @@ class Flight:
 
     def _scrub(self, response: http.Response) -> None:
         """Take out of the head of an answer what repeats a key."""
-        data, leaks = response.data, self.session.leaks
-        if len(data.reason) >= SECRET_LENGTH and leaks.in_words(data.reason):
+        data = response.data
+        if len(data.reason) >= SECRET_LENGTH and self.session.leaks.in_words(data.reason):
             data.reason = b""
             self.tell_leak()
         self.scrub_fields(data.headers)

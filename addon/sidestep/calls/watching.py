@@ -67,6 +67,9 @@ class Piece:
     """The official SDK raises its own API error from `told`."""
 
 
+NOTHING = Piece(b"")
+
+
 class Watch:
     """State: the shape, the decoder, the stream's reader or the bytes collected, whether content was seen, what the
     provider gave up with, whether the answer is one that is not read, whether it repeats a key."""
@@ -196,14 +199,14 @@ class Watch:
         return self._sifted(Piece(data)).forward
 
     def _sifted(self, piece: Piece) -> Piece:
-        sieve = self._sieve
+        sieve, forward = self._sieve, piece.forward
         if sieve is None or not self.plain:  # what is in an encoding is looked through where it is decoded
             return piece
-        forward = sieve.feed(piece.forward) if piece.forward else b""
-        if forward is None or (piece.told and sieve.finds(piece.told)):
+        passed = sieve.feed(forward) if forward else forward
+        if passed is None or (piece.told and sieve.finds(piece.told)):
             self.leaked = True
-            forward = b""
-        return piece if forward is piece.forward else replace(piece, forward=forward)
+            passed = b""
+        return piece if passed is forward else replace(piece, forward=passed)
 
     def _look_through(self, decoded: bytes) -> None:
         """The same for what goes on in its encoding."""
@@ -346,18 +349,18 @@ class Watch:
     def rest(self) -> Piece:
         """The end of an answer: what was held back because its event, or what might have been a key, was not whole."""
         piece = self._rest()
-        if piece.forward or piece.told:
+        if piece is not NOTHING:
             piece = self._sifted(piece)
-        if self._sieve is None or self.leaked or not self.plain:
+        sieve = self._sieve
+        if sieve is None or self.leaked or not self.plain or not (rest := sieve.rest()):
             return piece
-        rest = self._sieve.rest()
-        return replace(piece, forward=piece.forward + rest) if rest else piece
+        return replace(piece, forward=piece.forward + rest)
 
     def _rest(self) -> Piece:
         reader = self._reader
         if reader is None:
             if self.shape is not Shape.STREAM:
-                return Piece(b"")
+                return NOTHING
             # It ended before its first bytes showed what it is.
             held = bytes(self._body) if self.plain else b""
             self.shape = Shape.WHOLE

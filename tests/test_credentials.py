@@ -12,13 +12,11 @@ from sidestep.credentials import (
     as_bytes,
     as_text,
     bears_credential,
-    bears_secret,
     credential_fields,
     fingerprint,
     kind_of,
     public_part,
     secret_subprotocols,
-    secrets_of,
     with_credentials,
     with_secrets,
     without_credentials,
@@ -205,23 +203,6 @@ def provider(more: str) -> Provider:
 def test_what_a_provider_s_configuration_adds(more: str, fields: tuple[Field, ...]) -> None:
     """Its own headers in their order, its credential last, in lower case as HTTP/2 wants it."""
     assert credential_fields(provider(more)) == fields
-
-
-def test_the_strings_that_must_appear_nowhere() -> None:
-    """Keys and header values of all providers, but for what is too short to be a key; each once."""
-    providers = [
-        provider('api_key = "12345678"\nheaders = { A = "value-of-a", B = "short" }'),
-        provider('api_key = "1234567"'),
-        provider('api_key = "12345678"'),
-        provider('headers = { C = "only-a-header" }'),
-        provider(""),
-    ]
-    found = secrets_of(providers)
-    assert sorted(found) == [b"12345678", b"only-a-header", b"value-of-a"]
-    assert bears_secret(b"you sent only-a-header", found) is True
-    assert bears_secret(b"you sent 12345678", found) is True
-    assert bears_secret(b"you sent 1234567 and short", found) is False
-    assert bears_secret(b"anything", ()) is False
 
 
 # --- fingerprints

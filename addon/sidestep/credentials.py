@@ -159,18 +159,3 @@ def _credential(auth: str, key: str) -> Field:
     if auth == "bearer":
         return b"authorization", b"Bearer " + key.encode("latin-1")
     return auth.lower().encode("latin-1"), key.encode("latin-1")
-
-
-def secrets_of(providers: Iterable[Provider]) -> tuple[bytes, ...]:
-    """The strings that must appear nowhere: the providers' keys and the values of their own headers."""
-    found: set[str] = set()
-    for provider in providers:
-        found.update(v.reveal() for _, v in provider.headers)
-        if provider.api_key is not None:
-            found.add(provider.api_key.reveal())
-    return tuple(v.encode("utf-8", "replace") for v in found if len(v) >= SECRET_LENGTH)
-
-
-def bears_secret(text: bytes, secrets: tuple[bytes, ...]) -> bool:
-    """Whether a provider repeats a key in what it says."""
-    return any(secret in text for secret in secrets)

@@ -34,6 +34,7 @@ class Stream:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    trailers: dict[str, str] = field(default_factory=dict)
     ended: bool = False
     reset: int | None = None
     """The error code, if the proxy reset it."""
@@ -159,6 +160,8 @@ class H2Client:
                 case h2.events.DataReceived(stream_id=number, data=piece):
                     self.streams[number].body += piece
                     self.connection.acknowledge_received_data(event.flow_controlled_length, number)
+                case h2.events.TrailersReceived(stream_id=number, headers=headers):
+                    self.streams[number].trailers = {str(k): str(v) for k, v in headers or ()}
                 case h2.events.StreamEnded(stream_id=number):
                     self.streams[number].ended = True
                 case h2.events.StreamReset(stream_id=number, error_code=code):

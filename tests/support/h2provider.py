@@ -192,6 +192,14 @@ class _Connection:
             while size := int(await reader.readuntil(b"\r\n"), 16):
                 await self.data(number, await reader.readexactly(size))
                 await reader.readexactly(2)
+            trailers = []
+            while line := (await reader.readuntil(b"\r\n")).strip():
+                name, _, value = line.partition(b":")
+                trailers.append((name.lower(), value.strip()))
+            if trailers:
+                self.h2.send_headers(number, trailers, end_stream=True)
+                self.flush()
+                return
         else:
             while piece := await reader.read(65536):
                 await self.data(number, piece)

@@ -58,6 +58,8 @@ class Behaviour:
     """The token that is no JSON."""
     malformed_before: int | None = None
     """The token before which comes one event more, which is no JSON."""
+    amid: bytes | None = None
+    """These bytes before the third token."""
     finish: str | None = None
     """Why it stopped, where that is not for the usual reason."""
     last: Literal["cut", "stall"] | None = None
@@ -76,6 +78,8 @@ class Behaviour:
     """These bytes, head and all, in place of any answer; then the connection is closed."""
     endless: bytes | None = None
     """After `raw`: this, again and again, until the client leaves."""
+    rest: bytes | None = None
+    """After `raw`: these bytes, for which the gate is waited for, and for nothing else."""
     stall: bool = False
     """After `raw`: nothing more, until the client leaves."""
     informational: bool = False
@@ -288,7 +292,7 @@ class Provider:
         try:
             if b.delay:
                 await asyncio.wait({watching}, timeout=b.delay)
-            if b.gate is not None and b.gate_at is None:
+            if b.gate is not None and b.gate_at is None and b.rest is None:
                 await self._pass(b.gate, seen)
             if b.reset:
                 self._rst(writer)
@@ -301,6 +305,10 @@ class Provider:
                 await writer.drain()
             if b.raw is not None:
                 writer.write(b.raw)
+                if b.rest is not None:
+                    assert b.gate is not None
+                    await self._pass(b.gate, seen)
+                    writer.write(b.rest)
                 while b.endless is not None:
                     writer.write(b.endless)
                     await writer.drain()
@@ -460,6 +468,8 @@ class Provider:
             if b.stall_after == i:
                 await self._stall(seen, watching)
                 return False
+            if b.amid is not None and i == 2:
+                await send(b.amid)
             if b.error_after == i:
                 await send(grammar.error(b))
                 break

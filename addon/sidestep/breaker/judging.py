@@ -30,6 +30,8 @@ _REFUSALS = frozenset(
 SUCCESS = Outcome(Kind.SUCCESS, "ok", Then.HAND_OVER, 200)
 BAD_HEAD = Outcome(Kind.FAILURE, "bad_response", Then.NEXT)
 """An answer whose head cannot be passed on."""
+LEAKED = Outcome(Kind.FAILURE, "bad_response", Then.NEXT)
+"""An answer that repeats a key: the app must not have it, and another provider can give one."""
 UNREAD = Outcome(Kind.NEUTRAL, "unread", Then.HAND_OVER, 200)
 """A 2xx in a form that is not read here: it goes on as it comes, and says neither good nor bad of its provider."""
 OTHER_FORM = Outcome(Kind.NEUTRAL, "other_form", Then.NEXT, 200)

@@ -6,13 +6,14 @@ the record that stays; a `Flight` is born with it and dies when its last word is
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
+from itertools import chain
 
 from mitmproxy import http
 from mitmproxy.connection import Connection, Server
 
-from sidestep import credentials
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind, Kind, Outcome
 from sidestep.calls import flows
@@ -21,10 +22,13 @@ from sidestep.calls.holding import Do, Holding, Step
 from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape, Watch
 from sidestep.config.settings import Provider, TimeoutSettings
+from sidestep.credentials import SECRET_LENGTH
 from sidestep.no_proxy import is_direct
 from sidestep.routing import prices
 from sidestep.routing.engine import Attempt
 from sidestep.routing.exchange import Exchange
+
+logger = logging.getLogger(__name__)
 
 REUSE_SECONDS = 2.0
 """A server that had closed an idle connection says so as soon as it is used again: some round trips, at most. One that
@@ -32,6 +36,7 @@ ends later has worked on the request."""
 SIGN_SECONDS = 2.0
 """How long after a head the app may be left without a sign of life that its provider gives. Apps end a stream of which
 no byte comes for a while: SDKs by their read timeout, coding agents after 20 s."""
+LEAKED = "a key that it repeats was withheld"
 NOTES = 20
 """Notes kept of one attempt."""
 
@@ -138,6 +143,8 @@ class Flight:
         """The head of the answer has come."""
         session, exchange, attempt = self.session, self.exchange, self.attempt
         now = session.clock()
+        if session.acting:
+            self._scrub(response)
         attempt.headers_at = now
         attempt.status = response.status_code
         complete = session.acting and self.provider.stream.commit == "complete" and exchange.call.stream
@@ -150,6 +157,7 @@ class Flight:
             fields=response.data.headers.fields,
             wall_now=time.time(),
             unwrap=complete,
+            sieve=session.leaks.sieve() if session.acting else None,
         )
         self.response = response
         self.holding = Holding(
@@ -256,6 +264,7 @@ class Flight:
         return True
 
     def take_trailers(self, trailers: http.Headers) -> None:
+        self.scrub_fields(trailers)
         if self.response is not None:
             self.response.trailers = trailers
 
@@ -268,6 +277,8 @@ class Flight:
             self.data.append(step.data)
         if step.note:
             self.note(step.note)
+        if self.watch is not None and self.watch.leaked:
+            self.tell_leak()
         if step.outcome is not None and step.do in (Do.HOLD, Do.RELEASE, Do.FORWARD):
             if step.ended:
                 self.finish(step.outcome)
@@ -330,8 +341,9 @@ class Flight:
 
     def note(self, text: str) -> None:
         """Something that the attempt's story should tell. Never a quotation."""
-        if len(self.attempt.notes) < NOTES:
-            self.attempt.notes.append(text)
+        notes = self.attempt.notes
+        if len(notes) < NOTES and text not in notes[-1:]:
+            notes.append(text)
 
     def client_gone(self) -> Outcome:
         """What the app's leaving says of the provider."""
@@ -359,7 +371,10 @@ class Flight:
     @property
     def is_answer(self) -> bool:
         """Whether what is held is all that the provider has said: an answer that the app may get."""
-        return self.ended or (self.watch is not None and self.watch.gave_up)
+        watch = self.watch
+        if watch is not None and watch.leaked and watch.shape is not Shape.ERROR:
+            return False
+        return self.ended or (watch is not None and watch.gave_up)
 
     def phrase_broken(self, outcome: Outcome, error: ErrorFacts | None) -> tuple[ErrorKind, str]:
         """What the app is told of a stream that broke after content."""
@@ -367,15 +382,13 @@ class Flight:
         if error is None:
             how = "went silent" if outcome.reason == "timeout" else "ended before its end"
             return ErrorKind.SERVER, f"the stream from {name} {how}"
-        if not error.message or credentials.bears_secret(
-            error.message.encode("utf-8", "replace"), self.session.secrets
-        ):
+        if not error.message or self.session.leaks.in_words(error.message.encode("utf-8", "replace")):
             return error.kind, f"{name} ended the stream with an error"
         return error.kind, error.message
 
     def quotable(self, told: bytes) -> bytes:
         """A provider's own words, unless they repeat a key."""
-        return b"" if credentials.bears_secret(told, self.session.secrets) else told
+        return b"" if self.session.leaks.in_words(told) else told
 
     @property
     def is_encoded(self) -> bool:
@@ -385,16 +398,19 @@ class Flight:
     def may_tell(self, step: Step) -> bool:
         """Whether a provider's error may go on as it comes: its words repeat no key."""
         words = b"" if step.error is None else step.error.message.encode("utf-8", "replace")
-        return not credentials.bears_secret(step.told + words, self.session.secrets)
+        return not self.session.leaks.in_words(step.told + words)
 
     def withhold_key(self) -> bool:
         """Put an error of ours in place of an error body that repeats a key. Whether that was needed."""
-        response, body, secrets = self.response, b"".join(self.data), self.session.secrets
+        response, body, leaks = self.response, b"".join(self.data), self.session.leaks
         assert response is not None
-        readable = decoded_start(response.headers.get("content-encoding", ""), body)
-        if not credentials.bears_secret(readable, secrets) and not credentials.bears_secret(body, secrets):
-            return False
-        text = f"{self.provider.name} answered {response.status_code}; its words are withheld: they repeat its key"
+        assert self.watch is not None
+        if not self.watch.leaked and not leaks.in_words(body):
+            encoding = response.headers.get("content-encoding")
+            if encoding is None or not leaks.in_words(decoded_start(encoding, body)):
+                return False
+        self.tell_leak()
+        text = f"{self.provider.name} answered {response.status_code}; its words are withheld: they repeat a key"
         replaced = self.session.match.dialect.phrase_error(response.status_code, ErrorKind.SERVER, text)
         response.headers.pop("content-encoding", None)
         response.headers["content-type"] = "application/json"
@@ -403,16 +419,26 @@ class Flight:
         self.data = [replaced]
         return True
 
-    def scrub(self) -> None:
-        """Take our key out of the head of an answer that repeats it."""
-        response, key = self.response, self.provider.api_key
-        if response is None or key is None:
-            return
-        secret = key.reveal().encode("utf-8", "replace")
+    def _scrub(self, response: http.Response) -> None:
+        """Take out of the head of an answer what repeats a key."""
         data = response.data
-        if len(secret) < credentials.SECRET_LENGTH:
-            return
-        if secret in data.reason:
+        if len(data.reason) >= SECRET_LENGTH and self.session.leaks.in_words(data.reason):
             data.reason = b""
-        if any(secret in value for _, value in data.headers.fields):
-            data.headers.fields = tuple(f for f in data.headers.fields if secret not in f[1])
+            self.tell_leak()
+        self.scrub_fields(data.headers)
+
+    def scrub_fields(self, headers: http.Headers) -> None:
+        """The same for header fields, and for trailers."""
+        leaks, fields = self.session.leaks, headers.fields
+        if leaks.in_words(b"\n".join(chain.from_iterable(fields))):
+            headers.fields = tuple(field for field in fields if not leaks.in_words(b"\n".join(field)))
+            self.tell_leak()
+
+    def tell_leak(self) -> None:
+        """It has repeated a key, which was withheld."""
+        self.note(LEAKED)
+        engine = self.session.engine
+        line = f"{self.provider.name} repeats a provider's key in what it answers: that is withheld from the app"
+        if line not in engine.advised:
+            engine.advised.add(line)
+            logger.error(f"sidestep: {line}")

@@ -140,6 +140,11 @@ class Original:
         """All header fields in their order."""
         return with_secrets(self.fields, self.secrets)
 
+    def said(self) -> bytes:
+        """All that the app has said, to find something in it."""
+        fields = [part for field in self.whole() for part in field]
+        return b"\n".join([self.path, *fields, readable_body(self)])
+
     @property
     def values(self) -> tuple[bytes, ...]:
         """The secret strings themselves, to find copies of them."""

@@ -8,7 +8,7 @@ seconds of a monotonic clock.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind, Kind, Outcome, Then
@@ -20,6 +20,7 @@ ERROR_BODY_SECONDS = 5.0
 """An error body that does not come in this time is judged by its status alone."""
 
 VOUCHED = "let go before its first content: its signs of life could not be told otherwise"
+WITHHELD = ErrorFacts(ErrorKind.SERVER, "the answer was cut off here: it repeats a provider's key")
 TOO_LARGE = "answer larger than hold_bytes: let go before it was known to be good"
 
 
@@ -96,7 +97,7 @@ class Holding:
 
     def feed(self, data: bytes, now: float) -> Step:
         """Some bytes of its body have come."""
-        return self._flow(data, now) if self.released else self._hold(data, now)
+        return self._kept_back(self._flow(data, now) if self.released else self._hold(data, now))
 
     @property
     def skimmable(self) -> bool:
@@ -104,6 +105,9 @@ class Holding:
 
     def end(self, now: float) -> Step:
         """It has ended by itself."""
+        return self._kept_back(self._end(now))
+
+    def _end(self, now: float) -> Step:
         self.ended = True
         rest = self.watch.rest()
         if not self.released:
@@ -113,7 +117,7 @@ class Holding:
         self.deadline = None
         match self.watch.shape:
             case Shape.OPAQUE:
-                return Step(Do.FORWARD)
+                return Step(Do.FORWARD, rest.forward)
             case Shape.STREAM if rest.error is not None:
                 return self._broken(rest)
         outcome = self.watch.judge_end()
@@ -146,6 +150,23 @@ class Holding:
     def vouch(self, now: float) -> Step:
         """It is alive but has no content yet, and the app must not be kept waiting for it: let go before its time."""
         return self._release(None, Piece(b""), now, VOUCHED)
+
+    def _kept_back(self, step: Step) -> Step:
+        """Nothing goes on of an answer that repeats a key. An error that is held is not lost by that: what it says is
+        left out of it."""
+        if not self.watch.leaked:
+            return step
+        is_error = self.watch.shape is Shape.ERROR
+        match step.do:
+            case Do.FORWARD | Do.BREAK:
+                return replace(
+                    step, do=Do.BREAK, data=b"", told=b"", outcome=judging.STREAM_ERROR, error=step.error or WITHHELD
+                )
+            case Do.RELEASE if not is_error:
+                return Step(Do.FAIL, outcome=judging.LEAKED)
+            case Do.HOLD if self.watch.shape is not Shape.WHOLE and not is_error:
+                return Step(Do.FAIL, outcome=judging.LEAKED)
+        return step
 
     # --- held back
 
@@ -211,7 +232,7 @@ class Holding:
         if self.deadline is not None:
             self.deadline = now + self._timeouts.idle
         if watch.shape is not Shape.STREAM:
-            return Step(Do.FORWARD, data)
+            return Step(Do.FORWARD, watch.pass_on(data))
         piece = self._read(data)
         if piece.error is not None:
             return self._broken(piece)

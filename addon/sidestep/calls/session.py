@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import http
 
-from sidestep import credentials
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import ErrorKind, Outcome, Then
 from sidestep.calls import clients, flows
 from sidestep.config.advice import without_issuer
 from sidestep.config.settings import Provider
+from sidestep.leaks import Leaks
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.exchange import Exchange
 from sidestep.routing.table import Match
@@ -56,6 +56,8 @@ class Session:
         """The app's connection has ended before the call did."""
         self.direct_hosts: str | None = None
         """The user's NO_PROXY, where it is `sidestep run` that has put a proxy of the user's behind this one."""
+        self.leaks = Leaks(engine.keys, self._said_by_app)
+        """Finds what the app must not be told."""
         self.advice: str | None = None
         """In mode `observe`: what would have been done."""
 
@@ -75,10 +77,11 @@ class Session:
         """The call is the handshake of a WebSocket."""
         return self.exchange is not None and self.exchange.call.is_websocket
 
-    @property
-    def secrets(self) -> tuple[bytes, ...]:
-        """What must be repeated to no app."""
-        return credentials.secrets_of(self.engine.settings.providers)
+    def _said_by_app(self) -> bytes:
+        """All that the app has sent."""
+        told = self.flow.websocket
+        messages = [] if told is None else [m.content for m in told.messages if m.from_client]
+        return b"\n".join([self.original.said(), *messages])
 
     def prepare(self, flight: Flight) -> None:
         """Make a request of its own for this attempt."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from sidestep.breaker import judging, windows
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome
@@ -17,6 +18,7 @@ from sidestep.calls.decoding import IDENTITY, EncodingError, TooMuchError, decod
 from sidestep.dialects import common
 from sidestep.dialects.base import Call, Dialect, Event, Mark, StreamReader, Usage
 from sidestep.dialects.sse import Start, look_at
+from sidestep.leaks import Sieve
 
 ERROR_BODY_BYTES = 1 << 20
 """An error body is held to be read and perhaps handed on; more than this says nothing new."""
@@ -65,9 +67,12 @@ class Piece:
     """The official SDK raises its own API error from `told`."""
 
 
+NOTHING = Piece(b"")
+
+
 class Watch:
     """State: the shape, the decoder, the stream's reader or the bytes collected, whether content was seen, what the
-    provider gave up with, whether the answer is one that is not read."""
+    provider gave up with, whether the answer is one that is not read, whether it repeats a key."""
 
     def __init__(
         self,
@@ -80,9 +85,10 @@ class Watch:
         fields: tuple[tuple[bytes, bytes], ...],
         wall_now: float,
         unwrap: bool = False,
+        sieve: Sieve | None = None,
     ) -> None:
         """`unwrap`: a compressed stream is passed on decoded. `fields`: the answer's header fields.
-        `wall_now`: Unix time, against which dates in headers are read."""
+        `wall_now`: Unix time, against which dates in headers are read. `sieve`: finds what must not go on."""
         self.dialect = dialect
         self.call = call
         self.status = status
@@ -97,6 +103,9 @@ class Watch:
         self._content = False
         self._start = b""
         self._told: ErrorFacts | None = None
+        self._sieve = sieve
+        self.leaked = False
+        """The answer repeats a key: of what had not been passed on by then, nothing may be."""
         self.unread = False
         """The answer is in a form that is not read here."""
         self._content_type = self._encoding = ""
@@ -183,6 +192,28 @@ class Watch:
 
     def feed(self, data: bytes) -> Piece:
         """What some bytes of the body mean. EncodingError: they are not in it."""
+        return self._sifted(self._meaning(data))
+
+    def pass_on(self, data: bytes) -> bytes:
+        """Bytes of a body that go on unread."""
+        return self._sifted(Piece(data)).forward
+
+    def _sifted(self, piece: Piece) -> Piece:
+        sieve, forward = self._sieve, piece.forward
+        if sieve is None or not self.plain:  # what is in an encoding is looked through where it is decoded
+            return piece
+        passed = sieve.feed(forward) if forward else forward
+        if passed is None or (piece.told and sieve.finds(piece.told)):
+            self.leaked = True
+            passed = b""
+        return piece if passed is forward else replace(piece, forward=passed)
+
+    def _look_through(self, decoded: bytes) -> None:
+        """The same for what goes on in its encoding."""
+        if self._sieve is not None and self._sieve.feed(decoded) is None:
+            self.leaked = True
+
+    def _meaning(self, data: bytes) -> Piece:
         match self.shape:
             case Shape.STREAM:
                 return self._feed_stream(data)
@@ -204,7 +235,8 @@ class Watch:
         """`feed`, for bytes that turn out to be whole events with nothing to be done about: they are to be passed
         on. False: nothing was taken in, and `feed` must have them."""
         assert self._reader is not None
-        return self._reader.skim(data)
+        # No key goes over the borders of events.
+        return (self._sieve is None or not self._sieve.find(data)) and self._reader.skim(data)
 
     def _as_it_goes(self, data: bytes) -> bytes:
         """Bytes that are passed on unread."""
@@ -219,11 +251,16 @@ class Watch:
     def _feed_stream(self, data: bytes) -> Piece:
         assert self._decode is not None
         if self._told is not None:
+            if not self.plain:
+                with suppress(EncodingError, TooMuchError):
+                    self._look_through(self._decode(data))
             return Piece(self._as_it_goes(data))
         try:
             decoded = data if self._encoding in IDENTITY else self._decode(data)
         except TooMuchError:
             return self._give_up_reading(data)
+        if not self.plain:
+            self._look_through(decoded)
         if self._reader is None:
             self._body += data
             self._start += decoded
@@ -310,11 +347,20 @@ class Watch:
         return Piece(data, content=self._flow_unread())
 
     def rest(self) -> Piece:
-        """The end of a stream: what was held back because its event was not complete."""
+        """The end of an answer: what was held back because its event, or what might have been a key, was not whole."""
+        piece = self._rest()
+        if piece is not NOTHING:
+            piece = self._sifted(piece)
+        sieve = self._sieve
+        if sieve is None or self.leaked or not self.plain or not (rest := sieve.rest()):
+            return piece
+        return replace(piece, forward=piece.forward + rest)
+
+    def _rest(self) -> Piece:
         reader = self._reader
         if reader is None:
             if self.shape is not Shape.STREAM:
-                return Piece(b"")
+                return NOTHING
             # It ended before its first bytes showed what it is.
             held = bytes(self._body) if self.plain else b""
             self.shape = Shape.WHOLE
@@ -436,6 +482,8 @@ class Watch:
         if body is None:
             self.unread = True
             return judging.UNREAD
+        if not self.plain:
+            self._look_through(body)
         if not self.call.stream and body[:1] != b"{" and look_at(body[:64]) is Start.EVENTS:
             return self._judge_unasked_stream(body)
         answer = self.dialect.judge_answer(self.call, self._content_type, body)

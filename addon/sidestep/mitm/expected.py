@@ -311,6 +311,8 @@ FACTS: tuple[Fact, ...] = (
             "WebsocketLayer.flow": Kept(),
             "WebsocketLayer.client_ws": Kept("start"),
             "WebsocketLayer.server_ws": Kept("start"),
+            "WebsocketConnection": Made(base="Connection"),
+            "WebsocketConnection.events": Function((), "generator"),
             "WebsocketConnection.conn": Kept(),
             "WebsocketConnection.state": Value(),
         },

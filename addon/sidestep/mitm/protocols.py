@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mitmproxy import http
@@ -13,8 +14,11 @@ from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import ResponseData, ResponseEndOfMessage, ResponseProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
-from mitmproxy.proxy.layers.websocket import WebsocketEndHook, WebsocketLayer
+from mitmproxy.proxy.layers.websocket import WebsocketConnection, WebsocketEndHook, WebsocketLayer
+from wsproto import events as wsevents
 from wsproto.connection import ConnectionState as WebsocketState
+
+from sidestep.leaks import Sieve
 
 Commands = layer.CommandGenerator[None]
 
@@ -24,6 +28,8 @@ class MalformedHeadError(ResponseProtocolError):
     """The server has answered with what is no head of a response, or with one that cannot be passed on."""
 
 
+INTERNAL_ERROR = 1011
+"""A close code of WebSockets."""
 INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
 
 
@@ -104,16 +110,64 @@ class QuickHttp1Server(Http1Server):
             yield commands.SendData(self.conn, b"%x\r\n%s\r\n" % (len(data), data) if self.chunked else data)
 
 
-class HonestWebsocketLayer(WebsocketLayer):
-    """mitmproxy tells the app of a normal close when the server has vanished; this one cuts its connection as well."""
+class SiftedConnection(WebsocketConnection):
+    """The server's side of a WebSocket, which ends where a message, a ping or a close repeats a key: to the app as if
+    the server had closed it because of an error of its own (RFC 6455, 7.4.1). Nothing else can be said to all clients.
+    """
+
+    sieve: Sieve
+    withheld: Callable[[], None]
 
     @classmethod
-    def adopt(cls, child: layer.Layer | None) -> None:
+    def adopt(cls, connection: WebsocketConnection, sieve: Sieve, withheld: Callable[[], None]) -> None:
+        """`withheld`: told once."""
+        connection.__class__ = cls
+        assert isinstance(connection, cls)
+        connection.sieve, connection.withheld = sieve, withheld
+
+    def events(self) -> Iterator[wsevents.Event]:
+        for event in super().events():
+            if self._repeats_key(event):
+                self.withheld()
+                yield wsevents.CloseConnection(INTERNAL_ERROR, "sidestep: it repeats a provider's key")
+                return
+            yield event
+
+    def _repeats_key(self, event: wsevents.Event) -> bool:
+        match event:
+            case wsevents.Message():
+                # Messages are passed on whole, however many frames they come in.
+                found = self.sieve.feed(event.data.encode() if isinstance(event.data, str) else bytes(event.data))
+                if event.message_finished:
+                    self.sieve.rest()
+                return found is None
+            case wsevents.Ping() | wsevents.Pong():
+                return self.sieve.finds(bytes(event.payload))
+            case wsevents.CloseConnection():
+                return self.sieve.finds((event.reason or "").encode())
+        return False
+
+
+class HonestWebsocketLayer(WebsocketLayer):
+    """mitmproxy tells the app of a normal close when the server has vanished; this one cuts its connection as well.
+
+    State beside the base's: what looks through what comes of the server, until it does.
+    """
+
+    sifting: tuple[Sieve, Callable[[], None]] | None
+
+    @classmethod
+    def adopt(cls, child: layer.Layer, sieve: Sieve, withheld: Callable[[], None]) -> None:
         """Make a layer that has not begun to relay one of these."""
         if type(child) is WebsocketLayer:
             child.__class__ = cls
+            assert isinstance(child, cls)
+            child.sifting = sieve, withheld
 
     def relay_messages(self, event: events.Event) -> Commands:
+        if self.sifting is not None:
+            SiftedConnection.adopt(self.server_ws, *self.sifting)
+            self.sifting = None
         vanished = isinstance(event, events.ConnectionClosed) and event.connection == self.context.server
         if not vanished or self.server_ws.state is not WebsocketState.OPEN:
             yield from super().relay_messages(event)

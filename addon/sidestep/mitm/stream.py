@@ -239,6 +239,10 @@ class FailoverStream(HttpStream):
         match event:
             case ResponseTrailers() if self.context.client.alpn != b"h2":
                 return  # mitmproxy's HTTP/1 server cannot send them
+            case ResponseTrailers() if flight is self.winner:
+                flight.scrub_fields(event.trailers)
+                yield from super().handle_event(event)
+                return
             case _ if flight is self.winner:
                 yield from super().handle_event(event)
                 return
@@ -618,7 +622,6 @@ class FailoverStream(HttpStream):
     def _release(self, flight: Flight) -> Commands:
         """Let the base class have a held answer, as if it came now."""
         assert flight.response is not None
-        flight.scrub()
         self.server_state = super().state_wait_for_response_headers
         yield from self.server_state(ResponseHeaders(self.stream_id, flight.response, flight.bodiless))
         held, flight.data = flight.data, []
@@ -748,7 +751,8 @@ class FailoverStream(HttpStream):
         if not self.flow.websocket:
             session.drop(judging.INTERNAL)
         for command in super().flow_done():
-            HonestWebsocketLayer.adopt(self.child_layer)
+            if self.child_layer is not None and winner is not None:
+                HonestWebsocketLayer.adopt(self.child_layer, session.leaks.sieve(), winner.tell_leak)
             yield command
 
     # --- deadlines

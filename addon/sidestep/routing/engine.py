@@ -21,6 +21,7 @@ from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.breaker.plans import Plans
 from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
+from sidestep.leaks import Keys
 from sidestep.routing.histograms import Histograms
 from sidestep.routing.lateness import Budget, Times
 from sidestep.routing.repeats import Repeats
@@ -98,6 +99,8 @@ class Engine:
     def __init__(self, settings: Settings, *, jitter: Callable[[], float] = random.random) -> None:
         self.settings = settings
         self.routes = RouteTable(settings.routes)
+        self.keys = Keys.of(settings.providers)
+        """What no app must be told."""
         self.mode = settings.mode
         self.in_flight: set[Attempt] = set()
         self.out: Counter[str] = Counter()
@@ -161,6 +164,7 @@ class Engine:
             self.mode = settings.mode
         self.settings = settings
         self.routes = RouteTable(settings.routes)
+        self.keys = Keys.of(settings.providers)
 
     @property
     def rerouted_total(self) -> int:

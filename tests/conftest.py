@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -31,6 +32,12 @@ hypothesis.settings.load_profile("shared machine")
 @pytest.fixture(scope="session", autouse=True)
 def _one_ca(tmp_path_factory: pytest.TempPathFactory) -> None:
     share_confdir(tmp_path_factory.mktemp("conf"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trusted_by_nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What tests trust is not remembered where whoever runs them keeps it."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from click.testing import CliRunner
 
 from sidestep import no_proxy
 from sidestep.cli import main, script_path
-from sidestep.config import catalog
+from sidestep.config import catalog, trusting
 from sidestep.run import environment, trust
 from sidestep.run.trust import can_write_java_stores
 
@@ -46,9 +46,15 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
     return CliRunner()
 
 
+def trusted(text: str) -> None:
+    """The folder's configuration."""
+    Path("sidestep.toml").write_text(text)
+    trusting.trust(Path("sidestep.toml"), text)
+
+
 def test_check_shows_what_would_be_used(runner: CliRunner) -> None:
     """A good file: its providers, their hosts, where prompts may go, and no key."""
-    Path("sidestep.toml").write_text(GOOD)
+    trusted(GOOD)
     result = runner.invoke(main, ["check"])
     assert result.exit_code == 0
     assert "no problems" in result.output
@@ -63,7 +69,7 @@ def test_check_shows_what_would_be_used(runner: CliRunner) -> None:
 def test_check_gives_advice(runner: CliRunner) -> None:
     """What is no problem but worth a look is told, to people and to programs."""
     more = '[[providers]]\nname = "own"\ndialect = "anthropic"\nbase_url = "https://own.test"\napi_key = "k"\n'
-    Path("sidestep.toml").write_text(f'[[providers]]\nname = "anthropic"\n{more}')
+    trusted(f'[[providers]]\nname = "anthropic"\n{more}')
     result = runner.invoke(main, ["check"])
     assert result.exit_code == 0
     assert "note: own has no issuer" in result.output
@@ -175,9 +181,7 @@ def test_check_tells_which_keys_are_set(runner: CliRunner, monkeypatch: pytest.M
     assert "keys that are set: GROQ_API_KEY\n" in whole
     assert "OPENROUTER_API_KEY" in whole.partition("keys that are not set: ")[2]
     monkeypatch.setenv("GEMINI_API_KEY", "g-secret")
-    Path("sidestep.toml").write_text(
-        GOOD + "".join(f'[[providers]]\nname = "{n}"\n' for n in ("openai", "gemini-openai"))
-    )
+    trusted(GOOD + "".join(f'[[providers]]\nname = "{n}"\n' for n in ("openai", "gemini-openai")))
     data = json.loads(runner.invoke(main, ["check", "--json"]).output)
     # OpenAI's own provider takes the app's credential.
     assert data["keys"] == {"KEY_OF_P": True, "GEMINI_API_KEY": True, "GOOGLE_API_KEY": False}
@@ -319,7 +323,7 @@ providers = ["openai", "p"]
 )
 def test_explain_says_why_not(arguments: list[str], words: str, runner: CliRunner) -> None:
     """A call that goes where it was going, and why."""
-    Path("sidestep.toml").write_text(ROUTED)
+    trusted(ROUTED)
     result = runner.invoke(main, ["explain", *arguments])
     assert result.exit_code == 0
     assert "It goes where the app sent it: " in result.output
@@ -330,7 +334,7 @@ def test_explain_says_why_not(arguments: list[str], words: str, runner: CliRunne
 def test_explain_names_who_would_be_asked(runner: CliRunner) -> None:
     """The providers in their order, the model that each would be asked for, whose credential it would get, who would
     not be asked; a query, which may hold a key, is not repeated."""
-    Path("sidestep.toml").write_text(ROUTED)
+    trusted(ROUTED)
     url = "api.openai.com/v1/chat/completions?key=sk-in-query"
     result = runner.invoke(main, ["explain", url, "--model", "gpt-4o", "--json"])
     found = json.loads(result.output)
@@ -485,6 +489,31 @@ def test_files_of_a_user_without_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert first.read_bytes() == second.read_bytes()
         assert first.parent.stat().st_mode & 0o777 == 0o700
         assert (first == second, first.parent == folder) == (mode is None, mode is None)
+
+
+@pytest.mark.parametrize("arguments", [["env"], ["run", "--", "true"], ["init"], ["trust"], ["check"]])
+def test_without_a_home(arguments: list[str], tmp_path: Path) -> None:
+    """As in a container whose user has none: a line that says so, or what needs none; never a folder named `~` that
+    lies in the one that one stands in."""
+    for folder in (".mitmproxy", ".config/sidestep", ".local/state/sidestep", ".cache"):
+        (tmp_path / "~" / folder).mkdir(parents=True)
+    (tmp_path / "~" / ".config" / "sidestep" / "config.toml").write_text("theirs = 1")
+    (tmp_path / "sidestep.toml").write_text("theirs = 1" if arguments == ["check"] else "")
+    homeless = "import pwd, sys\npwd.getpwuid = {}.__getitem__\nfrom sidestep.cli import main\nmain(sys.argv[1:])"
+    env = {k: v for k, v in os.environ.items() if k != "HOME" and not k.startswith("XDG_")}
+    done = subprocess.run(
+        [sys.executable, "-c", homeless, *arguments, *(["--force"] if arguments == ["init"] else [])],
+        cwd=tmp_path,
+        env={**env, "PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "Traceback" not in done.stderr
+    assert "theirs" not in done.stdout + done.stderr
+    assert "no home" in done.stderr
+    assert done.returncode == {"check": 0, "init": 0, "run": 125}.get(arguments[0], 1)
+    assert not [file for file in (tmp_path / "~").rglob("*") if file.is_file() and file.name != "config.toml"]
 
 
 def test_a_bundle_keeps_what_was_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conf: Path) -> None:

@@ -17,7 +17,8 @@ from mitmproxy.log import ALERT
 from sidestep import status
 from sidestep.breaker.circuit import State
 from sidestep.calls.shared import Core
-from sidestep.config.locating import found_in, load_settings, places, stamps
+from sidestep.config import trusting
+from sidestep.config.locating import Places, choose, places, stamps
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
 from sidestep.config.settings import MODES, Settings
@@ -29,6 +30,7 @@ from sidestep.routing.engine import Engine
 
 if TYPE_CHECKING:
     from sidestep.config.locating import Stamp
+    from sidestep.config.trusting import Untrusted
     from sidestep.mitm.dispatch import Dispatch
     from sidestep.mitm.messages import QuickCheck
 
@@ -41,8 +43,8 @@ LOOK_SECONDS = 0.25
 
 class Sidestep:
     """The addon. State: its parts, which are there once it is loaded; the configuration's file, the places where one is
-    looked for with what was there when it was last read, what was refused of it; on a mitmproxy that lacks what is
-    needed, the part that stands aside."""
+    looked for with what was there when it was last read, what was refused of it, what was said of one that is not
+    trusted; on a mitmproxy that lacks what is needed, the part that stands aside."""
 
     def __init__(self) -> None:
         self.core = Core()
@@ -50,9 +52,10 @@ class Sidestep:
         self._aside: Aside | None = None
         self.path: Path | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._places: tuple[Path, ...] = ()
+        self._places = Places()
         self._seen: dict[Path, Stamp | None] = {}
         self._refused = ""
+        self._passed_over = ""
         self._quickened: list[Dispatch | QuickCheck] = []
 
     @property
@@ -108,14 +111,15 @@ class Sidestep:
         if "sidestep_config" in updated or self.engine is None:
             try:
                 looked_for = places(ctx.options.sidestep_config)
-                seen = stamps(looked_for)
-                path = found_in(looked_for)
-                settings = load_settings(path, os.environ)
+                seen = stamps(looked_for.watched)
+                chosen = choose(looked_for)
+                self._tell_untrusted(chosen.untrusted)
+                settings = chosen.settings(os.environ)
             except ConfigError as e:
                 self._refuse(str(e))
                 return
             self._places, self._seen = looked_for, seen
-            self._take(settings, path)
+            self._take(settings, chosen.path)
 
     def _refuse(self, problem: str) -> None:
         """An error that is logged while mitmproxy starts stops the start; one that is raised out of a script would
@@ -126,6 +130,12 @@ class Sidestep:
             self._refused = problem
             logger.error(f"sidestep: {problem}")
 
+    def _tell_untrusted(self, untrusted: Untrusted | None) -> None:
+        if (words := str(untrusted or "")) != self._passed_over:
+            self._passed_over = words
+            if words:
+                logger.warning(f"sidestep: {words}")
+
     def _take(self, settings: Settings, path: Path | None) -> None:
         self.path = path
         if self.engine is None:
@@ -133,6 +143,9 @@ class Sidestep:
             self.core.engine.tell = self.core.tell
         else:
             self.engine.reconfigure(settings)
+        logger.info(f"sidestep: configuration: {settings.source}")
+        if path is not None and self._places.named is None and (others := trusting.others_may_write(path)):
+            logger.warning(f"sidestep: others may write {path} ({others}), and choose in it where calls go")
         for line in describe(settings):
             logger.info(f"sidestep: {line}")
 
@@ -174,7 +187,7 @@ class Sidestep:
         last = self._seen
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now = await asyncio.to_thread(stamps, self._places)
+            now = await asyncio.to_thread(stamps, self._places.watched)
             if now == last and now != self._seen:
                 before, self._seen = self._seen, now
                 self._changed({place for place in now if now[place] != before.get(place)})
@@ -190,19 +203,23 @@ class Sidestep:
         logger.warning(f"sidestep: {self.path} is gone; its settings stay in force, and it is looked for")
 
     def _reload(self) -> bool:
-        """Read the configuration again; one that is bad, or gone, leaves the old in force."""
-        path = found_in(self._places)
-        if self.path is not None and not (path or self.path).exists():
+        """Read the configuration again; one that is bad, gone, or not trusted as it is now, leaves the old in force."""
+        chosen = choose(self._places)
+        self._tell_untrusted(chosen.untrusted)
+        if chosen.untrusted is not None and chosen.untrusted.path == self.path:
+            logger.warning("sidestep: configuration not reloaded, the old one stays in force")
+            return False
+        if self.path is not None and (chosen.path is None or not chosen.path.exists()):
             self._say_gone()
             return False
         try:
-            settings = load_settings(path, os.environ)
+            settings = chosen.settings(os.environ)
         except ConfigError as e:
             logger.error(f"sidestep: configuration not reloaded, the old one stays in force: {e}")
             return False
         if self.engine is not None and settings == self.engine.settings:
             return True
-        self._take(settings, path)
+        self._take(settings, chosen.path)
         logger.log(ALERT, f"sidestep: configuration reloaded from {settings.source}")
         return True
 
@@ -242,7 +259,7 @@ class Sidestep:
         self._engine()
         if not self._reload():
             raise exceptions.CommandError(
-                "the configuration is gone or has problems, see the log; the old stays in force"
+                "the configuration is gone, not trusted or has problems, see the log; the old stays in force"
             )
 
     def _hold(self, name: str, state: State | None) -> None:
@@ -266,8 +283,8 @@ def _add_options(loader: Loader) -> None:
         "sidestep_config",
         str,
         "",
-        "Sidestep's TOML file. Unset: ./sidestep.toml, then sidestep/config.toml in the user's "
-        "configuration folder, else every provider of the catalog whose key is in the environment.",
+        "Sidestep's TOML file. Unset: ./sidestep.toml if it is trusted (sidestep trust), then sidestep/config.toml in "
+        "the user's configuration folder, else every provider of the catalog whose key is in the environment.",
     )
     # mitmproxy's options know no optional bool.
     loader.add_option(

@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import sys
-import tomllib
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sidestep.config import advice, catalog, initial, keys, reading
-from sidestep.config.locating import find_config, load_settings
+from sidestep.config import advice, catalog, initial, keys, reach, reading, trusting
+from sidestep.config.locating import FILE, Choice, choose, places
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Provider, Settings
 from sidestep.routing import explaining
@@ -116,8 +115,9 @@ def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command:
 @CONFDIR_OPTION
 def env(port: int, shell: str, create_ca: bool, confdir: Path) -> None:
     """Print the variables that send a program through a proxy that runs already: eval "$(sidestep env)"."""
-    missing = not create_ca and not trust.ca_file(confdir).exists()
+    missing = False
     try:
+        missing = not create_ca and not trust.ca_file(confdir).exists()
         if create_ca:
             trust.create_ca(confdir)
         trusted = trust.prepare(confdir, os.environ)
@@ -128,23 +128,64 @@ def env(port: int, shell: str, create_ca: bool, confdir: Path) -> None:
 
 
 @main.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path), default=Path("sidestep.toml"))
+@click.argument("file", required=False, type=click.Path(path_type=Path), default=Path(FILE))
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 def init(file: Path, force: bool) -> None:
-    """Write a commented configuration from the keys in the environment, by default to ./sidestep.toml."""
+    """Write a commented configuration from the keys in the environment, by default to ./sidestep.toml, and trust it."""
     text = initial.configuration(os.environ)
     # It must pass the check that it recommends.
     reading.parse(text, os.environ, str(file))
     try:
-        with file.open("w" if force else "x", encoding="utf-8") as out:
+        with open(file, "w" if force else "x", encoding="utf-8", opener=_not_through_links) as out:
             out.write(text)
     except FileExistsError:
         raise click.ClickException(f"{file} is there already; --force writes over it") from None
     except OSError as e:
         raise click.ClickException(f"{file}: {e.strerror}") from None
+    try:
+        trusting.trust(file, text)
+    except OSError as e:
+        click.echo(f"note: it could not be trusted, so name it with --config: {e.strerror or e}", err=True)
     # Without a name it is found by itself; one with a space in it can be copied.
-    told = "sidestep check" if file == Path("sidestep.toml") else shlex.join(["sidestep", "check", str(file)])
+    told = "sidestep check" if file == Path(FILE) else shlex.join(["sidestep", "check", str(file)])
     click.echo(f"wrote {file}; `{told}` shows what it comes to")
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    """A folder's link may lead to any file of the user's."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+@main.command("trust")
+@click.argument("file", required=False, type=click.Path(path_type=Path), default=Path(FILE))
+@click.option("--revoke", is_flag=True, help="Trust it no longer.")
+def trust_command(file: Path, revoke: bool) -> None:
+    """Trust a folder's configuration, by default ./sidestep.toml, with all that it reaches, and show that.
+
+    An edit that reaches nothing new needs no second word; one that does is not used until it is trusted. A file that is
+    named with --config or sidestep_config, or lies in your own configuration folder, needs none.
+    """
+    path = file / FILE if file.is_dir() else file
+    shown = trusting.shown(path)
+    try:
+        if revoke:
+            was = trusting.revoke(path)
+            after = "is not trusted any more; proxies that run keep what they have" if was else "was not trusted"
+            click.echo(f"{shown} {after}")
+            return
+        reached = trusting.trust(path, reading.text_of(path))
+        others = trusting.others_may_write(path)
+    except ConfigError as e:
+        raise click.ClickException(str(e)) from None
+    except OSError as e:
+        raise click.ClickException(f"{shown} could not be trusted: {e.strerror or e}") from None
+    click.echo(f"{shown} is trusted with:")
+    for line in sorted(map(reach.in_words, reached)):
+        click.echo(f"  {line}")
+    if others:
+        click.echo(f"note: others may write it ({others}): all but the above is theirs to choose", err=True)
+    if path.name != FILE:
+        click.echo(f"note: in a folder only {FILE} is looked for; this one is used where --config names it", err=True)
 
 
 @main.command()
@@ -155,7 +196,7 @@ def init(file: Path, force: bool) -> None:
 @JSON_OPTION
 def explain(url: str, model: str | None, method: str | None, config_file: Path | None, as_json: bool) -> None:
     """Say where a call to URL would go, and why."""
-    settings = _settings(find_config("" if config_file is None else str(config_file)), as_json=as_json)
+    _, settings = _settings(config_file, as_json=as_json)
     try:
         found = explaining.explain(settings, url, model, method and method.upper())
     except ValueError as e:
@@ -204,10 +245,13 @@ def _print_rejected(console: Console, found: dict[str, Any]) -> None:
         console.print(f"not {p['name']}: {p['why']}", soft_wrap=True, markup=False)
 
 
-def _settings(path: Path | None, *, as_json: bool) -> Settings:
+def _settings(file: Path | None, *, as_json: bool) -> tuple[Choice, Settings]:
     """The configuration that would be used. Ends the program where there is something wrong with it."""
+    chosen = choose(places("" if file is None else str(file)))
+    if chosen.untrusted is not None:
+        click.echo(f"note: {chosen.untrusted}", err=True)
     try:
-        return load_settings(path, os.environ)
+        return chosen, chosen.settings(os.environ)
     except ConfigError as e:
         if as_json:
             click.echo(json.dumps({"ok": False, "problems": [str(p) for p in e.problems]}, indent=1))
@@ -225,9 +269,8 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
 
     Exits with 1 if there is a problem, or if a provider that was asked (--probe) fails.
     """
-    path = find_config("" if file is None else str(file))
-    settings = _settings(path, as_json=as_json)
-    found = _keys(path, settings)
+    chosen, settings = _settings(file, as_json=as_json)
+    found = _keys(chosen, settings)
     probes = []
     if probe:
         # It brings mitmproxy's types along, which takes its time.
@@ -262,12 +305,12 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
     raise SystemExit(failed)
 
 
-def _keys(path: Path | None, settings: Settings) -> dict[str, bool]:
+def _keys(chosen: Choice, settings: Settings) -> dict[str, bool]:
     """Which of the keys that may be used are in the environment. The file has been read before, without a problem."""
-    if path is None:
+    if chosen.path is None:
         return keys.of_catalog(os.environ)
     keyed = {p.name for p in settings.providers if p.api_key is not None}
-    return keys.of_file(tomllib.loads(path.read_bytes().decode("utf-8-sig")), keyed, os.environ)
+    return keys.of_file(chosen.raw(), keyed, os.environ)
 
 
 def _credential(provider: Provider) -> str:

@@ -5,7 +5,7 @@ import json
 import pickle
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import pytest
@@ -763,17 +763,21 @@ def test_load_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     latin.write_bytes(b"# caf\xe9\n")
     refused = tmp_path / "refused.toml"
 
-    def read(path: Path) -> bytes:
+    huge = tmp_path / "huge.toml"
+    huge.write_bytes(b"#" * (reading.MAX_FILE_BYTES + 1))
+
+    def open_it(path: Path, mode: str) -> IO[Any]:
         if path == refused:
             raise PermissionError(13, "Permission denied")
-        return before(path)
+        return before(path, mode)
 
-    before = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", read)
+    before = Path.open
+    monkeypatch.setattr(Path, "open", open_it)
     for path, words in {
         tmp_path / "no.toml": "expected a file, found nothing there",
         tmp_path: "expected a file, found a folder",
         refused: "expected a file, found one that cannot be read: Permission denied",
+        huge: "expected a file of at most 4 MB, found a larger one",
         latin: "expected UTF-8 text, found byte 0xe9 at offset 5",
         Path("a\0b"): "expected a file, found a path that cannot be read: embedded null byte",
     }.items():

@@ -118,11 +118,16 @@ def ab(provider: Callable[..., Provider], shell: Shell) -> tuple[Provider, Provi
 
 
 def test_an_unchanged_script_gets_its_answers(ab: tuple[Provider, Provider], shell: Shell) -> None:
-    """The official SDK, with nothing but `sidestep run --` in front; one line at the end says what was rerouted."""
+    """The official SDK, with nothing but `sidestep run --` in front; a line before says where calls may go, one at the
+    end what was rerouted."""
     done = shell.run(sys.executable, "-c", ASK)
     text = text_of("b", Behaviour())
     assert (done.stdout, done.returncode) == (f"{text}\n{text}\n", 0), done.stderr
-    assert done.stderr == "sidestep: 2 calls, 2 rerouted, 0 failed (api.openai.com → b 2)\n"
+    hosts = ", ".join(f"127.0.0.1:{p.port}" for p in ab)
+    assert done.stderr.splitlines() == [
+        f"sidestep: {shell.config}: calls may go to {hosts}",
+        "sidestep: 2 calls, 2 rerouted, 0 failed (api.openai.com → b 2)",
+    ]
     assert all(seen.header("authorization") == f"Bearer {key_of('b')}" for seen in ab[1].requests)
     assert shell.logs == []
 
@@ -259,7 +264,7 @@ def test_a_proxy_that_dies_is_told(ab: tuple[Provider, Provider], shell: Shell) 
         os.kill(mitmproxy, signal.SIGKILL)
         out, err = process.communicate("still here", timeout=20)
     assert (out, process.returncode) == ("still here", 0)
-    log, last = err.splitlines()
+    _, log, last = err.splitlines()
     assert last == "sidestep: the proxy ended before the command"
     assert shell.logs == [Path(log.removeprefix("sidestep: the proxy's log: "))]
 
@@ -373,7 +378,7 @@ def test_a_child_finds_all_that_it_needs(ab: tuple[Provider, Provider], shell: S
 def test_hosts_that_the_user_wants_no_proxy_for_are_named(ab: tuple[Provider, Provider], shell: Shell) -> None:
     """Their calls go where they always went; nobody has to find out why nothing is rerouted."""
     done = shell.run("true", NO_PROXY="intern.example,.openai.com")
-    warning, last = done.stderr.splitlines()
+    warning, _, last = done.stderr.splitlines()
     assert warning == "sidestep: calls to api.openai.com go past Sidestep: NO_PROXY says so"
     assert last == "sidestep: 0 calls, 0 rerouted, 0 failed (nothing came through the proxy)"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sidestep.config.trusting import trust
 from support.provider import Provider
 from support.proxy import Mitmdump
 from support.settings import table
@@ -58,6 +59,7 @@ def test_a_file_that_appears(proxy: Start, tmp_path: Path) -> None:
     m.wait_for_log(r"configuration reloaded from .*config\.toml")
     assert names(m) == {"users"}
     m.config.write_text(ROUTED.format("here"))
+    trust(m.config, ROUTED.format("here"))
     m.wait_for_log(r"configuration reloaded from .*sidestep\.toml")
     assert names(m) == {"here"}
     m.config.unlink()

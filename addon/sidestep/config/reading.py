@@ -36,6 +36,7 @@ from sidestep.config.values import REFERENCE, Values
 
 OWN_CREDENTIAL = "the app's own credential goes only to the host that the app addressed"
 
+MAX_FILE_BYTES = 4 << 20
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A header name (RFC 9110, 5.6.2)."""
 _CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key")
@@ -47,9 +48,18 @@ _FRAMING_HEADERS = (
 
 def load(path: Path, env: Mapping[str, str]) -> Settings:
     """The settings of a file. ConfigError: everything wrong with it."""
+    return parse(text_of(path), env, str(path))
+
+
+def text_of(path: Path) -> str:
+    """The text of a file. ConfigError: it cannot be read."""
     source = str(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise _error(source, f"a file of at most {MAX_FILE_BYTES >> 20} MB", "a larger one")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         found = "nothing there"
     except IsADirectoryError:
@@ -60,8 +70,6 @@ def load(path: Path, env: Mapping[str, str]) -> Settings:
         found = f"one that cannot be read: {e.strerror}"
     except ValueError as e:
         found = f"a path that cannot be read: {e}"
-    else:
-        return parse(text, env, source)
     raise _error(source, "a file", found)
 
 
@@ -91,6 +99,11 @@ def describe(settings: Settings) -> list[str]:
         intercepts = ", ".join(str(b) for b in route.intercepts)
         lines.append(f"calls to {intercepts} may go to {targets} [{route.strategy}, {settings.mode}]")
     return lines
+
+
+def hosts(settings: Settings) -> list[str]:
+    """Where calls, and so people's prompts, may go, each once."""
+    return list(dict.fromkeys(p.base_url.authority for route in settings.routes for p in route.providers))
 
 
 def _error(source: str, expected: str, found: str) -> ConfigError:

@@ -12,14 +12,18 @@ import json
 import logging
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 
 from sidestep import status
+from sidestep.config.reading import hosts
 from sidestep.handover import CONTROL_FD, FORCED_OPTIONS
+
+if TYPE_CHECKING:
+    from sidestep.routing.engine import Engine
 
 QUIET_SECONDS = 2.0
 """How long to wait at the end for connections to close: programs that the command left behind may hold some."""
@@ -89,7 +93,7 @@ class Companion:
         port = ctx.master.addons.get("proxyserver").listen_addrs()[0][1]
         master: Any = ctx.master
         web = master.web_url if "web_port" in ctx.options else None  # that option is mitmweb's
-        self._say({"ready": {"port": port, "web": web}})
+        self._say({"ready": {"port": port, "web": web, "serves": _serves()}})
         try:
             while line := await reader.readline():
                 match line.strip():
@@ -110,8 +114,8 @@ class Companion:
                     await self._quiet.wait()
             except TimeoutError:
                 pass
-        addon = ctx.master.addons.get("sidestep")
-        summary = None if addon is None or addon.engine is None else status.summary(addon.engine)
+        engine = _engine()
+        summary = None if engine is None else status.summary(engine)
         self._say({"report": {"summary": summary, "connections": self._connections}})
 
     def client_connected(self, client: Client) -> None:
@@ -140,6 +144,22 @@ class Companion:
     def _say(self, message: dict[str, Any]) -> None:
         if self._writer is not None:
             self._writer.write(_line(message))
+
+
+def _engine() -> Engine | None:
+    addon = ctx.master.addons.get("sidestep")
+    engine: Engine | None = None if addon is None else addon.engine
+    return engine
+
+
+def _serves() -> str:
+    """By which file calls go, and to which hosts."""
+    engine = _engine()
+    if engine is None:
+        return "no configuration: calls go where the app sends them"
+    settings = engine.settings
+    mode = "" if settings.mode == "enforce" else f" (mode {settings.mode})"
+    return f"{settings.source}: calls may go to {', '.join(hosts(settings)) or 'no provider'}{mode}"
 
 
 def _line(message: dict[str, Any]) -> bytes:

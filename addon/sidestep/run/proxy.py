@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sidestep import handover, no_proxy
-from sidestep.config.locating import find_config
+from sidestep.config.locating import places
 from sidestep.handover import CONTROL_FD, UPSTREAM_AUTH
 from sidestep.run import environment, trust
 from sidestep.run.environment import Upstream, UpstreamError
@@ -56,14 +56,15 @@ def say(text: str) -> None:
 
 
 class Proxy:
-    """mitmdump or mitmweb in a session of its own. State: its process, the socket to its companion, errors that it
-    reported and no user was told yet."""
+    """mitmdump or mitmweb in a session of its own. State: its process, the socket to its companion, what it said of
+    itself when it was ready, errors that it reported and no user was told yet."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, log: Path) -> None:
         self.process = process
         self.log = log
         self.port = 0
         self.web: str | None = None
+        self.serves = ""
         self.left = False
         self.unsaid: list[str] = []
         self._control = control
@@ -118,7 +119,8 @@ class Proxy:
         try:
             for message in self._messages():
                 if "ready" in message:
-                    self.port, self.web = message["ready"]["port"], message["ready"]["web"]
+                    ready = message["ready"]
+                    self.port, self.web, self.serves = ready["port"], ready["web"], ready["serves"]
                     return
                 self.unsaid += message.values()
         except TimeoutError:
@@ -136,12 +138,11 @@ class Proxy:
                 yield json.loads(line)
 
     def listen(self, *, at_once: bool) -> None:
-        """Take what the companion says from now on. `at_once`: errors are shown as they come; not on a terminal,
-        which the command may be drawing on."""
-        for error in self.unsaid if at_once else ():
+        """Take what the companion says from now on; what it has said before is shown. `at_once`: errors are shown as
+        they come; not on a terminal, which the command may be drawing on."""
+        for error in dict.fromkeys(self.unsaid):
             say(error)
-        if at_once:
-            self.unsaid.clear()
+        self.unsaid.clear()
         threading.Thread(target=self._listen, args=(say if at_once else self.unsaid.append,), daemon=True).start()
 
     def _listen(self, show: Callable[[str], None]) -> None:
@@ -198,7 +199,7 @@ def _command(options: RunOptions, script: Path, env: Mapping[str, str], upstream
     command = [sys.executable, "-P", "-c", f"from mitmproxy.tools.main import {tool}; {tool}()"]
     command += ["--server", "--listen-host", "127.0.0.1", "--listen-port", "0"]
     command += ["--mode", "regular" if upstream is None else f"upstream:{upstream.url}"]
-    command += ["-s", str(companion), "-s", str(script), "--set", f"confdir={options.confdir.expanduser()}"]
+    command += ["-s", str(companion), "-s", str(script), "--set", f"confdir={trust.folder_of(options.confdir)}"]
     if options.web:
         # Streamed answers are kept to be looked at.
         command += ["--set", "store_streamed_bodies=true"]
@@ -212,7 +213,7 @@ def _forced(options: RunOptions) -> dict[str, Any]:
     of mitmproxy, would have the last word."""
     forced: dict[str, Any] = {"connection_strategy": "lazy", "sidestep_tunnel_others": "true"}
     if options.config:
-        forced["sidestep_config"] = str(find_config(options.config))
+        forced["sidestep_config"] = str(places(options.config).named)
     if not options.web:
         # Addresses of calls can bear keys: they do not belong into a log.
         forced["flow_detail"] = 0

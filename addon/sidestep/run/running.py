@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sidestep import no_proxy
-from sidestep.config.locating import find_config, load_settings
+from sidestep.config.locating import choose, places
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Settings
 from sidestep.run import environment, trust
@@ -77,7 +77,8 @@ def _open_closed_streams() -> None:
 
 def _settings(options: RunOptions, env: Mapping[str, str]) -> Settings:
     try:
-        return load_settings(find_config(options.config), env)
+        # Of a file that is not trusted the proxy tells.
+        return choose(places(options.config)).settings(env)
     except ConfigError as e:
         raise RunError(str(e)) from None
 
@@ -93,14 +94,15 @@ def _run(
     trusted = trust.prepare(options.confdir, env)
     if proxy.web is not None:
         say(f"mitmweb is at {proxy.web}")
-    hosts = {base.host for route in settings.routes for base in route.intercepts}
+    intercepted = {base.host for route in settings.routes for base in route.intercepts}
     bases = {(base.host, base.port) for route in settings.routes for base in route.intercepts}
     if passed := no_proxy.passed_by(env, bases):
         say(f"calls to {', '.join(passed)} go past Sidestep: NO_PROXY says so")
-    child_env = {**env, **environment.variables(env, proxy.port, trusted, intercepted=hosts)}
+    child_env = {**env, **environment.variables(env, proxy.port, trusted, intercepted=intercepted)}
     # Blocked from here on, so that none gets lost between the start and the wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     proxy.listen(at_once=not sys.stderr.isatty())
+    say(proxy.serves)
     try:
         child = _spawn(program, command, child_env, before)
     except FileNotFoundError:

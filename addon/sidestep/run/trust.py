@@ -19,6 +19,8 @@ from pathlib import Path
 import certifi
 import platformdirs
 
+from sidestep.config.trusting import users_folder
+
 CA_FILE = "mitmproxy-ca-cert.pem"
 DEFAULT_CONFDIR = Path("~/.mitmproxy")
 JAVA_PASSWORD = "changeit"  # noqa: S105  # Java's own default; the store holds no secret
@@ -66,9 +68,18 @@ class Trust:
     java: Path | None
 
 
+def folder_of(confdir: Path) -> Path:
+    """The folder itself. TrustError: it is said to lie in a home, and there is none."""
+    try:
+        return confdir.expanduser().absolute()
+    except RuntimeError:
+        # For mitmproxy it would be a folder of that name in the one that one stands in.
+        raise TrustError(f"there is no home for {confdir}; --confdir names another folder") from None
+
+
 def ca_file(confdir: Path) -> Path:
-    """Where mitmproxy keeps its CA's certificate."""
-    return confdir.expanduser().absolute() / CA_FILE
+    """Where mitmproxy keeps its CA's certificate. TrustError: nowhere."""
+    return folder_of(confdir) / CA_FILE
 
 
 def create_ca(confdir: Path) -> None:
@@ -77,12 +88,12 @@ def create_ca(confdir: Path) -> None:
     from mitmproxy.options import CONF_BASENAME, KEY_SIZE
 
     check_place(confdir)
-    CertStore.from_store(confdir.expanduser(), CONF_BASENAME, KEY_SIZE)
+    CertStore.from_store(folder_of(confdir), CONF_BASENAME, KEY_SIZE)
 
 
 def check_place(confdir: Path) -> None:
     """TrustError: mitmproxy has no CA there, and could not make one."""
-    folder = confdir.expanduser()
+    folder = folder_of(confdir)
     if ca_file(confdir).exists():
         return
     try:
@@ -219,7 +230,8 @@ def _keep(name: str, content: Callable[[], bytes]) -> Path:
     in a folder for temporary files."""
     data: bytes | None = None
     for place in (_cache, _temporary):
-        folder = place()
+        if (folder := place()) is None:
+            continue
         path = folder / name
         if path.is_file():
             return path
@@ -236,8 +248,9 @@ def _keep(name: str, content: Callable[[], bytes]) -> Path:
     raise problem
 
 
-def _cache() -> Path:
-    return platformdirs.user_cache_path("sidestep") / "trust"
+def _cache() -> Path | None:
+    folder = users_folder(platformdirs.user_cache_path)
+    return None if folder is None else folder / "trust"
 
 
 def _temporary() -> Path:

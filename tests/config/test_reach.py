@@ -1,0 +1,135 @@
+"""What a configuration reaches, and which edits reach more."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from sidestep.config.problems import ConfigError
+from sidestep.config.reach import in_words, reach
+
+BASE = """
+[[providers]]
+name = "openai"
+[[providers]]
+name = "east"
+dialect = "openai"
+base_url = "https://east.test/v1?api-version=1"
+api_key = "${EAST_KEY}"
+headers = { "X-Team" = "${TEAM} blue" }
+[[providers]]
+name = "groq"
+[[providers]]
+name = "west"
+dialect = "openai"
+base_url = "https://west.test/v1"
+auth = "none"
+"""
+CALLS = "https://api.openai.com/v1"
+REACHED = {
+    f"{CALLS} → https://api.openai.com/v1",
+    f"{CALLS} → https://east.test/v1?api-version=1",
+    f"{CALLS} → https://api.groq.com/openai/v1",
+    f"{CALLS} → https://west.test/v1",
+    "${EAST_KEY} → https://east.test/v1?api-version=1",
+    "${TEAM} → https://east.test/v1?api-version=1",
+    "${GROQ_API_KEY} → https://api.groq.com/openai/v1",
+}
+
+
+def test_all_that_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where calls go and which variables go along, whatever is in the environment, of which nothing is read."""
+    for environment in ({}, {"EAST_KEY": "a-secret", "GROQ_API_KEY": "a-secret", "TEAM": "t"}):
+        monkeypatch.setattr(os, "environ", environment)
+        assert reach(BASE, "f") == REACHED
+    assert "api-version" not in str([in_words(r) for r in REACHED]), "a query is not shown"
+
+
+def edited(old: str, new: str) -> set[str]:
+    """What an edit reaches beyond what was reached before."""
+    assert old in BASE
+    return set(reach(BASE.replace(old, new, 1), "f") - REACHED)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("\n[[providers]]", '\nmode = "observe"\n[[providers]]'),
+        ('"west"', '"the west"'),
+        ('auth = "none"', 'auth = "none"\nmodels = { "a" = "b" }\nonly = ["a"]\ndrop_fields = ["store"]\nweight = 2'),
+        ('auth = "none"', 'auth = "none"\nheaders = { "X-Title" = "here" }'),
+        ('headers = { "X-Team" = "${TEAM} blue" }', 'headers = { "X-Other" = "red ${TEAM}" }'),
+        ("\n[[providers]]", "\n[circuit]\nopen_seconds = 5\n[timeouts]\nidle = 5\n[[providers]]"),
+        (
+            "\n[[providers]]",
+            '\n[[routes]]\nintercept = ["https://api.openai.com/v1/"]\nproviders = ["openai", "west"]\n[[providers]]',
+        ),
+        ('api_key = "${EAST_KEY}"', 'api_key = "${TEAM}"'),
+    ],
+)
+def test_an_edit_that_reaches_nothing_new(old: str, new: str) -> None:
+    """How calls are treated, and where they no longer go, is nobody's harm."""
+    assert edited(old, new) == set()
+
+
+EAST = "https://east.test/v1?api-version=1"
+MORE = [
+    # Another host, another port, another scheme, another tenant of a host that serves many, by path or query.
+    ("https://west.test", "https://evil.test", [f"{CALLS} → https://evil.test/v1"]),
+    ("https://west.test", "https://west.test:8443", [f"{CALLS} → https://west.test:8443/v1"]),
+    ("https://west.test", "http://west.test", [f"{CALLS} → http://west.test/v1"]),
+    ("https://west.test/v1", "https://west.test/evil/v1", [f"{CALLS} → https://west.test/evil/v1"]),
+    ("https://west.test/v1", "https://west.test/v1?to=evil", [f"{CALLS} → https://west.test/v1?to=evil"]),
+    # A variable more, also one that only the catalog names, and one to where it did not go.
+    ("${TEAM} blue", "${TEAM} ${HOME}", [f"${{HOME}} → {EAST}"]),
+    ('auth = "none"', 'api_key = "${TEAM}"', ["${TEAM} → https://west.test/v1"]),
+    (
+        'name = "groq"',
+        'name = "groq"\nheaders = { X = "${EAST_KEY}" }',
+        ["${EAST_KEY} → https://api.groq.com/openai/v1"],
+    ),
+    (
+        'name = "groq"',
+        'name = "groq"\nbase_url = "https://evil.test/v1"',
+        ["${GROQ_API_KEY} → https://evil.test/v1", f"{CALLS} → https://evil.test/v1"],
+    ),
+    # Whose key it is, the calls can be read there.
+    ("${EAST_KEY}", "sk-evil", [f"a key written in the file → {EAST}"]),
+    ('name = "openai"', 'name = "openai"\napi_key = "sk-evil"', [f"a key written in the file → {CALLS}"]),
+    # Calls that were none of its business, other people's calls, and a provider of no route, which can be probed.
+    (
+        "\n[[pro",
+        '\n[[routes]]\nintercept = ["https://llm.corp.test/v1"]\nproviders = ["west"]\n'
+        f'[[routes]]\nintercept = ["{CALLS}"]\nproviders = ["openai"]\n[[pro',
+        ["https://llm.corp.test/v1 → https://west.test/v1"],
+    ),
+    ("\n[[pro", '\nproxy = { allow_clients = ["0.0.0.0/0"] }\n[[pro', ["0.0.0.0/0 → the providers' keys"]),
+    (
+        "\n[[pro",
+        f'\n[[routes]]\nintercept = ["{CALLS}"]\nproviders = ["openai"]\n[[providers]]\nname = "x"\n'
+        'dialect = "openai"\nbase_url = "https://evil.test"\napi_key = "${HOME}"\n[[pro',
+        ["${HOME} → https://evil.test"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "reached"), MORE)
+def test_an_edit_that_reaches_more(old: str, new: str, reached: list[str]) -> None:
+    """Another address, a variable that goes along, a key of somebody's, other calls, other clients."""
+    assert sorted(edited(old, new)) == reached
+
+
+def test_what_cannot_be_read() -> None:
+    """It reaches nothing that could be told."""
+    with pytest.raises(ConfigError):
+        reach("[[providers", "f")
+
+
+@pytest.mark.parametrize("name", ["ÜBER", "a b", "A", "x → y", "a\\nb"])
+def test_odd_names_of_variables(name: str) -> None:
+    """Each is told apart from others, in letters that every terminal has."""
+    found = [r for r in reach(BASE.replace("EAST_KEY", name), "f") if r not in REACHED]
+    assert len(found) == 1
+    assert found[0].count(" → ") == 1
+    assert found[0].isprintable()

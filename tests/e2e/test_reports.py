@@ -310,8 +310,7 @@ def _hollow() -> Iterator[Row]:
 
 
 def _hollow_alone() -> Iterator[Row]:
-    # Gemini's SDK fails on what is no JSON: it is left out, as it is amid any stream.
-    return (replace(row, others=()) for row in _hollow() if row.api != "gemini" or b"[DONE]" not in row.sent)
+    return (replace(row, others=()) for row in _hollow())
 
 
 # --- a reason for the end that says that the provider has broken down

@@ -120,3 +120,17 @@ def test_what_is_withdrawn_is_found_by_identity(driver: Driver) -> None:
     driver.layer.waiting_for_establishment[connection].append(second)
     assert list(driver.layer.withdraw(first)) == []
     assert driver.layer.waiting_for_establishment[connection][0] is second
+
+
+@pytest.mark.parametrize("junk", [b"data: [DONE", b"data: {not json\n\n", b"data: {}\n\ndata: {"])
+def test_a_stream_without_a_word_is_handed_over_as_it_came(junk: bytes) -> None:
+    """What a good stream would be rid of stays: it may be all that there is to see of what went wrong."""
+    alone = Driver(toml("priority", "attempts = { per_provider = 1 }", a=""))
+    alone.says(
+        alone.client, CALL.replace(b'"m",', b'"m","stream":true,').replace(b"%d" % len(BODY), b"%d" % (len(BODY) + 14))
+    )
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(junk)
+    for piece in (head, junk[:5], junk[5:]):
+        alone.says(alone.servers[0], piece)
+    assert alone.answer().endswith(b"\r\n\r\n" + junk)
+    assert states(alone)["a"] == (1, 0)

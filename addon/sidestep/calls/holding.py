@@ -19,6 +19,8 @@ from sidestep.config.settings import TimeoutSettings
 ERROR_BODY_SECONDS = 5.0
 """An error body that does not come in this time is judged by its status alone."""
 
+_READ_ON = frozenset({Shape.STREAM, Shape.WHOLE})
+"""What is read on once the app sees it."""
 VOUCHED = "let go before its first content: its signs of life could not be told otherwise"
 TOO_LARGE = "answer larger than hold_bytes: let go before it was known to be good"
 
@@ -210,7 +212,11 @@ class Holding:
         watch = self.watch
         if self.deadline is not None:
             self.deadline = now + self._timeouts.idle
-        if watch.shape is not Shape.STREAM:
+        if watch.shape is Shape.WHOLE:  # let go before its end, it is judged there all the same
+            self._held += len(data)
+            if self._held > self._hold_bytes:
+                watch.let_flow()
+        if watch.shape not in _READ_ON:
             return Step(Do.FORWARD, data)
         piece = self._read(data)
         if piece.error is not None:

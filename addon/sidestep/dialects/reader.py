@@ -184,8 +184,8 @@ class Reader:
         if self._over:
             return Event(raw, Mark.LIFECYCLE)
         if not data and name != b"error":
-            # Of an event that was cut off before its data, the SDKs would make one without any.
-            return Event(raw, Mark.LIFECYCLE if whole or not raw.strip() else Mark.MALFORMED)
+            # Of an event that was cut off before its data, the SDKs would make one without any once anything follows.
+            return Event(raw, Mark.LIFECYCLE if whole or self.finished or not raw.strip() else Mark.MALFORMED)
         try:
             mark, error = self.read(name, data)
         except Malformed:

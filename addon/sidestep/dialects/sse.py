@@ -25,6 +25,8 @@ _OPENING = b"{["
 
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:")
 _SIXTEEN = (b"\xff\xfe", b"\xfe\xff")
+_BEGINNINGS = (*_FIELDS, *_SIXTEEN, _BOM)
+"""What the first bytes of a body may be a part of."""
 
 
 class Start(enum.Enum):
@@ -38,12 +40,13 @@ class Start(enum.Enum):
 
 def look_at(start: bytes) -> Start | None:
     """What a body begins as, None while too little of it has come."""
-    if start.startswith(_SIXTEEN) or b"\0" in start[:4]:
+    bare = start.lstrip(b"\r\n")
+    if bare.startswith(_SIXTEEN) or b"\0" in bare[:4]:
         return Start.UNREADABLE
-    text = start.removeprefix(_BOM).lstrip(b"\r\n")
+    text = bare.removeprefix(_BOM).lstrip(b"\r\n")
     if text.startswith((b":", *_FIELDS)):
         return Start.EVENTS
-    if not text.strip() or any(field.startswith(text) for field in _FIELDS) or _BOM.startswith(start):
+    if not text.strip() or any(known.startswith(text) for known in _BEGINNINGS):
         return None
     return Start.OTHER
 

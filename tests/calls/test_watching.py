@@ -649,3 +649,19 @@ def test_an_error_that_is_too_long_to_read(size: int, reason: str) -> None:
 
 
 REASONS = {"lacks": Then.NEXT, "client_error": Then.HAND_OVER}
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "outcome"),
+    [
+        (b"\xff\xfb\x90", Shape.FLOWING, judging.SUCCESS),
+        (b"<\x00\x01", Shape.FLOWING, judging.SUCCESS),
+        (b"<!DOCTYPE html><p>sign in", Shape.WHOLE, judging.judge_no_answer(200)),
+        (b'\n{"error": {"message": "internal error"}}', Shape.WHOLE, judging.judge_no_answer(200)),
+    ],
+)
+def test_what_calls_itself_sound(body: bytes, shape: Shape, outcome: Outcome) -> None:
+    """A page or an error under that name is held back, as under any other; sound flows from its first byte on."""
+    watch = watch_of(Call("openai", "audio/speech", "m", stream=False), "audio/mpeg")
+    seen = see(watch, [body, b""])
+    assert (watch.shape, seen.outcome) == (shape, outcome)

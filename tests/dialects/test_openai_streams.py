@@ -93,7 +93,27 @@ CHATS: list[tuple[list[Any], list[Any], tuple[Any, ...]]] = [
     (
         [{**choice({}, finish_reason="stop"), "usage": NOTHING}, DONE],
         [LIFECYCLE, LIFECYCLE],
-        (False, True, False, Usage(3, 0, 0), None, ()),
+        (False, False, False, Usage(3, 0, 0), None, ()),
+    ),
+    (
+        [choice({}, finish_reason="tool_calls"), DONE],
+        [LIFECYCLE, LIFECYCLE],
+        OPEN,
+    ),
+    (
+        [
+            {
+                **choice({"content": ""}, finish_reason="stop"),
+                "base_resp": {"status_code": 1002, "status_msg": "overloaded"},
+            }
+        ],
+        [ErrorFacts(ErrorKind.OVERLOADED, "overloaded")],
+        OPEN,
+    ),
+    (
+        [{**choice({"content": "a"}), "base_resp": {"status_code": 1027, "status_msg": "x"}}],
+        [CONTENT],
+        OPEN,
     ),
     (
         [{**choice({}, finish_reason="length"), "usage": NOTHING}, DONE],

@@ -127,7 +127,7 @@ class Holding:
         """Its connection broke."""
         watch = self.watch
         if self.released:
-            if watch.shape is Shape.STREAM and watch.finished:
+            if self._may_end:
                 return self.end(now)  # that its transport ended badly is not the app's concern
             return Step(Do.BREAK, outcome=judging.TRUNCATED)
         if watch.shape is Shape.ERROR:
@@ -140,10 +140,17 @@ class Holding:
         """Its deadline has passed."""
         watch = self.watch
         if self.released:
-            return self.end(now) if watch.finished else Step(Do.BREAK, outcome=judging.STALLED)
+            return self.end(now) if self._may_end else Step(Do.BREAK, outcome=judging.STALLED)
         if watch.shape is Shape.ERROR:
             return self._judged(watch.judge_end(), now)
         return Step(Do.FAIL, outcome=judging.TIMEOUT)
+
+    @property
+    def _may_end(self) -> bool:
+        """Whether it is whole though its transport has not ended: all that it has to say is there, and no length was
+        announced that it would fall short of."""
+        watch = self.watch
+        return watch.shape is Shape.STREAM and watch.finished and (watch.announced is None or watch.unwraps)
 
     def vouch(self, now: float) -> Step:
         """It is alive but has no content yet, and the app must not be kept waiting for it: let go before its time."""

@@ -7,6 +7,7 @@ and the response hooks, which only record.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ EVENT_STREAM = "text/event-stream"
 _SOUND = ("audio/", "image/", "video/")
 _LINES = ("ndjson", "jsonl", "json-lines", "json-seq", "stream+json")
 """Types of documents that are sent line by line, which is no form of any dialect."""
+
+_DOCUMENT = re.compile(rb'\s*(?:<(?:!doctype|html|head|\?xml)\b|\{\s*")', re.IGNORECASE)
+"""How a page or an error begins that calls itself sound."""
 
 DECODED_AT_ONCE = 8 << 20
 """What one piece of a compressed stream may become: its events are all there at the same time."""
@@ -186,6 +190,9 @@ class Watch:
         match self.shape:
             case Shape.STREAM:
                 return self._feed_stream(data)
+            case Shape.FLOWING if not self._content and self.plain and _DOCUMENT.match(data):
+                self.shape = Shape.WHOLE
+                return self.feed(data)
             case Shape.FLOWING:
                 began, self._content = not self._content and bool(data), self._content or bool(data)
                 return Piece(self._as_it_goes(data), content=began)

@@ -235,8 +235,10 @@ class Flight:
         """Its head, for an app that waits while the answer itself is still held back; another may follow it."""
         response, exchange = self.response, self.exchange
         assert response is not None
-        framing = {b"content-length", b"content-encoding", b"transfer-encoding"}
-        fields = [f for f in response.data.headers.fields if f[0].lower() not in framing]
+        left_out = {b"content-length", b"transfer-encoding"}
+        if self.watch is not None and self.watch.unwraps:
+            left_out.add(b"content-encoding")
+        fields = [f for f in response.data.headers.fields if f[0].lower() not in left_out]
         if not self.attempt.candidate.own:
             fields = [f for f in fields if f[0].lower() in (b"content-type", b"cache-control")]
         if self.session.engine.settings.proxy.response_headers:

@@ -188,13 +188,24 @@ def is_page(body: bytes) -> bool:
 
 def answer_fields(content_type: str, body: bytes) -> dict[str, msgspec.Raw] | None:
     """The fields of a JSON object that any of the official SDKs could read; None if it is none."""
-    fields = fields_of(body)
+    # What is inside a field is looked at later: there no other character set would be tried any more.
+    fields = fields_of(body) if _is_utf8(body) else None
     if fields is not None or not body:
         return fields
     try:
         return fields_of(strict(body, charset_of(content_type)))
     except UnreadableError:
         return None
+
+
+def _is_utf8(body: bytes) -> bool:
+    if body.isascii():
+        return True
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def not_read(content_type: str, body: bytes) -> Answer:

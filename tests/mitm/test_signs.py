@@ -78,6 +78,16 @@ def test_silence_after_the_head_of_a_stream(begun: bytes, driver: Driver) -> Non
     assert body == LIFE + ROLE + WORDS + END
 
 
+def test_a_large_first_event_that_comes_in_many_pieces(driver: Driver) -> None:
+    """It is no reason for as many signs, but for some."""
+    driver.says(driver.client, _call(stream=True))
+    driver.says(driver.servers[0], EVENTS + _chunk(b'data: {"choices":[{"index":0,"delta":{"content":"'))
+    for _ in range(40):
+        driver.passes(0.1)
+        driver.says(driver.servers[0], _chunk(b"x" * 10_000))
+    assert 3 <= _parted(driver.answer())[1].count(LIFE) <= 5
+
+
 def test_a_stream_that_has_begun_to_flow_gets_no_sign(driver: Driver) -> None:
     driver.says(driver.client, _call(stream=True))
     driver.says(driver.servers[0], EVENTS + _chunk(ROLE + WORDS))

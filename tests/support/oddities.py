@@ -206,6 +206,8 @@ def _form(r: Recipe, rng: random.Random) -> str:
 def _pace(r: Recipe, rng: random.Random) -> str:
     names = ["slow headers", "signs of life", "slow content", "bursts", "byte by byte"]
     name = rng.choice(names) if rng.random() < 0.94 else rng.choice(LONG_PACES)
+    if any(len(p.data) > 1_000_000 for p in r.parts):
+        name = "slow line"  # one piece of what is smaller is held back until its event is there
     if r.form in ("text", "bytes") and name in ("signs of life", "long silence with pings"):
         name = "bursts"  # nothing can be put before them that means nothing
     token = next((i for i, p in enumerate(r.parts) if p.comes_with in ("token", "whole")), 0)
@@ -221,6 +223,12 @@ def _pace(r: Recipe, rng: random.Random) -> str:
             r.parts = [replace(p, wait=0.2) if i % 3 == 2 else p for i, p in enumerate(r.parts)]
         case "byte by byte":
             r.pieces = lambda data: _pieces(data, 1, 400)
+        case "slow line":
+            at = max(range(len(r.parts)), key=lambda i: len(r.parts[i].data))
+            long = r.parts[at]
+            size = len(long.data) // 5 + 1
+            cut = [long.data[n : n + size] for n in range(0, len(long.data), size)]
+            r.parts[at : at + 1] = [replace(long, data=d, wait=0.5, content=i == 4) for i, d in enumerate(cut)]
         case "long silence with pings":
             r.parts[token:token] = [Part(sign, wait=LONG_SILENCE / 4, comes_with="other")] * 4
         case _:
@@ -321,6 +329,8 @@ DIMENSIONS: dict[str, Odd] = {
 _WEIGHTS = [4 if name == "form" else 1 if name in ("interim", "earlier", "success") else 2 for name in DIMENSIONS]
 _SPARE_NONE = ("interim", "earlier")
 """With these a stand-in may answer as well: that is none of the good answers that only their provider gives."""
+_OF_GOOD_ONES = {"form", "charset", "content", "success", "earlier"}
+"""What comes with no fault: those look for events as they are made."""
 KINDS = (*FAULTS, *DIMENSIONS)
 
 
@@ -357,16 +367,18 @@ def _make(rng: random.Random, kind: str) -> Recipe:
         fault = kind
     elif kind:
         wanted.add(kind)
+    if kind in _OF_GOOD_ONES:
+        fault = None
     if fault is not None:
-        wanted -= {"form", "charset", "content", "success"}  # a fault looks for events as they are made
+        wanted -= _OF_GOOD_ONES
     if "content" in wanted:
-        wanted -= {"form", "charset"}
+        wanted -= {"content"} if kind in ("form", "charset") else {"form", "charset"}
     for name, apply in DIMENSIONS.items():
         if name in wanted and name != "earlier":
             r.oddities[name] = apply(r, rng)
     if fault is not None:
         r.oddities[fault] = FAULTS[fault](r, rng)
-    if "earlier" in wanted and fault is None:
+    if "earlier" in wanted:
         r.oddities["earlier"] = _earlier(r, rng)
     r.spare = not wanted & set(_SPARE_NONE) and rng.random() < 0.4
     if r.api not in APIS:

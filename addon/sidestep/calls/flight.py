@@ -6,6 +6,7 @@ the record that stays; a `Flight` is born with it and dies when its last word is
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -32,6 +33,8 @@ ends later has worked on the request."""
 SIGN_SECONDS = 2.0
 """How long after a head the app may be left without a sign of life that its provider gives. Apps end a stream of which
 no byte comes for a while: SDKs by their read timeout, coding agents after 20 s."""
+SIGN_PAUSE_SECONDS = 0.5
+"""How long after one sign of life the next one comes at the earliest."""
 HEAD_SECONDS = 5.0
 """How long a good head may be held back that nothing follows: it is a sign of life itself."""
 NOTES = 20
@@ -64,6 +67,7 @@ class Flight:
         """From when on another attempt is wanted beside it (monotonic seconds; None: none is)."""
         self.sign_at: float | None = None
         """When the app is told of the head, if nothing has come of it by then (monotonic seconds)."""
+        self._signed_at = -math.inf
         self._heard_at: float | None = None
         self._idle = self.timeouts.idle
         self.response: http.Response | None = None
@@ -203,11 +207,15 @@ class Flight:
         watch, came = self.watch, self.attempt.headers_at
         if watch is None or came is None or watch.status >= 300:
             return None
-        if self.session.clock() - came < (SIGN_SECONDS if data else HEAD_SECONDS):
+        now = self.session.clock()
+        if now - came < (SIGN_SECONDS if data else HEAD_SECONDS):
             return None
         self.sign_at = None
         if watch.shape is Shape.WHOLE:
             return data  # blanks before a document mean nothing, and any other document may follow them
+        if now < self._signed_at + SIGN_PAUSE_SECONDS:
+            return None  # one large event comes in many pieces
+        self._signed_at = now
         return self.session.waiting if watch.shape is Shape.STREAM else b""
 
     @property

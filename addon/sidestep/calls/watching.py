@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sidestep.breaker import judging, windows
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome
@@ -23,6 +23,9 @@ ERROR_BODY_BYTES = 1 << 20
 """An error body is held to be read and perhaps handed on; more than this says nothing new."""
 
 
+LONG_EVENT_BYTES = 64 << 10
+"""An event that is longer, amid an answer, goes on as it comes: a picture of some megabytes takes its time, and an app
+with a slow line must see that it comes."""
 MAX_EVENT_BYTES = 32 << 20
 """A single event that is longer is not read: it and what follows go on as they come."""
 EVENT_STREAM = "text/event-stream"
@@ -240,6 +243,8 @@ class Watch:
             decoded, self._start = self._start, b""
         assert self._reader is not None
         piece = self._read(self._reader.feed(decoded), data)
+        if self._reader.pending > LONG_EVENT_BYTES and self._content and self.plain and piece.error is None:
+            piece = replace(piece, forward=piece.forward + self._reader.give())
         if self._reader.pending > MAX_EVENT_BYTES and piece.error is None:
             rest = self._reader.release()
             began = self._flow_unread()

@@ -341,7 +341,7 @@ class _ArrayReader(_GeminiReader):
 
     def error_event(self, kind: ErrorKind, message: str) -> bytes:
         """The array's last element, and its end."""
-        if self._array.closed or self._array.alone:
+        if self._given or self._array.closed or self._array.alone:
             return b""
         return (b",\n" if self._array.elements else b"[") + self._phrase(kind, message) + b"]"
 

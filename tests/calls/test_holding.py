@@ -58,7 +58,14 @@ class Run:
 
 
 def begin(
-    name: str, *, stream: bool = True, status: int = 200, kind: str = SSE, complete: bool = False, hold: int = 1 << 20
+    name: str,
+    *,
+    stream: bool = True,
+    status: int = 200,
+    kind: str = SSE,
+    complete: bool = False,
+    hold: int = 1 << 20,
+    length: bytes | None = None,
 ) -> Run:
     call = call_of(name, stream)
     watch = Watch(
@@ -67,7 +74,7 @@ def begin(
         own_provider=False,
         own_credential=False,
         status=status,
-        fields=((b"content-type", kind.encode()),),
+        fields=((b"content-type", kind.encode()), *([(b"content-length", length)] if length else [])),
         wall_now=0.0,
         unwrap=complete,
     )
@@ -175,6 +182,18 @@ def test_what_fails_before_content_is_never_seen(
     for parts in cuts:
         run = finish(begin(name, complete=complete), parts, ending)
         assert (run.app, run.given, run.last) == (b"", [reason + "."], Do.FAIL)
+
+
+@pytest.mark.parametrize(("ending", "reason"), [("broke", "truncated"), ("silent", "timeout")])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_whole_stream_that_falls_short_of_its_length(name: str, ending: str, reason: str) -> None:
+    """The app would wait for the rest, or take the next answer for it: it is told that there is none. Without a length
+    the same stream ends well."""
+    data = corpus.stream(name)
+    short = finish(begin(name, length=b"%d" % (len(data) + 1)), [data], ending)
+    assert (short.app, short.last, short.reason) == (data, Do.BREAK, reason)
+    free = finish(begin(name), [data], ending)
+    assert (free.app, free.last, free.reason) == (data, Do.FORWARD, "ok")
 
 
 AFTER = [("end", "truncated"), ("broke", "truncated"), ("silent", "timeout"), ("error", "stream_error")]

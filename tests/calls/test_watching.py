@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sidestep.breaker import judging
-from sidestep.breaker.outcomes import Kind, Outcome, Then
+from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome, Then
 from sidestep.calls import watching
 from sidestep.calls.watching import Shape, Watch
 from sidestep.dialects import DIALECTS
@@ -649,3 +649,81 @@ def test_an_error_that_is_too_long_to_read(size: int, reason: str) -> None:
 
 
 REASONS = {"lacks": Then.NEXT, "client_error": Then.HAND_OVER}
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "outcome"),
+    [
+        (b"\xff\xfb\x90", Shape.FLOWING, judging.SUCCESS),
+        (b"<\x00\x01", Shape.FLOWING, judging.SUCCESS),
+        (b"<!DOCTYPE html><p>sign in", Shape.WHOLE, judging.judge_no_answer(200)),
+        (b'\n{"error": {"message": "internal error"}}', Shape.WHOLE, judging.judge_no_answer(200)),
+    ],
+)
+def test_what_calls_itself_sound(body: bytes, shape: Shape, outcome: Outcome) -> None:
+    """A page or an error under that name is held back, as under any other; sound flows from its first byte on."""
+    watch = watch_of(Call("openai", "audio/speech", "m", stream=False), "audio/mpeg")
+    seen = see(watch, [body, b""])
+    assert (watch.shape, seen.outcome) == (shape, outcome)
+
+
+def _long_stream(words: bytes) -> bytes:
+    return b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\ndata: {"choices":[{"index":0,"delta":' + words
+
+
+DRAWN = b'{"content":"' + b"x" * 200_000
+TALK = Call("openai", "chat/completions", "m", stream=True)
+
+
+@pytest.mark.parametrize("size", [1_000, 70_000, 199_000])
+@pytest.mark.parametrize("dialect", ["openai", "gemini"])
+def test_a_long_event_goes_on_as_it_comes(size: int, dialect: str) -> None:
+    """Amid an answer, byte for byte, and it is read all the same; a short one is kept to its end."""
+    call, kind, data, last = TALK, SSE, _long_stream(DRAWN + b'"}}]}\n\n'), b"data: [DONE]\n\n"
+    if dialect == "gemini":
+        call, kind = Call("gemini", "streamGenerateContent", "m", stream=True), JSON
+        part = b'{"candidates":[{"content":{"parts":[{"text":"%s"}]}}]}'
+        data, last = b"[" + part % b"a" + b"," + part % (b"x" * 200_000), b',{"candidates":[{"finishReason":"STOP"}]}]'
+    watch = watch_of(call, kind)
+    at = data.index(b"xx") + size
+    first = watch.feed(data[:at])
+    assert len(first.forward) == (
+        at if size > 64 << 10 else data.index(b"data", 9) if call is TALK else data.index(b",{")
+    )
+    assert first.content
+    then = watch.feed(data[at:])
+    assert first.forward + then.forward == data
+    end = watch.feed(last)
+    assert (end.forward, watch.rest().forward, watch.judge_end()) == (last, b"", judging.SUCCESS)
+
+
+@pytest.mark.parametrize(
+    ("rest", "error", "dropped"), [(b"}\n\n", False, 0), (b'"}}],"error":{"message":"m"}}\n\n', True, 0)]
+)
+def test_a_long_event_that_turns_out_bad(rest: bytes, error: bool, dropped: int) -> None:
+    """Half of it is with the app, so that the other half goes there too."""
+    watch = watch_of(TALK, SSE)
+    data = _long_stream(DRAWN)
+    given = watch.feed(data).forward
+    assert given == data
+    piece = watch.feed(rest)
+    assert (piece.forward + piece.told, piece.error is not None, piece.raises, piece.dropped) == (
+        rest,
+        error,
+        error,
+        dropped,
+    )
+
+
+def test_a_long_event_that_is_cut() -> None:
+    """Nothing valid can follow a half: the wire is cut."""
+    for call, kind, start in ((TALK, SSE, _long_stream(DRAWN)), (LISTED, JSON, OPENED + b"x" * 200_000)):
+        watch = watch_of(call, kind)
+        assert watch.feed(start).forward == start
+        assert watch.error_event(ErrorKind.SERVER, "cut") == b""
+        assert watch.rest().forward == b""
+        assert watch.error_event(ErrorKind.SERVER, "cut") == b""
+
+
+LISTED = Call("gemini", "streamGenerateContent", "m", stream=True)
+OPENED = b'[{"candidates":[{"content":{"parts":[{"text":"a"}]}}]},{"candidates":[{"content":{"parts":[{"text":"'

@@ -376,6 +376,8 @@ def test_an_empty_answer_is_one() -> None:
         ("messages", b'{"content":[{"type":"thinking","thinking":"","signature":"s"}]}', True, None),
         ("messages", b'{"content":[{"type":"tool_use"}]}', True, None),
         ("messages", b'{"content":[null]}', False, None),
+        ("messages", b'{"content":[{}],"stop_reason":"end_turn","usage":{"output_tokens":0}}', False, None),
+        ("messages", b'{"content":[],"stop_reason":"tool_use","usage":{"output_tokens":9}}', False, None),
         ("messages", b'{"type":"message"}', False, None),
         ("messages", b"", False, None),
         ("messages", b"<html></html>", False, None),
@@ -384,6 +386,7 @@ def test_an_empty_answer_is_one() -> None:
          ErrorKind.OVERLOADED),
         ("count_tokens", b'{"input_tokens":3}', True, None),
         ("count_tokens", b"{}", False, None),
+        ("count_tokens", b'{"input_tokens":null}', False, None),
     ],
 )  # fmt: skip
 def test_judging(operation: str, body: bytes, good: bool, kind: ErrorKind | None) -> None:

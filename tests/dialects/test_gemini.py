@@ -401,6 +401,8 @@ def test_a_malformed_element_takes_no_bracket_with_it() -> None:
         ("countTokens", b'{"totalTokens":3}', True, None),
         ("embedContent", b'{"embedding":{"values":[0.5]}}', True, None),
         ("embedContent", b'{"embedding":{}}', False, None),
+        ("embedContent", b'{"embedding":{"values":[]}}', False, None),
+        ("batchEmbedContents", b'{"embeddings":[{}]}', False, None),
         ("embedContent", b'{"usageMetadata":{}}', False, None),
         ("batchEmbedContents", b'{"embeddings":[{"values":[0.5]}]}', True, None),
         ("batchEmbedContents", b'{"embeddings":[]}', False, None),

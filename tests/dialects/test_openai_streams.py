@@ -93,7 +93,27 @@ CHATS: list[tuple[list[Any], list[Any], tuple[Any, ...]]] = [
     (
         [{**choice({}, finish_reason="stop"), "usage": NOTHING}, DONE],
         [LIFECYCLE, LIFECYCLE],
-        (False, True, False, Usage(3, 0, 0), None, ()),
+        (False, False, False, Usage(3, 0, 0), None, ()),
+    ),
+    (
+        [choice({}, finish_reason="tool_calls"), DONE],
+        [LIFECYCLE, LIFECYCLE],
+        OPEN,
+    ),
+    (
+        [
+            {
+                **choice({"content": ""}, finish_reason="stop"),
+                "base_resp": {"status_code": 1002, "status_msg": "overloaded"},
+            }
+        ],
+        [ErrorFacts(ErrorKind.OVERLOADED, "overloaded")],
+        OPEN,
+    ),
+    (
+        [{**choice({"content": "a"}), "base_resp": {"status_code": 1027, "status_msg": "x"}}],
+        [CONTENT],
+        OPEN,
     ),
     (
         [{**choice({}, finish_reason="length"), "usage": NOTHING}, DONE],
@@ -329,3 +349,15 @@ def test_what_the_sdk_raises_from(operation: str, data: Any, raises: bool) -> No
     """The SDKs raise for data with an `error` that is not empty, and pass other errors on as content."""
     reader = OpenAI().reader(Call("openai", operation, "m", stream=True), "text/event-stream")
     assert [(e.mark, e.raises) for e in reader.feed(event(data, "error"))] == [(Mark.ERROR, raises)]
+
+
+@pytest.mark.parametrize("rest", [b": x\n", b"event: x\n", b"id: 7", b": x"])
+def test_what_is_left_behind_the_end(rest: bytes) -> None:
+    """A line or two without data go on as they came: amid a stream, they could become an event with what follows."""
+    reader = OpenAI().reader(Call("openai", "chat/completions", "m", stream=True), "text/event-stream")
+    reader.feed(event(choice({"content": "a"})))
+    reader.feed(rest)
+    assert [(e.raw, e.mark) for e in reader.close()] == [(rest, MALFORMED)]
+    reader.feed(event(DONE))
+    reader.feed(rest)
+    assert [(e.raw, e.mark) for e in reader.close()] == [(rest, LIFECYCLE)]

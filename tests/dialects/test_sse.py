@@ -66,6 +66,28 @@ def test_cuts_change_nothing(data: bytes, cuts: list[int]) -> None:
     assert meaning(cut) == meaning(whole)
 
 
+@pytest.mark.parametrize("kind", [EventScanner, ArrayScanner])
+@given(st.lists(PIECES, max_size=30).map(b"".join), CUTS, st.lists(st.booleans(), min_size=1, max_size=20))
+def test_what_is_given_ahead(
+    kind: type[EventScanner | ArrayScanner], data: bytes, cuts: list[int], ahead: list[bool]
+) -> None:
+    """Whenever the beginning of an event is taken, its raw is the rest, and it says the same."""
+    if kind is ArrayScanner:
+        data = b"[" + data.replace(b"data: ", b'{"a":1},').replace(b"event: ", b'"]') + b"]"
+    scanner, events, taken = kind(), list[Scanned](), b""
+    for number, part in enumerate(pieces(data, cuts)):
+        found = scanner.feed(part)
+        events += found
+        taken += b"".join(e.raw for e in found)
+        if ahead[number % len(ahead)]:
+            taken += scanner.give()
+    rest = scanner.close()
+    events += [] if rest is None else [rest]
+    assert taken + (b"" if rest is None else rest.raw) == data
+    said = [(e.name, e.data, e.whole) for e in events if e.data]
+    assert said == [(e.name, e.data, e.whole) for e in scan(kind(), [data]) if e.data]
+
+
 @given(st.lists(PIECES, max_size=30).map(b"".join), CUTS)
 def test_events_are_those_of_the_standard(data: bytes, cuts: list[int]) -> None:
     """What the scanner finds is what reading line by line finds."""
@@ -303,6 +325,9 @@ def test_what_is_left_of_an_array(parts: list[bytes], rest: Scanned | None) -> N
         (b"{", Start.OTHER),
         (b"datum", Start.OTHER),
         (b"\xff\xfed", Start.UNREADABLE),
+        (b"\xff", None),
+        (b"\n\n\xff\xfed", Start.UNREADABLE),
+        (b"\n\xffx", Start.OTHER),
         (b"\xfe\xff", Start.UNREADABLE),
         (b"{\0", Start.UNREADABLE),
         (b"{}x\0", Start.UNREADABLE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 from support import differential, oddities, recipes, verdicts
@@ -16,6 +17,10 @@ class Worse:
         flow.response.stream = True
         how = flow.response.headers.get("x-worsen", "nothing")
         await getattr(self, how)(flow.response)
+
+    async def request(self, flow):
+        if "x-worsen-request" in flow.request.headers:
+            flow.request.headers["x-more"] = "1"
 
     async def nothing(self, response):
         pass
@@ -60,13 +65,17 @@ def test_worsenings_are_seen(tmp_path: Path) -> None:
     script = tmp_path / "worse.py"
     script.write_text(WORSE_PROXY)
     asked = list(itertools.product(WORSENINGS, APIS))
-    streams = {}
+    last = len(asked) + 1
+    streams = {last: recipes.plain("chat", stream=True)}
+    streams[last].asking.headers.append(("X-Worsen-Request", "1"))
     for number, (how, api) in enumerate(asked, 1):
         # In slow bursts, so that what is swallowed until its end comes late for certain.
-        streams[number] = oddities.with_oddity(recipes.plain(api, stream=True), "pace", "bursts")
+        made = streams[number] = oddities.with_oddity(recipes.plain(api, stream=True), "pace", "bursts")
+        made.parts = [replace(p, wait=2 * p.wait) for p in made.parts]
         streams[number].headers.append(("X-Worsen", how))
     report = differential.run(tmp_path, streams, script=script, sdk_every=1000, jobs=8)
-    spared = [asked[c.number - 1] for c in report.cases if not c.verdict.worse]
+    assert [c.difference for c in report.cases if c.number == last] == ["raw client: the request was changed"]
+    spared = [asked[c.number - 1] for c in report.cases if c.number < last and not c.verdict.worse]
     assert sorted(spared) == sorted(("nothing", api) for api in APIS)
 
 
@@ -95,6 +104,11 @@ def _told(report: differential.Report) -> list[str]:
 
 def test_names_have_reasons() -> None:
     """Each difference that is no harm has a name of its own and a reason."""
-    names = [n.name for n in verdicts.NAMED] + list(verdicts.LATE_NAMES) + list(verdicts.SDK_NAMES)
+    names = (
+        [n.name for n in verdicts.NAMED]
+        + list(verdicts.LATE_NAMES)
+        + list(verdicts.SPARE_NAMES)
+        + list(verdicts.SDK_NAMES)
+    )
     assert len(set(names)) == len(names)
     assert all(len(n.reason) > 20 for n in verdicts.NAMED)

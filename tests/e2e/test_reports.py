@@ -50,6 +50,7 @@ ABOUT_THE_REQUEST: dict[str, list[dict[str, Any]]] = {
         },
         {"message": "You asked for 140000 tokens: the maximum context length is 131072.", "code": 400},
         {"message": "Invalid 'tools[0].function.name'", "type": "invalid_request_error", "code": "invalid_value"},
+        {"message": "Content violates usage guidelines.", "code": "a code of its own"},
     ],
     "responses": [
         {"code": "invalid_prompt", "message": "Your prompt was flagged as potentially violating our usage policy."},
@@ -245,6 +246,11 @@ def _hollow_bodies() -> Iterator[tuple[str, bool, Any]]:
     for choices in frames:
         yield "chat", False, {**chat, "choices": choices}
     yield "chat", False, {**chat, "choices": [stop], "usage": nothing}
+    yield "chat", False, {**chat, "choices": [{**stop, "finish_reason": "tool_calls"}]}
+    parts = {**stop, "message": {"role": "assistant", "content": [{"type": "text", "text": ""}]}}
+    yield "chat", False, {**chat, "choices": [parts], "usage": nothing}
+    unwell = {"status_code": 1000, "status_msg": "unknown error"}
+    yield "chat", False, {**chat, "choices": [stop], "base_resp": unwell}
     for body in (b"{}", b"null", b"[]", b'""', b"  \n", b"<!doctype html><p>sign in", {"success": False, "data": None}):
         for api in APIS:
             yield api, False, body
@@ -254,13 +260,18 @@ def _hollow_bodies() -> Iterator[tuple[str, bool, Any]]:
     no_tokens = {"input_tokens": 9, "output_tokens": 0, "total_tokens": 9}
     part = {"type": "output_text", "text": "", "annotations": []}
     mute: dict[str, Any] = {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": []}
-    for item in (mute, {**mute, "content": [part]}):
+    thoughtless = {"type": "reasoning", "id": "rs_1", "summary": []}
+    for item in (mute, {**mute, "content": [part]}, thoughtless):
         yield "responses", False, {**response, "output": [item], "usage": no_tokens}
+    yield "responses", False, {**response, "output": [None]}
+    yield "responses", False, {**response, "output": [{}]}
     message = plain("messages", stream=False).grammar.whole()
     none_made = {"input_tokens": 9, "output_tokens": 0}
     for content, stop_reason in (
         ([], "end_turn"),
         ([{"type": "text", "text": ""}], "end_turn"),
+        ([{}], "end_turn"),
+        ([], "tool_use"),
         ({}, None),
         ("", None),
     ):
@@ -277,6 +288,9 @@ def _hollow_bodies() -> Iterator[tuple[str, bool, Any]]:
     end = {"index": 0, "delta": {}, "finish_reason": "stop"}
     yield "chat", True, [*before("chat"), {**chunk, "choices": [end], "usage": nothing}, b"data: [DONE]\n\n"]
     yield "chat", True, [*before("chat"), {**chunk, "choices": [], "usage": nothing}, b"data: [DONE]\n\n"]
+    called = {**end, "finish_reason": "tool_calls"}
+    yield "chat", True, [*before("chat"), {**chunk, "choices": [called]}, b"data: [DONE]\n\n"]
+    yield "chat", True, [*before("chat"), {**chunk, "choices": [end], "base_resp": unwell}]
     done = {"type": "response.completed", "sequence_number": 9, "response": {**response, "output": [], "usage": None}}
     yield "responses", True, [*before("responses"), done]
     said = [
@@ -296,22 +310,72 @@ def _hollow_bodies() -> Iterator[tuple[str, bool, Any]]:
     yield "gemini", True, [b"[]"]
 
 
+_CAT = b'{"model": "gpt-image-1", "prompt": "a cat"}'
+_INPUT = b'{"model": "m", "input": "hi"}'
+_TO_COUNT = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
+_AT = "/v1beta/models/m:"
+OTHERS: dict[str, tuple[str, Ask, Any, list[Any]]] = {
+    "embeddings": (
+        "chat",
+        Ask(_INPUT, "/embeddings"),
+        {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}]},
+        [
+            {"data": []},
+            {"data": None},
+            {"data": [{"object": "embedding", "index": 0, "embedding": []}]},
+            {"data": [None]},
+        ],
+    ),
+    "images": (
+        "chat",
+        Ask(_CAT, "/images/generations"),
+        {"created": 1, "data": [{"b64_json": "AAAA"}]},
+        [{"created": 1, "data": [{}]}, {"data": [{"b64_json": "", "url": None, "revised_prompt": "a cat"}]}],
+    ),
+    "moderations": (
+        "chat",
+        Ask(_INPUT, "/moderations"),
+        {"results": [{"flagged": False}]},
+        [{"results": []}, {"results": [{}]}],
+    ),
+    "input_tokens": ("chat", Ask(_INPUT, "/responses/input_tokens"), {"input_tokens": 3}, [{"input_tokens": None}]),
+    "count_tokens": (
+        "messages",
+        Ask(_TO_COUNT, "/v1/messages/count_tokens"),
+        {"input_tokens": 3},
+        [{"input_tokens": None}],
+    ),
+    "embedContent": (
+        "gemini",
+        Ask(b'{"content": {"parts": [{"text": "hi"}]}}', f"{_AT}embedContent"),
+        {"embedding": {"values": [0.5]}},
+        [{"embedding": {}}, {"embedding": {"values": []}}],
+    ),
+    "batchEmbedContents": (
+        "gemini",
+        Ask(b'{"requests": []}', f"{_AT}batchEmbedContents"),
+        {"embeddings": [{"values": [0.5]}]},
+        [{"embeddings": []}, {"embeddings": [{}]}],
+    ),
+    "countTokens": ("gemini", Ask(b'{"contents": []}', f"{_AT}countTokens"), {"totalTokens": 3}, []),
+}
+"""Of other operations: what is asked, a good answer, and frames of one with nothing in them."""
+
+
 def _hollow() -> Iterator[Row]:
     for number, (api, stream, body) in enumerate(_hollow_bodies()):
         recipe = holding(api, stream, *(body if stream else [body]))
         yield _with_stand_in(f"hollow {number}", recipe)
-    vectors = {"object": "list", "model": "m", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}]}
-    ask = b'{"model": "m", "input": "hi"}'
-    lists: list[dict[str, Any]] = [{"data": []}, {"data": None}, {}]
-    for number, data in enumerate(lists):
-        recipe = holding("chat", False, {"object": "list", **data})
-        stand_in = holding("chat", False, vectors)
-        yield Row(f"embeddings {number}", recipe, (stand_in,), asks=(Ask(ask, "/embeddings"),))
+    for operation, (api, ask, good_answer, frames) in OTHERS.items():
+        for number, data in enumerate((*frames, {}, b"", b"<html>sign in")):
+            recipe, stand_in = holding(api, False, data), holding(api, False, good_answer)
+            yield Row(f"{operation} {number}", recipe, (stand_in,), asks=(ask,))
+    for api, pieces in (("chat", [b"data: [DONE]\n\n"]), ("messages", [{"type": "message_stop"}])):
+        yield _with_stand_in("held to its end", holding(api, True, *before(api), *pieces), extra=COMPLETE)
 
 
 def _hollow_alone() -> Iterator[Row]:
-    # Gemini's SDK fails on what is no JSON: it is left out, as it is amid any stream.
-    return (replace(row, others=()) for row in _hollow() if row.api != "gemini" or b"[DONE]" not in row.sent)
+    return (replace(row, others=()) for row in _hollow())
 
 
 # --- a reason for the end that says that the provider has broken down
@@ -412,6 +476,12 @@ RELAYED: list[tuple[str, int, Any]] = [
     ("messages", 400, {"type": "error", "error": {"type": "upstream_error", "message": "error code: 529 overloaded"}}),
     ("messages", 403, {"error": {"message": "upstream service temporarily unavailable", "type": "new_api_error"}}),
     ("gemini", 400, {"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}),
+    ("gemini", 400, {"error": {"code": 400, "message": "Deadline expired.", "status": "DEADLINE_EXCEEDED"}}),
+    ("chat", 401, {"error": {"message": "litellm.ServiceUnavailableError: upstream is down", "code": "401"}}),
+    ("chat", 410, {"error": "Request timed out"}),
+    ("chat", 498, {"error": {"message": "Flex tier capacity exceeded", "code": "capacity_exceeded"}}),
+    ("responses", 400, {"error": {"message": "status_code=500, do request failed", "type": "new_api_error"}}),
+    ("messages", 400, {"__type": "ServiceUnavailableException", "message": "Unable to process your request."}),
 ]
 
 

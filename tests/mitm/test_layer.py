@@ -120,3 +120,32 @@ def test_what_is_withdrawn_is_found_by_identity(driver: Driver) -> None:
     driver.layer.waiting_for_establishment[connection].append(second)
     assert list(driver.layer.withdraw(first)) == []
     assert driver.layer.waiting_for_establishment[connection][0] is second
+
+
+@pytest.mark.parametrize("junk", [b"data: [DONE", b"data: {not json\n\n", b"data: {}\n\ndata: {"])
+def test_a_stream_without_a_word_is_handed_over_as_it_came(junk: bytes) -> None:
+    """What a good stream would be rid of stays: it may be all that there is to see of what went wrong."""
+    alone = Driver(toml("priority", "attempts = { per_provider = 1 }", a=""))
+    alone.says(
+        alone.client, CALL.replace(b'"m",', b'"m","stream":true,').replace(b"%d" % len(BODY), b"%d" % (len(BODY) + 14))
+    )
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(junk)
+    for piece in (head, junk[:5], junk[5:]):
+        alone.says(alone.servers[0], piece)
+    assert alone.answer().endswith(b"\r\n\r\n" + junk)
+    assert states(alone)["a"] == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flows"),
+    [(b"text/event-stream; charset=utf-8", True), (b"application/x-ndjson", True), (b"image/png", False)],
+)
+def test_a_stream_of_a_call_that_is_not_routed(kind: bytes, flows: bool, driver: Driver) -> None:
+    """It flows, though mitmproxy would collect it, and bears no mark of ours."""
+    driver.says(driver.client, b"GET http://app.test/v1/responses/r?stream=true HTTP/1.1\r\nHost: app.test\r\n\r\n")
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+    driver.says(driver.servers[0], head + b"3\r\none\r\n")
+    assert (b"one" in driver.answer()) is flows
+    driver.says(driver.servers[0], b"3\r\ntwo\r\n0\r\n\r\n")
+    assert b"two" in (last := driver.answer())
+    assert b"x-sidestep" not in last

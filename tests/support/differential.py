@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import re
 import threading
 import time
@@ -21,13 +22,14 @@ from typing import Any
 
 import trustme
 
-from support.calls import Client, Result
+from support.calls import APIS, Client, Result
 from support.h2provider import H2Provider, server_context
+from support.operations import OPERATIONS
 from support.provider import Behaviour, Provider, Seen
 from support.proxy import ADDON, Mitmdump
-from support.rawreading import Reading, read
-from support.recipes import WIRES, Act, Recipe, Step
-from support.verdicts import Verdict, judge, judge_sdk
+from support.rawreading import Reading, Turn, read
+from support.recipes import PATHS, WIRES, Act, Recipe, Step, plain
+from support.verdicts import Verdict, judge, judge_request, judge_sdk
 
 STREAMING = """def responseheaders(flow):
     flow.response.stream = True
@@ -51,6 +53,7 @@ class Played:
 
     turns: list[Recipe]
     attempts: Counter[int] = field(default_factory=Counter)
+    seen: list[Seen] = field(default_factory=list)
     connections: set[int] = field(default_factory=set)
 
 
@@ -64,7 +67,11 @@ class Plays:
     async def _answer(
         self, seen: Seen, b: Behaviour, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        played: Played = self.__dict__["played"][seen.path.split("/")[1]]
+        name = seen.path.split("/")[1]
+        if name in SPARES.values():
+            return await self._steps(spare_for(seen).steps(), seen, reader, writer)
+        played: Played = self.__dict__["played"][name]
+        played.seen.append(seen)
         turn = min(int(seen.header("x-turn") or len(played.turns) - 1), len(played.turns) - 1)
         recipe = played.turns[turn]
         if recipe.breaks_idle and seen.connection in played.connections:
@@ -99,6 +106,24 @@ class Plays:
             return True
         finally:
             watching.cancel()
+
+
+SPARES = {d: f"spare-{d}" for d in ("openai", "anthropic", "gemini")}
+"""Stand-ins that are well, by dialect."""
+BY_SPARE = "S"
+
+
+def spare_for(seen: Seen) -> Recipe:
+    """A good answer of a stand-in to whatever it is asked."""
+    tail = "/" + seen.path.partition("?")[0].split("/", 2)[2].removeprefix(
+        "v1/" if SPARES["openai"] in seen.path else ""
+    )
+    paths = {api: path for api, path in PATHS.items() if api != "gemini"} | {k: o.path for k, o in OPERATIONS.items()}
+    api = next((api for api, path in paths.items() if path == tail), "gemini")
+    if api == "gemini" and "stream" in tail and "alt=sse" not in seen.path:
+        api = "array"
+    stream = "stream" in tail or b'"stream": true' in seen.body
+    return plain(api, stream=stream, by=BY_SPARE)
 
 
 class RawProvider(Plays, Provider):
@@ -170,14 +195,14 @@ class Pair:
         self._stack = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._names = itertools.count()
-        wanted = Counter((r.dialect, r.wire) for r in recipes)
-        self._free: dict[tuple[str, str], Iterator[str]] = {}
-        self._tables: list[tuple[str, str, str]] = []
-        for (dialect, wire), count in wanted.items():
+        wanted = Counter((r.dialect, r.wire, r.spare) for r in recipes)
+        self._free: dict[tuple[str, str, bool], Iterator[str]] = {}
+        self._tables: list[tuple[str, str, str, bool]] = []
+        for (dialect, wire, spare), count in wanted.items():
             # One for each reading by a raw client and an SDK, and some for what is read again.
             names = [f"s{next(self._names):05}" for _ in range(2 * count + TIMING_TRIES * (4 + count // 4))]
-            self._free[dialect, wire] = iter(names)
-            self._tables += [(name, dialect, wire) for name in names]
+            self._free[dialect, wire, spare] = iter(names)
+            self._tables += [(name, dialect, wire, spare) for name in names]
 
     def __enter__(self) -> Pair:
         folder, enter = self._folder, self._stack.enter_context
@@ -214,43 +239,61 @@ class Pair:
         return _complaints(self.side) - _complaints(self.bare)
 
     def _config(self) -> str:
-        texts = []
-        for name, dialect, wire in self._tables:
-            base = f"{self.providers[wire].origin}/{name}{'/v1' if dialect == 'openai' else ''}"
-            texts.append(f'[[providers]]\nname = "{name}"\ndialect = "{dialect}"\nbase_url = "{base}"\n')
-            texts.append(f'[[routes]]\nintercept = ["{base}"]\nproviders = ["{name}"]\n')
+        texts = [self._provider(name, dialect, WIRES[0], 'api_key = "pk-spare"\n') for dialect, name in SPARES.items()]
+        for name, dialect, wire, spare in self._tables:
+            texts.append(self._provider(name, dialect, wire))
+            names = [name, SPARES[dialect]] if spare else [name]
+            texts.append(
+                f'[[routes]]\nintercept = ["{self._base(name, dialect, wire)}"]\nproviders = {json.dumps(names)}\n'
+            )
         return "\n".join(texts)
+
+    def _base(self, name: str, dialect: str, wire: str) -> str:
+        return f"{self.providers[wire].origin}/{name}{'/v1' if dialect == 'openai' else ''}"
+
+    def _provider(self, name: str, dialect: str, wire: str, more: str = "") -> str:
+        base = self._base(name, dialect, wire)
+        return f'[[providers]]\nname = "{name}"\ndialect = "{dialect}"\nbase_url = "{base}"\n{more}'
 
     def _name(self, recipe: Recipe, proxy: Mitmdump) -> str:
         with self._lock:
             if proxy is self.bare:
                 return f"b{next(self._names):05}"
-            return next(self._free[recipe.dialect, recipe.wire])
+            return next(self._free[recipe.dialect, recipe.wire, recipe.spare])
 
-    def _play(self, recipe: Recipe, proxy: Mitmdump) -> tuple[str, str]:
+    def _play(self, recipe: Recipe, proxy: Mitmdump) -> tuple[str, str, str]:
         name = self._name(recipe, proxy)
         provider = self.providers[recipe.wire]
         provider.play(name, recipe)
-        return provider.origin, f"/{name}{'/v1' if recipe.dialect == 'openai' else ''}"
+        return provider.origin, f"/{name}{'/v1' if recipe.dialect == 'openai' else ''}", name
 
-    def read(self, recipe: Recipe, proxy: Mitmdump) -> Reading:
-        """What a raw client reads of a recipe behind one of the proxies."""
-        origin, base = self._play(recipe, proxy)
+    def read(self, recipe: Recipe, proxy: Mitmdump) -> tuple[Reading, list[bytes]]:
+        """What a raw client reads of a recipe behind one of the proxies, and what its provider reads of the client's
+        last request, each time that it came."""
+        origin, base, name = self._play(recipe, proxy)
         turns = []
         for number, turn in enumerate([recipe.earlier, recipe] if recipe.earlier else [recipe]):
             headers = [
-                ("Content-Type", "application/json"),
+                ("Content-Type", turn.request_type),
                 ("Authorization", "Bearer sk-app"),
                 ("Accept-Encoding", "gzip, deflate, br, zstd, x-unknown"),
                 ("X-Turn", str(number)),
             ]
-            turns.append((headers, turn.request(), _patience(turn)))
+            more = turn.asking.headers
+            headers = [h for h in headers if h[0] not in {name for name, _ in more}] + more
+            if turn.method in ("GET", "HEAD"):
+                turns.append(Turn(headers, b"", _patience(turn), turn.method, turn.asking.version))
+            else:
+                asking = turn.asking
+                turns.append(Turn(headers, turn.sent(), _patience(turn), "POST", asking.version, asking.chunked))
         http2 = recipe.wire != WIRES[0]
-        return read(proxy, origin, base + recipe.path, turns, http2=http2)[-1]
+        reading = read(proxy, origin, base + recipe.path, turns, http2=http2)[-1]
+        seen = [s for s in self.providers[recipe.wire].played[name].seen if s.header("x-turn") == str(len(turns) - 1)]
+        return reading, [s.raw_head.replace(name.encode(), b"NAME") + s.body for s in seen]
 
     def call(self, recipe: Recipe, proxy: Mitmdump) -> Result:
         """What the official SDK makes of a recipe behind one of the proxies."""
-        origin, base = self._play(recipe, proxy)
+        origin, base, _ = self._play(recipe, proxy)
         bases = {recipe.dialect: origin + base}
         with Client(proxy, bases, timeout=_patience(recipe), http2=recipe.wire != WIRES[0]) as app:
             try:
@@ -281,13 +324,16 @@ def compare(pair: Pair, number: int, recipe: Recipe, *, sdk: bool) -> Iterator[C
     """The verdicts on one recipe. What only came late is read again, for the machine may have been busy; so is what
     else was worse, for a reset may overtake what was sent before it."""
     for tries in range(1, TIMING_TRIES + 1):
-        bare, side = pair.read(recipe, pair.bare), pair.read(recipe, pair.side)
+        (bare, sent), (side, passed) = pair.read(recipe, pair.bare), pair.read(recipe, pair.side)
         verdict = judge(recipe, bare, side)
+        if not verdict.worse:
+            verdict = judge_request(verdict, sent, passed)
         if not verdict.worse or (tries > 1 and not verdict.late):
             break
     yield Case(number, recipe, verdict, bare, side, tries)
     # google-genai waits without end: where a raw client waits in vain no SDK is asked.
-    if sdk and recipe.earlier is None and "stalled" not in (bare.end, side.end):
+    plain_request = recipe.api in APIS and not recipe.spare and "request" not in recipe.oddities
+    if sdk and plain_request and recipe.earlier is None and "stalled" not in (bare.end, side.end):
         answers = pair.call(recipe, pair.bare), pair.call(recipe, pair.side)
         yield Case(number, recipe, judge_sdk(recipe, *answers), *answers)
 

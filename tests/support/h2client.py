@@ -83,7 +83,7 @@ class H2Client:
             raw.close()
             raise
         assert self.sock.selected_alpn_protocol() == "h2"
-        self.connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
         self.connection.initiate_connection()
         self._flush()
 

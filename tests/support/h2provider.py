@@ -188,8 +188,8 @@ class _Connection:
                     raise asyncio.IncompleteReadError(b"", left)
                 left -= len(piece)
                 await self.data(number, piece)
-        elif given.get(b"transfer-encoding") == b"chunked":
-            while size := int(await reader.readuntil(b"\r\n"), 16):
+        elif given.get(b"transfer-encoding", b"").lower() == b"chunked":
+            while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
                 await self.data(number, await reader.readexactly(size))
                 await reader.readexactly(2)
             trailers = []

@@ -1,7 +1,7 @@
 """What can be odd about a provider's answer, and answers made of it from a seed.
 
-Each dimension changes a plain answer in a way in which every client can still read it; each fault makes it no good
-answer. A recipe has one fault at most.
+Each dimension changes a plain answer in a way in which every client can still read it; a fault, of which a recipe has
+one at most, makes it no good answer.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from support.asking import request
 from support.calls import APIS
-from support.provider import Behaviour, error_body
+from support.contents import CONTENTS
+from support.faults import FAULTS, STREAMS_ONLY, error_of
+from support.operations import OPERATIONS
 from support.recipes import (
     ENCODE,
     LONG_PACES,
@@ -24,13 +27,17 @@ from support.recipes import (
     Act,
     Part,
     Recipe,
-    Step,
-    grammar_of,
     plain,
 )
+from support.reports import encoded, event
 
 LONG_SILENCE = 6.5
 """Seconds: longer than any sign of life may be held back."""
+
+FRAMINGS = (
+    *("length", "chunked", "close", "trailers", "length, then close", "chunked, then close", "extended chunks"),
+    "old close",
+)
 
 # --- dimensions: each takes a good answer and the random source, and returns the name of what it has done
 
@@ -39,8 +46,8 @@ Odd = Callable[[Recipe, random.Random], str]
 
 def _framing(r: Recipe, rng: random.Random) -> str:
     # mitmproxy's own HTTP/1 crashes at trailers: each such answer takes all the patience that there is.
-    r.framing = rng.choices(["length", "chunked", "close", "trailers"], (12, 12, 12, 1))[0]
-    if r.framing in ("chunked", "trailers") and rng.random() < 0.5:
+    r.framing = rng.choices(FRAMINGS, [1 if f == "trailers" else 12 for f in FRAMINGS])[0]
+    if r.framing in ("chunked", "extended chunks", "trailers") and rng.random() < 0.5:
         size = rng.choice([1, 7, 113])
         r.pieces = lambda data: _pieces(data, size)
         return f"{r.framing} in pieces of {size}"
@@ -68,6 +75,8 @@ def _content_type(r: Recipe, rng: random.Random) -> str:
 
 
 def _charset(r: Recipe, rng: random.Random) -> str:
+    if r.form == "bytes":
+        return "none"
     name = rng.choice(["bom", "utf-16", "latin-1", "not ascii"])
     match name:
         case "bom":
@@ -118,6 +127,8 @@ def _each_token(r: Recipe, change: Callable[[bytes], bytes]) -> None:
 
 def _hollow_frames(r: Recipe, rng: random.Random) -> None:
     hollow = {
+        "completions": b'data: {"id":"c","object":"text_completion","created":1,"model":"m","choices":[]}\n\n',
+        "images": b'event: x.y\ndata: {"type":"x.y"}\n\n',
         "chat": b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[]}\n\n',
         "responses": b'event: response.in_progress\ndata: {"type":"response.in_progress","sequence_number":0,'
         b'"response":{"id":"r","object":"response","created_at":1,"model":"m","status":"in_progress","output":[]}}\n\n',
@@ -184,7 +195,9 @@ def _join(r: Recipe) -> None:
 
 
 def _form(r: Recipe, rng: random.Random) -> str:
-    forms = {**_BOTH_FORMS, **(_EVENT_FORMS if r.stream else _WHOLE_FORMS)}
+    forms = {**_BOTH_FORMS, **{"events": _EVENT_FORMS, "json": _WHOLE_FORMS, "array": {}}.get(r.form, {})}
+    if r.form in ("text", "bytes"):
+        forms = {"long": _long}
     name = rng.choice(list(forms))
     forms[name](r, rng)
     return name
@@ -193,6 +206,10 @@ def _form(r: Recipe, rng: random.Random) -> str:
 def _pace(r: Recipe, rng: random.Random) -> str:
     names = ["slow headers", "signs of life", "slow content", "bursts", "byte by byte"]
     name = rng.choice(names) if rng.random() < 0.94 else rng.choice(LONG_PACES)
+    if any(len(p.data) > 1_000_000 for p in r.parts):
+        name = "slow line"  # one piece of what is smaller is held back until its event is there
+    if r.form in ("text", "bytes") and name in ("signs of life", "long silence with pings"):
+        name = "bursts"  # nothing can be put before them that means nothing
     token = next((i for i, p in enumerate(r.parts) if p.comes_with in ("token", "whole")), 0)
     sign = r.grammar.ping() if r.stream else b"\n"
     match name:
@@ -206,6 +223,12 @@ def _pace(r: Recipe, rng: random.Random) -> str:
             r.parts = [replace(p, wait=0.2) if i % 3 == 2 else p for i, p in enumerate(r.parts)]
         case "byte by byte":
             r.pieces = lambda data: _pieces(data, 1, 400)
+        case "slow line":
+            at = max(range(len(r.parts)), key=lambda i: len(r.parts[i].data))
+            long = r.parts[at]
+            size = len(long.data) // 5 + 1
+            cut = [long.data[n : n + size] for n in range(0, len(long.data), size)]
+            r.parts[at : at + 1] = [replace(long, data=d, wait=0.5, content=i == 4) for i, d in enumerate(cut)]
         case "long silence with pings":
             r.parts[token:token] = [Part(sign, wait=LONG_SILENCE / 4, comes_with="other")] * 4
         case _:
@@ -218,172 +241,11 @@ def _wire(r: Recipe, rng: random.Random) -> str:
     return r.wire
 
 
-# --- what is no good answer
-
-
-def _error_of(r: Recipe, status: int, code: str | None = None, message: str = "it went wrong") -> bytes:
-    return error_body(r.dialect, Behaviour(status=status, code=code, message=message))
-
-
-_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 422, 424, 425, 429, 500, 501, 502, 503, 504, 505, 520, 529)
-
-
-def _status(r: Recipe, rng: random.Random) -> str:
-    r.status = rng.choice([*_STATUSES, 429, 503, 500, 301, 302, 307, 304, 201, 204])
-    r.reason = "Odd reason" if rng.random() < 0.3 else "X"
-    r.faults.add("status")
-    r.text = ""
-    if r.status < 300:
-        r.faults.add("unusual success")
-        return str(r.status)
-    if r.status < 400:
-        r.headers.append(("Location", "http://127.0.0.1:9/elsewhere"))
-    body = rng.choice(["dialect", "dialect", "html", "text", "empty", "broken JSON"])
-    data, r.content_type = {
-        "dialect": (_error_of(r, r.status), WHOLE_TYPE),
-        "html": (b"<html><body>gateway</body></html>", "text/html"),
-        "text": (b"upstream connect error", "text/plain"),
-        "empty": (b"", None),
-        "broken JSON": (b'{"error": {"message": "x', WHOLE_TYPE),
-    }[body]
-    r.parts = [Part(data, comes_with="error")] if data else []
-    if r.status in (429, 503) and rng.random() < 0.5:
-        name, value = rng.choice(
-            [("Retry-After", "1"), ("retry-after-ms", "400"), ("Retry-After", "30"), ("Retry-After", "soon")]
-        )
-        r.headers.append((name, value))
-        return f"{r.status} {body}, {name}: {value}"
-    return f"{r.status} {body}"
-
-
-def _told_inside(r: Recipe, rng: random.Random) -> str:
-    """An error told inside a 200, before content."""
-    code, message = rng.choice(
-        [
-            ("server_error", "it went wrong"),
-            ("context_length_exceeded", "This model's maximum context length is 8192 tokens."),
-            ("invalid_request_error", "The prompt was blocked by a policy."),
-            ("rate_limit_exceeded", "Rate limit reached, try again in 20s."),
-        ]
-    )
-    r.text = ""
-    r.faults.add("error told")
-    if not r.stream:
-        r.parts = [Part(_error_of(r, 400, code, message), comes_with="error")]
-        return f"error object, {code}"
-    at = next(i for i, p in enumerate(r.parts) if p.comes_with == "token")
-    keep = r.parts[: rng.choice([0, at])]
-    if r.api == "responses" and rng.random() < 0.6:
-        failed = {"type": "response.failed", "sequence_number": 3}
-        response = {**r.grammar.whole(), "status": "failed", "output": [], "error": {"code": code, "message": message}}
-        event = f"event: response.failed\ndata: {json.dumps({**failed, 'response': response})}\n\n".encode()
-    else:
-        event = r.grammar.error(Behaviour(code=code, message=message))
-    r.parts = [*keep, Part(event, comes_with="error")]
-    return f"error event before content, {code}"
-
-
-def _error_after(r: Recipe, rng: random.Random) -> str:
-    r.parts = [*_until_token(r, 3), Part(r.grammar.error(Behaviour()), comes_with="error")]
-    r.faults |= {"error event", "unfinished"}
-    return "error event after content"
-
-
-def _until_token(r: Recipe, count: int) -> list[Part]:
-    """The parts up to and with so many tokens."""
-    tokens = [i for i, p in enumerate(r.parts) if p.comes_with == "token"]
-    return r.parts[: tokens[min(count, len(tokens)) - 1] + 1] if count else r.parts[: tokens[0]]
-
-
-def _broken_off(r: Recipe, rng: random.Random) -> str:
-    """The connection is cut, stalls or ends at some place."""
-    r.end = rng.choice([Act.CLOSE, Act.RESET, Act.STALL, None])
-    whole = sum(len(p.data) for p in r.encoded())
-    where = rng.choice(["before the head", "in the head", "after the head", "before content", "after content"])
-    where = rng.choice([where, "amid an event", "before the end", "after the end"]) if r.stream else where
-    r.faults.add("stalled" if r.end is Act.STALL else "unfinished")
-    if where in ("before the head", "in the head"):
-        r.end = r.end or Act.CLOSE
-        r.faults.add("no head")
-        head: list[Step] = [b"HTTP/1.1 200 OK\r\nContent-Ty"] if where == "in the head" else []
-        r.instead = [*head, 0.05, r.end]
-    elif where == "after the head":
-        r.parts = []
-    elif not r.stream:
-        data = r.parts[0].data
-        r.parts = [replace(r.parts[0], data=data[: len(data) // 2])]
-    elif where == "before content":
-        r.parts = _until_token(r, 0)
-    elif where == "after content":
-        r.parts = _until_token(r, 3)
-    elif where == "amid an event":
-        kept = _until_token(r, 4)
-        r.parts = [*kept[:-1], replace(kept[-1], data=kept[-1].data[: len(kept[-1].data) // 2])]
-    elif where == "before the end":
-        r.parts = [p for p in r.parts if p.comes_with != "terminal"]
-    else:
-        r.faults.discard("unfinished")
-        r.faults.add("whole all the same")
-    if r.end is not None and r.framing == "length" and where != "after the end":
-        r.promised = whole
-    elif r.end is None and r.framing == "length":
-        r.framing = "chunked"
-    how = "ended" if r.end is None else {Act.CLOSE: "closed", Act.RESET: "reset", Act.STALL: "stalled"}[r.end]
-    return f"{how} {where}"
-
-
-def _malformed(r: Recipe, rng: random.Random) -> str:
-    at = rng.choice([0, 1, 3])
-    kept = len(_until_token(r, at))
-    r.parts[kept:kept] = [Part(r.grammar.malformed(), broken=True, comes_with="other")]
-    r.faults.add("malformed")
-    return f"malformed event after {at} tokens"
-
-
-def _no_answer(r: Recipe, rng: random.Random) -> str:
-    name = rng.choice(["html", "empty", "hollow", "the other form", "text"])
-    r.text, r.faults = "", r.faults | {"no answer"}
-    match name:
-        case "html":
-            r.parts, r.content_type = [Part(b"<html>sign in</html>")], "text/html"
-        case "empty":
-            r.parts = []
-        case "text":
-            r.parts, r.content_type = [Part(b"it works!\n")], "text/plain"
-        case "the other form":
-            good = plain(r.api, stream=not r.stream)
-            r.parts, r.content_type = good.parts, good.content_type
-        case _:
-            hollow = grammar_of(r.api, r.request(), tokens=0)
-            r.parts = (
-                [Part(d) for d in [*hollow.before(), *hollow.finish(), *hollow.terminal()]]
-                if r.stream
-                else [Part(json.dumps(hollow.whole()).encode())]
-            )
-    return name
-
-
 def _interim(r: Recipe, rng: random.Random) -> str:
     number = rng.choice([b"103 Early Hints\r\nlink: </a>", b"100 Continue", b"102 Processing"])
     r.before_head.append(b"HTTP/1.1 " + number + b"\r\n\r\n")
     r.faults.add("interim")
     return number[:3].decode()
-
-
-def _then_good(r: Recipe, rng: random.Random) -> str:
-    """The first attempt fails as the others do; the next is answered."""
-    bad = plain(r.api, stream=r.stream)
-    name = rng.choice(["500", "503", "reset", "cut before content"])
-    if name in ("500", "503"):
-        bad.status, bad.parts, bad.content_type = int(name), [Part(_error_of(r, int(name)))], WHOLE_TYPE
-    elif name == "reset":
-        bad.instead = [Act.RESET]
-    else:
-        bad.promised = sum(len(p.data) for p in bad.parts)
-        bad.parts, bad.end = (_until_token(bad, 0) if bad.stream else []), Act.CLOSE
-    r.first = bad
-    r.faults.add("first attempt fails")
-    return f"{name}, then good"
 
 
 def _earlier(r: Recipe, rng: random.Random) -> str:
@@ -392,7 +254,7 @@ def _earlier(r: Recipe, rng: random.Random) -> str:
     before = plain(r.api, stream=r.stream)
     if name.isdigit():
         before.status, before.content_type = int(name), WHOLE_TYPE
-        before.parts, before.framing = [Part(_error_of(r, int(name)))], "length"
+        before.parts, before.framing = [Part(error_of(r, int(name)))], "length"
     elif name == "cut":
         before.promised = sum(len(p.data) for p in before.parts) + 1
         before.end = Act.CLOSE
@@ -403,30 +265,72 @@ def _earlier(r: Recipe, rng: random.Random) -> str:
     return name
 
 
+_HEADS = {
+    "cookies": [("Set-Cookie", "a=1; Path=/"), ("set-cookie", "b=2")],
+    "empty value": [("X-Empty", ""), ("x-blank", "  ")],
+    "long value": [("x-long", "y" * 30_000)],
+    "limits left": [("x-ratelimit-remaining-requests", "9"), ("anthropic-ratelimit-tokens-remaining", "9")],
+    "a limit used up": [("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "1s")],
+    "retry later": [("Retry-After", "30"), ("x-should-retry", "true")],
+    "ours": [("x-sidestep-provider", "theirs"), ("x-sidestep-attempts", "theirs:999")],
+    "Latin": [("x-latin", "caf\xe9")],
+    "alternatives": [("Alt-Svc", 'h3=":443"; ma=86400'), ("Server", "cloudflare"), ("CF-RAY", "x"), ("Date", "soon")],
+    "cached": [("ETag", '"x"'), ("Cache-Control", "max-age=60"), ("Age", "5"), ("Vary", "*")],
+    "secure": [("strict-transport-security", "max-age=1"), ("Content-Disposition", "inline"), ("Link", "</x>; rel=y")],
+}
+
+
+def _head(r: Recipe, rng: random.Random) -> str:
+    name = rng.choice([*_HEADS, "no reason", "odd reason"])
+    if name == "no reason":
+        r.reason = ""
+    elif name == "odd reason":
+        r.reason = "Tr\xe8s bien, merci"
+    else:
+        r.headers += _HEADS[name]
+    return name
+
+
+def _status_of_success(r: Recipe, rng: random.Random) -> str:
+    r.status = rng.choice([201, 202, 203, 206, 226, 250, 299])
+    return str(r.status)
+
+
+def _content(r: Recipe, rng: random.Random) -> str:
+    """A good answer that says something else."""
+    contents = CONTENTS.get((r.api, r.stream))
+    if contents is None:
+        return "plain"
+    name = rng.choice(list(contents))
+    pieces = [p if isinstance(p, bytes) else event(r.api, p) if r.stream else encoded(p) for p in contents[name]]
+    last = len(pieces) - 1
+    r.parts = [Part(p, at == last, 0.01, comes_with="token" if r.stream else "whole") for at, p in enumerate(pieces)]
+    r.text = ""
+    return name
+
+
 DIMENSIONS: dict[str, Odd] = {
+    "content": _content,
     "form": _form,
     "charset": _charset,
     "pace": _pace,
     "encoding": _encoding,
     "framing": _framing,
     "type": _content_type,
+    "head": _head,
+    "success": _status_of_success,
     "wire": _wire,
+    "request": request,
     "interim": _interim,
     "earlier": _earlier,
 }
 """What does not keep an answer from being read."""
 
-FAULTS: dict[str, Odd] = {
-    "status": _status,
-    "told inside": _told_inside,
-    "error after": _error_after,
-    "broken off": _broken_off,
-    "malformed": _malformed,
-    "no answer": _no_answer,
-    "then good": _then_good,
-}
-_WEIGHTS = [4 if name == "form" else 1 if name in ("interim", "earlier") else 2 for name in DIMENSIONS]
-_STREAMS_ONLY = ("error after", "malformed")
+_WEIGHTS = [4 if name == "form" else 1 if name in ("interim", "earlier", "success") else 2 for name in DIMENSIONS]
+_SPARE_NONE = ("interim", "earlier")
+"""With these a stand-in may answer as well: that is none of the good answers that only their provider gives."""
+_OF_GOOD_ONES = {"form", "charset", "content", "success", "earlier"}
+"""What comes with no fault: those look for events as they are made."""
 KINDS = (*FAULTS, *DIMENSIONS)
 
 
@@ -452,23 +356,31 @@ def make(seed: int, number: int, *, only: str | None = None, slow: bool = True) 
 
 
 def _make(rng: random.Random, kind: str) -> Recipe:
-    r = plain(rng.choice(APIS), stream=rng.random() < 0.6 or kind in _STREAMS_ONLY)
-    faults = [f for f in FAULTS if r.stream or f not in _STREAMS_ONLY]
+    api = rng.choice(APIS if rng.random() < 0.7 else list(OPERATIONS))
+    r = plain(api, stream=rng.random() < 0.6 or kind in STREAMS_ONLY)
+    while kind in STREAMS_ONLY and r.form != "events":
+        r = plain(rng.choice(APIS), stream=True)
+    faults = [f for f in FAULTS if r.form == "events" or f not in STREAMS_ONLY]
     wanted = set(rng.choices(list(DIMENSIONS), _WEIGHTS, k=rng.choice([0, 1, 1, 1, 2, 2, 3])))
     fault = rng.choice(faults) if rng.random() < 0.4 or not wanted else None
     if kind in FAULTS:
         fault = kind
     elif kind:
         wanted.add(kind)
+    if kind in _OF_GOOD_ONES:
+        fault = None
+    if fault is not None:
+        wanted -= _OF_GOOD_ONES
+    if "content" in wanted:
+        wanted -= {"content"} if kind in ("form", "charset") else {"form", "charset"}
     for name, apply in DIMENSIONS.items():
         if name in wanted and name != "earlier":
-            if name == "form" and fault is not None:
-                continue  # a fault looks for events as they are made
-            if name == "charset" and fault is not None:
-                continue
             r.oddities[name] = apply(r, rng)
     if fault is not None:
         r.oddities[fault] = FAULTS[fault](r, rng)
-    if "earlier" in wanted and (fault is None or kind == "earlier"):
+    if "earlier" in wanted:
         r.oddities["earlier"] = _earlier(r, rng)
+    r.spare = not wanted & set(_SPARE_NONE) and rng.random() < 0.4
+    if r.api not in APIS:
+        r.oddities = {"operation": r.api, **r.oddities}
     return r

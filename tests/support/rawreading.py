@@ -67,6 +67,26 @@ class Reading:
         )
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One request. `patience`: how many seconds its answer may take. `chunked`: its length is not announced."""
+
+    headers: list[tuple[str, str]]
+    body: bytes
+    patience: float
+    method: str = "POST"
+    version: str = "1.1"
+    chunked: bool = False
+
+    @property
+    def expects(self) -> bool:
+        return any(k.lower() == "expect" for k, _ in self.headers)
+
+
+CONTINUE_SECONDS = 1.0
+"""How long a client waits to be told to go on (RFC 9110, 10.1.1: not for ever)."""
+
+
 class EndedError(Exception):
     """The connection ended, or the time was over."""
 
@@ -86,15 +106,28 @@ class H1Reader:
     def close(self) -> None:
         self.sock.close()
 
-    def ask(self, origin: str, path: str, headers: list[tuple[str, str]], body: bytes, patience: float) -> Reading:
+    def ask(self, origin: str, path: str, turn: Turn) -> Reading:
         host = origin.partition("://")[2]
-        fields = [("Host", host), *headers, ("Content-Length", str(len(body)))]
-        head = f"POST {origin}{path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in fields) + "\r\n"
+        fields = [("Host", host), *turn.headers]
+        body = turn.body
+        if turn.chunked:
+            fields.append(("Transfer-Encoding", "chunked"))
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        elif body:
+            fields.append(("Content-Length", str(len(body))))
+        head = f"{turn.method} {origin}{path} HTTP/{turn.version}\r\n"
+        head += "".join(f"{k}: {v}\r\n" for k, v in fields) + "\r\n"
         reading = Reading()
         began = time.monotonic()
-        self._began, self._until = began, began + patience
+        self._began, self._until = began, began + turn.patience
+        self._bodiless = turn.method == "HEAD"
         try:
-            self.sock.sendall(head.encode() + body)
+            self.sock.sendall(head.encode("latin-1"))
+            if turn.expects:
+                self.sock.settimeout(CONTINUE_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    self.sock.recv(1, socket.MSG_PEEK)
+            self.sock.sendall(body)
             self._head(reading)
             self._body(reading)
             reading.end = "clean"
@@ -139,7 +172,7 @@ class H1Reader:
         reading.headers = [(k, v.strip()) for k, _, v in (line.partition(":") for line in lines[1:])]
 
     def _body(self, reading: Reading) -> None:
-        if reading.status in (204, 304):
+        if reading.status in (204, 304) or self._bodiless:
             return
         if (reading.header("transfer-encoding") or "").lower() == "chunked":
             while size := int(self._take_until(b"\r\n").partition(b";")[0], 16):
@@ -208,16 +241,18 @@ class H2Reader(H2Client):
                     total = (reading.arrivals[-1][1] if reading.arrivals else 0) + len(piece)
                     reading.arrivals.append((now, total))
 
-    def ask(self, origin: str, path: str, headers: list[tuple[str, str]], body: bytes, patience: float) -> Reading:
+    def ask(self, origin: str, path: str, turn: Turn) -> Reading:
         self._began = began = time.monotonic()
         self._reading = reading = Reading()
         number = 0
         try:
-            fields = [(k.lower(), v) for k, v in headers]
-            number = self.send(path, body, *fields, ("content-length", str(len(body))))
+            fields = [(k.lower(), v) for k, v in turn.headers]
+            if turn.body and not turn.chunked:
+                fields.append(("content-length", str(len(turn.body))))
+            number = self.send(path, turn.body, *fields, method=turn.method)
             stream = self.streams[number]
             while not stream.ended:
-                self.sock.settimeout(max(0.001, began + patience - time.monotonic()))
+                self.sock.settimeout(max(0.001, began + turn.patience - time.monotonic()))
                 self._receive()
             reading.end = "clean" if stream.reset is None else "cut"
         except TimeoutError:
@@ -236,22 +271,22 @@ def read(
     proxy: Mitmdump,
     origin: str,
     path: str,
-    turns: list[tuple[list[tuple[str, str]], bytes, float]],
+    turns: list[Turn],
     *,
     http2: bool,
 ) -> list[Reading]:
-    """The answers to some requests on one connection, each with its headers, its body and how many seconds it may
-    take. Where a proxy closes the connection in between, the next request goes over a new one."""
+    """The answers to some requests on one connection. Where a proxy closes it in between, the next request goes over a
+    new one."""
     readings: list[Reading] = []
     with contextlib.ExitStack() as stack:
         reader: H1Reader | H2Reader | None = None
-        for headers, body, patience in turns:
+        for turn in turns:
             if reader is None or _ended(reader, readings[-1]):
                 reader = H2Reader(proxy, origin) if http2 else H1Reader(proxy)
                 stack.callback(reader.close)
             else:
                 time.sleep(0.05)
-            readings.append(reader.ask(origin, path, headers, body, patience))
+            readings.append(reader.ask(origin, path, turn))
     return readings
 
 

@@ -16,6 +16,7 @@ import brotli  # type: ignore[import-untyped]
 
 from support.calls import DIALECT
 from support.encodings import zstd
+from support.operations import OPERATIONS, grammar_for
 from support.provider import Behaviour, Grammar, grammar
 
 
@@ -58,12 +59,29 @@ class Part:
 
 
 @dataclass
+class Asking:
+    """How the request for it is sent."""
+
+    method: str = ""
+    version: str = "1.1"
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    chunked: bool = False
+    encode: Callable[[bytes], bytes] | None = None
+    fields: bytes = b""
+    """More fields of the JSON body."""
+
+
+@dataclass
 class Recipe:
     """One answer. `parts`: its body before framing and content encoding."""
 
     api: str
+    """One of those that the SDKs are tested with, or an operation of `operations`."""
     stream: bool
     wire: str = WIRES[0]
+    asking: Asking = field(default_factory=lambda: Asking())
+    spare: bool = False
+    """A stand-in is there, and well."""
     status: int = 200
     reason: str = "OK"
     content_type: str | None = None
@@ -94,10 +112,28 @@ class Recipe:
 
     @property
     def dialect(self) -> str:
-        return DIALECT[self.api]
+        return OPERATIONS[self.api].dialect if self.api in OPERATIONS else DIALECT[self.api]
+
+    @property
+    def form(self) -> str:
+        """Of its body: `events`, `array`, `json`, `text`, `bytes`."""
+        if self.api in OPERATIONS:
+            return OPERATIONS[self.api].stream_form if self.stream else OPERATIONS[self.api].form
+        return "events" if self.stream else "json"
+
+    @property
+    def method(self) -> str:
+        return self.asking.method or (OPERATIONS[self.api].method if self.api in OPERATIONS else "POST")
+
+    @property
+    def is_flowing(self) -> bool:
+        """An app can use it from its first byte on."""
+        return self.stream or self.form == "bytes"
 
     @property
     def path(self) -> str:
+        if self.api in OPERATIONS:
+            return (self.stream and OPERATIONS[self.api].stream_path) or OPERATIONS[self.api].path
         method = "streamGenerateContent?alt=sse" if self.stream else "generateContent"
         return PATHS[self.api].format(method=method)
 
@@ -120,6 +156,22 @@ class Recipe:
 
     def request(self) -> bytes:
         """The body of the request that it answers."""
+        body = self._request()
+        if self.asking.fields and body.startswith(b"{"):
+            body = b"{" + self.asking.fields + b", " + body[1:]
+        return body
+
+    def sent(self) -> bytes:
+        """The same as it is sent."""
+        return self.request() if self.asking.encode is None else self.asking.encode(self.request())
+
+    @property
+    def request_type(self) -> str:
+        return OPERATIONS[self.api].request_type if self.api in OPERATIONS else WHOLE_TYPE
+
+    def _request(self) -> bytes:
+        if self.api in OPERATIONS:
+            return OPERATIONS[self.api].body(stream=self.stream)
         match self.api:
             case "gemini":
                 body: dict[str, object] = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
@@ -144,7 +196,7 @@ class Recipe:
         parts = self.encoded()
         for part in parts:
             total += len(part.data)
-            if part.content and self.stream:
+            if part.content and self.is_flowing:
                 return total
         return total
 
@@ -158,34 +210,40 @@ class Recipe:
             fields.insert(0, ("Content-Type", self.content_type))
         if self.encoding:
             fields.append(("Content-Encoding", _ENCODING_NAMES.get(self.encoding, self.encoding)))
-        bodiless = self.status in (204, 304)
+        bodiless = self.status in (204, 304) or self.method == "HEAD"
         match self.framing:
             case _ if bodiless:
                 parts = []
             case "length":
                 fields.append(("Content-Length", str(length if self.promised is None else self.promised)))
-            case "close":
+            case "length, then close":
+                fields += [("Content-Length", str(length)), ("Connection", "close")]
+            case "chunked, then close":
+                fields += [("transfer-encoding", "Chunked"), ("connection", "Close")]
+            case "close" | "old close":
                 fields.append(("Connection", "close"))
             case "trailers":
                 fields += [("Trailer", "X-Checksum"), ("Transfer-Encoding", "chunked")]
             case _:
                 fields.append(("Transfer-Encoding", "chunked"))
-        head = f"HTTP/1.1 {self.status} {self.reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in fields) + "\r\n"
+        version = "HTTP/1.0" if self.framing == "old close" else "HTTP/1.1"
+        head = f"{version} {self.status} {self.reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in fields) + "\r\n"
         steps: list[Step] = [*self.before_head, head.encode("latin-1")]
-        chunked = self.framing in ("chunked", "trailers") and not bodiless
+        chunked = self.framing in ("chunked", "chunked, then close", "extended chunks", "trailers") and not bodiless
+        sign = b"%x;x=1;y\r\n%s\r\n" if self.framing == "extended chunks" else b"%x\r\n%s\r\n"
         for part in parts:
             if part.wait:
                 steps.append(part.wait)
             for piece in self.pieces(part.data) if self.pieces is not None else [part.data]:
                 if piece:
-                    steps.append(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+                    steps.append(sign % (len(piece), piece) if chunked else piece)
         if bodiless:
             steps.append(Act.CLOSE)
         elif self.end is not None:
             steps += [RESET_AFTER, self.end] if self.end is Act.RESET else [self.end]
         elif chunked:
             steps.append(b"0\r\nX-Checksum: 1\r\n\r\n" if self.framing == "trailers" else b"0\r\n\r\n")
-        elif self.framing == "close":
+        if steps[-1] not in (*Act,) and "close" in self.framing:
             steps.append(Act.CLOSE)
         return steps
 
@@ -198,8 +256,10 @@ _OPERATIONS = {
 }
 
 
-def grammar_of(api: str, request: bytes, tokens: int = 6) -> Grammar:
-    return grammar(_OPERATIONS[api], "A", request, Behaviour(tokens=tokens))
+def grammar_of(api: str, request: bytes, tokens: int = 6, by: str = "A") -> Grammar:
+    if api in OPERATIONS:
+        return grammar_for(api, request, Behaviour(tokens=tokens), by)
+    return grammar(_OPERATIONS[api], by, request, Behaviour(tokens=tokens))
 
 
 # --- content encodings
@@ -266,11 +326,18 @@ ENCODE: dict[str, _Encode] = {
 _ENCODING_NAMES = {"gzip members": "gzip", "raw deflate": "deflate", "zstd frames": "zstd"}
 
 
-def plain(api: str, *, stream: bool) -> Recipe:
-    """A good answer with nothing odd."""
+def plain(api: str, *, stream: bool, by: str = "A") -> Recipe:
+    """A good answer with nothing odd, of a provider of that name."""
     r = Recipe(api, stream, content_type=STREAM_TYPE if stream else WHOLE_TYPE)
-    g = r.grammar
+    if api in OPERATIONS:
+        operation = OPERATIONS[api]
+        r.stream = stream = operation.stream_only or (stream and bool(operation.stream_form))
+        r.content_type = STREAM_TYPE if r.form == "events" else operation.answer_type
+    g = grammar_of(api, r.request(), by=by)
     r.text = "".join(g.tokens)
+    if r.form in ("bytes", "text"):
+        r.parts = [Part(g.token(i), content=True, wait=0.01, comes_with="whole") for i in range(len(g.tokens))]
+        return r
     if not stream:
         r.framing = "length"
         r.parts = [Part(json.dumps(g.whole()).encode(), content=True, comes_with="whole")]

@@ -20,7 +20,7 @@ from support.differential import RawH2Provider, RawProvider
 from support.h2provider import server_context
 from support.provider import Behaviour, grammar
 from support.proxy import Mitmdump
-from support.rawreading import Reading, read
+from support.rawreading import Reading, Turn, read
 from support.recipes import WHOLE_TYPE, WIRES, Part, Recipe, plain
 from support.settings import table
 from support.waiting import until
@@ -113,7 +113,7 @@ class Reports:
         origin, base = self.base(row, 0)
         fields = [("Content-Type", WHOLE_TYPE), ("Accept-Encoding", "gzip, deflate, br, zstd")]
         fields += [("Authorization", f"Bearer {ask.key}"), *ask.headers]
-        turn = (fields, row.recipe.request() if ask.body is None else ask.body, SECONDS)
+        turn = Turn(fields, row.recipe.request() if ask.body is None else ask.body, SECONDS)
         tail = ask.path or row.recipe.path
         return read(self.m, origin, base + tail, [turn], http2=row.recipe.wire != WIRES[0])[0]
 

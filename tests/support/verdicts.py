@@ -6,6 +6,7 @@ worse.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from support.calls import Result
 from support.rawreading import Reading
-from support.recipes import Part, Recipe
+from support.recipes import Part, Recipe, plain
 
 LATE_SECONDS = 0.35
 """What a busy machine may add."""
@@ -66,11 +67,15 @@ def same(one: Reading, other: Reading) -> bool:
 _SIGNS = re.compile(rb"\A(?:\s+|:[^\r\n]*[\r\n]+|event: ping\s+data: [^\r\n]*\s+)*")
 
 
+def _rid(body: bytes) -> bytes:
+    """A body without the signs of life before it."""
+    return _SIGNS.sub(b"", body, count=1)
+
+
 def is_good(recipe: Recipe, reading: Reading) -> bool:
     """The whole answer, as its provider meant it; signs of life before it mean nothing."""
     whole = b"".join(p.data for p in recipe.encoded())
-    body = _SIGNS.sub(b"", reading.body, count=1)
-    same = reading.body == whole or body == _SIGNS.sub(b"", whole, count=1)
+    same = reading.body == whole or _rid(reading.body) == _rid(whole)
     return reading.status == recipe.status and same and reading.end == "clean"
 
 
@@ -101,6 +106,8 @@ def _events(body: bytes) -> list[bytes]:
 
 
 def is_error_event(api: str, event: bytes) -> bool:
+    if event.startswith(b"event: error"):
+        return True
     data = b"".join(line[5:] for line in event.splitlines() if line.startswith(b"data:"))
     try:
         told = json.loads(data)
@@ -113,15 +120,35 @@ def is_error_event(api: str, event: bytes) -> bool:
     return "error" in told
 
 
+def _array_ends_in_band(bare: Reading, side: Reading) -> bool:
+    """The same of a stream that is one JSON array."""
+    try:
+        told = json.loads(side.body)
+    except ValueError:
+        return False
+    if side.end != "clean" or not isinstance(told, list) or not told or "error" not in told[-1]:
+        return False
+    kept = side.body[: side.body.rindex(b'{"error"')].rstrip(b", \n[")
+    rest = bare.body[len(kept) :].lstrip(b", \r\n[")
+    try:
+        lost, _ = json.JSONDecoder().raw_decode(rest.decode())
+    except ValueError:
+        lost = {"error": None}
+    return bare.body.startswith(kept) and "error" in lost
+
+
 def ends_in_band(recipe: Recipe, bare: Reading, side: Reading) -> bool:
     """Sidestep's stream is the bare one up to its last whole event, and then an error event."""
+    if recipe.form == "array":
+        return _array_ends_in_band(bare, side)
     events = _events(side.body)
     if side.status != 200 or side.end != "clean" or not events or not is_error_event(recipe.api, events[-1]):
         return False
     kept = b"".join(events[:-1])
     rest = _events(bare.body[len(kept) :])
-    lost = [e for e in rest if _EVENT_END.search(e) and not is_error_event(recipe.api, e)]
-    return bare.body.startswith(kept) and not lost
+    # What comes behind an error is of no use: the SDKs raise from it, or crash.
+    until = itertools.takewhile(lambda e: not is_error_event(recipe.api, e), rest)
+    return bare.body.startswith(kept) and not any(_EVENT_END.search(e) for e in until)
 
 
 def _without(parts: list[Part]) -> bytes:
@@ -170,6 +197,16 @@ def _all(*conditions: Callable[..., bool]) -> Callable[[Recipe, Reading, Reading
     return holds
 
 
+def _says_why_it_stopped(recipe: Recipe, bare: Reading, side: Reading) -> bool:
+    """A stream of which nothing but bookkeeping is missing."""
+    if "whole all the same" in recipe.faults:
+        return True
+    whole = plain(recipe.api, stream=recipe.stream)
+    ends = [p.data for p in whole.parts if p.comes_with in ("finish", "terminal")] or [whole.parts[-1].data]
+    last = next((e for e in ends if b"stop_reason" in e or b"finish_reason" in e), ends[-1])
+    return recipe.stream and last.rstrip() in bare.body
+
+
 def _own_error(recipe: Recipe, bare: Reading, side: Reading) -> bool:
     return is_own_error(recipe, side)
 
@@ -206,8 +243,14 @@ NAMED = (
     ),
     Named(
         "error_event_that_the_sdk_raises",
-        "The Responses SDK hands an `error` event to the app without raising.",
-        _all(_faulty("error event"), ends_in_band, lambda r, b, s: r.api == "responses"),
+        "The Responses SDK hands an `error` event to the app without raising, and others crash at one that is not in"
+        " the form of their dialect: there an error of the dialect's own ends the stream.",
+        _all(_faulty("error event"), ends_in_band, lambda r, b, s: not b.body.startswith(s.body)),
+    ),
+    Named(
+        "nothing_behind_an_error",
+        "The provider's own error ends the stream: the SDKs raise from it, and read nothing that comes behind.",
+        _all(_faulty("error event"), ends_in_band, lambda r, b, s: b.body.startswith(s.body)),
     ),
     Named(
         "cut_answer_became_api_error",
@@ -221,6 +264,12 @@ NAMED = (
         _all(_own_error, lambda r, b, s: is_proxys_page(b)),
     ),
     Named(
+        "left_to_mitmproxy",
+        "A call that is not routed is mitmproxy's own business: a whole answer is collected, and where it was cut there"
+        " is a page.",
+        lambda r, b, s: r.api == "models" and b.end != "clean" and (is_proxys_page(s) or not s.body),
+    ),
+    Named(
         "answered_by_a_second_attempt",
         "A provider that fails once is asked once more before the app sees a byte.",
         _all(_faulty("first attempt fails"), _good),
@@ -232,9 +281,10 @@ NAMED = (
     ),
     Named(
         "cut_behind_its_end",
-        "The terminal event has come: that the transport ended badly afterwards is of no concern to an app.",
+        "All that the provider had to say has come, and why it stopped: that the transport ended badly afterwards is of"
+        " no concern to an app.",
         _all(
-            _faulty("whole all the same"),
+            _says_why_it_stopped,
             lambda r, b, s: (s.status, s.shown, s.body) == (b.status, b.shown, b.body),
             lambda r, b, s: s.end == "clean",
         ),
@@ -244,17 +294,14 @@ NAMED = (
         "An event that is no JSON crashes the SDKs amid a good stream.",
         _all(
             _faulty("malformed"),
-            lambda r, b, s: s.body in (_without(r.parts), _blanked(r.parts)) and (s.status, s.end) == (b.status, b.end),
+            lambda r, b, s: _rid(s.body) in map(_rid, (_without(r.parts), _blanked(r.parts))) and s.status == b.status,
+            lambda r, b, s: s.end == b.end or (s.end == "clean" and r.framing == "trailers"),
         ),
     ),
     Named(
         "signs_of_life_came_first",
         "While an answer is held back the app gets signs of life, which no SDK takes for words.",
-        lambda r, b, s: (
-            s.body != b.body
-            and _SIGNS.sub(b"", s.body, count=1) == _SIGNS.sub(b"", b.body, count=1)
-            and (s.status, s.end) == (b.status, b.end)
-        ),
+        lambda r, b, s: s.body != b.body and _rid(s.body) == _rid(b.body) and (s.status, s.end) == (b.status, b.end),
     ),
     Named(
         "interim_answer_passed_over",
@@ -293,10 +340,30 @@ NAMED = (
 )
 
 
+def judge_request(so_far: Verdict, sent: list[bytes], passed: list[bytes]) -> Verdict:
+    """The verdict on what reached the provider: the app's request byte for byte, each time."""
+    if sent and any(request != sent[0] for request in passed):
+        return Verdict(kind="the request was changed")
+    return so_far
+
+
+def _judge_spare(recipe: Recipe, side: Reading) -> Verdict:
+    """The verdict on an answer of a stand-in's."""
+    if not recipe.faults:
+        return Verdict(kind=f"a good answer was passed over ({'+'.join(side.attempts)})")
+    good = plain(recipe.api, stream=recipe.stream, by="S")
+    whole = b"".join(p.data for p in good.parts)
+    if (side.status, side.end) == (200, "clean") and _rid(side.body) == _rid(whole):
+        return Verdict("answered_by_a_stand_in")
+    return Verdict(kind="a stand-in's answer was changed")
+
+
 def judge(recipe: Recipe, bare: Reading, side: Reading) -> Verdict:
     """The verdict on what a raw client read."""
     if side.extra:
         return Verdict(kind="bytes behind the end of the message")
+    if (side.header("x-sidestep-provider") or "").startswith("spare-"):
+        return _judge_spare(recipe, side)
     alike = same(bare, side)
     name = "" if alike else next((n.name for n in NAMED if n.holds(recipe, bare, side)), None)
     if name is None:
@@ -318,6 +385,9 @@ def judge(recipe: Recipe, bare: Reading, side: Reading) -> Verdict:
     return EQUAL
 
 
+SPARE_NAMES = {
+    "answered_by_a_stand_in": "What is no good answer is never seen where another provider has one.",
+}
 LATE_NAMES = {
     "asked_again_in_vain": "A provider that fails is asked once more; the second failure is the app's, half a second"
     " later.",
@@ -374,7 +444,9 @@ def judge_sdk(recipe: Recipe, bare: Result, side: Result) -> Verdict:
     if bare.error is not None and side.error is None and side.text == recipe.text:
         return Verdict("sdk_reads_an_answer")
     broken = _faulty("unfinished", "first attempt fails", "malformed", "interim", "no head", "error event")
-    if broken(recipe) and (bare.text or "").startswith(side.text or "") and _is_api_error(side):
+    words = side.text or ""
+    said = recipe.text.startswith(words) or (bare.text or "").startswith(words)
+    if broken(recipe) and said and _is_api_error(side):
         return Verdict("sdk_raises_its_own_error")
     was, now = (f"{_error(r) or 'no error'} {r.status}, text {len(r.text or '')}" for r in (bare, side))
     return Verdict(kind=f"{was} became {now}")

@@ -7,6 +7,7 @@ the record that stays; a `Flight` is born with it and dies when its last word is
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import replace
 from itertools import chain
@@ -37,6 +38,10 @@ SIGN_SECONDS = 2.0
 """How long after a head the app may be left without a sign of life that its provider gives. Apps end a stream of which
 no byte comes for a while: SDKs by their read timeout, coding agents after 20 s."""
 LEAKED = "a key that it repeats was withheld"
+SIGN_PAUSE_SECONDS = 0.5
+"""How long after one sign of life the next one comes at the earliest."""
+HEAD_SECONDS = 5.0
+"""How long a good head may be held back that nothing follows: it is a sign of life itself."""
 NOTES = 20
 """Notes kept of one attempt."""
 
@@ -65,14 +70,19 @@ class Flight:
         self.deadline: float | None = None
         self.late_at: float | None = None
         """From when on another attempt is wanted beside it (monotonic seconds; None: none is)."""
+        self.sign_at: float | None = None
+        """When the app is told of the head, if nothing has come of it by then (monotonic seconds)."""
+        self._signed_at = -math.inf
         self._heard_at: float | None = None
         self._idle = self.timeouts.idle
         self.response: http.Response | None = None
         self.data: list[bytes] = []
+        self._fed: list[bytes] = []
         self.size = 0
         """Bytes of its body that have come."""
         self.bodiless = False
         self.ended = False
+        self._unpacked = False
         self.rank = 0
         """How fit this failed answer is to be the app's (`Exchange.rank`)."""
 
@@ -172,7 +182,10 @@ class Flight:
             self.expect()
         self.bodiless = bodiless
         assert self.holding is not None
-        return self._taken(self.holding.begin())
+        step = self._taken(self.holding.begin())
+        if step.do is Do.HOLD and response.status_code < 300:
+            self.sign_at = self.session.clock() + HEAD_SECONDS
+        return step
 
     def refused(self) -> Step:
         """What came in place of a head cannot be passed on."""
@@ -183,6 +196,8 @@ class Flight:
         assert self.holding is not None
         now = self.session.clock()
         self.size += len(data)
+        if not self.holding.released:
+            self._fed.append(data)
         if self.late_at is not None:
             self._heard_at = now
             self.expect()
@@ -194,18 +209,38 @@ class Flight:
             self.late_at = self.exchange.slow_at(self.attempt, self.size, now)
         return step
 
-    def sign(self, data: bytes) -> bytes:
-        """What tells the app that its answer is being made, now that `data` has come of it and is held back. Only of a
-        200 that this provider itself has given, and some time after it; empty else."""
+    def sign(self, data: bytes) -> bytes | None:
+        """What tells the app that its answer is being made, now that `data` has come of it and is held back, or nothing
+        for a while; empty where its head alone does. None: there is nothing to tell, or it is too early."""
         watch, came = self.watch, self.attempt.headers_at
-        if watch is None or came is None or watch.status != 200 or not data:
-            return b""
-        if self.session.clock() - came < SIGN_SECONDS or self.session.flow.request.http_version == "HTTP/1.0":
-            return b""
+        if watch is None or came is None or watch.status >= 300:
+            return None
+        now = self.session.clock()
+        if now - came < (SIGN_SECONDS if data else HEAD_SECONDS):
+            return None
+        self.sign_at = None
         if watch.shape is Shape.WHOLE:
-            # Blanks before a document mean nothing, and any other document may follow them.
-            return data if not data.strip() and watch.plain else b""
+            return data  # blanks before a document mean nothing, and any other document may follow them
+        if now < self._signed_at + SIGN_PAUSE_SECONDS:
+            return None  # one large event comes in many pieces
+        self._signed_at = now
         return self.session.waiting if watch.shape is Shape.STREAM else b""
+
+    @property
+    def due(self) -> float | None:
+        """When something of it has to be looked at, None: nothing bounds it."""
+        times = [t for t in (self.deadline, self.late_at, self.sign_at) if t is not None]
+        return min(times, default=None)
+
+    def binds(self, data: bytes) -> bool:
+        """Whether the app can be told of it only by letting it go: what can be told without is a 200, in no content
+        encoding, of unknown length, and not yet begun."""
+        watch = self.watch
+        if watch is None or watch.status != 200 or not watch.plain:
+            return True
+        if watch.shape is Shape.WHOLE and data.strip():
+            return True
+        return self.session.flow.request.http_version == "HTTP/1.0"
 
     def vouch(self) -> Step:
         """Let go of it before its first content."""
@@ -216,8 +251,10 @@ class Flight:
         """Its head, for an app that waits while the answer itself is still held back; another may follow it."""
         response, exchange = self.response, self.exchange
         assert response is not None
-        framing = {b"content-length", b"content-encoding", b"transfer-encoding"}
-        fields = [f for f in response.data.headers.fields if f[0].lower() not in framing]
+        left_out = {b"content-length", b"transfer-encoding"}
+        if self.watch is not None and self.watch.unwraps:
+            left_out.add(b"content-encoding")
+        fields = [f for f in response.data.headers.fields if f[0].lower() not in left_out]
         if not self.attempt.candidate.own:
             fields = [f for f in fields if f[0].lower() in (b"content-type", b"cache-control")]
         if self.session.engine.settings.proxy.response_headers:
@@ -273,6 +310,10 @@ class Flight:
         assert self.holding is not None
         self.bound(self.holding.deadline)
         self.ended = self.holding.ended
+        if step.do is not Do.HOLD:
+            self.sign_at = None
+        if step.do is Do.RELEASE:
+            self._fed = []
         if step.do in (Do.HOLD, Do.RELEASE, Do.FAIL) and step.data:
             self.data.append(step.data)
         if step.note:
@@ -368,6 +409,19 @@ class Flight:
             if length != watch.announced and "content-length" in headers:
                 headers["content-length"] = length.decode("ascii")
 
+    def as_it_came(self) -> None:
+        """What has failed without a word may be the last one: then with all that a good answer would be rid of."""
+        if self.watch is not None and not self.watch.begun and not self.watch.unwraps:
+            self.data = self._fed
+
+    def unpack(self) -> None:
+        """Take a whole answer out of its content encoding: its head has gone out without."""
+        watch, response = self.watch, self.response
+        if watch is None or response is None or watch.plain or watch.unread or not self.ended:
+            return
+        self.data = [decoded_start(response.headers.pop("content-encoding", ""), b"".join(self.data))]
+        self._unpacked = True
+
     @property
     def is_answer(self) -> bool:
         """Whether what is held is all that the provider has said: an answer that the app may get."""
@@ -393,7 +447,7 @@ class Flight:
     @property
     def is_encoded(self) -> bool:
         """Whether its body goes on in a content encoding."""
-        return self.watch is not None and not self.watch.plain
+        return self.watch is not None and not self.watch.plain and not self._unpacked
 
     def may_tell(self, step: Step) -> bool:
         """Whether a provider's error may go on as it comes: its words repeat no key."""

@@ -19,6 +19,8 @@ from sidestep.config.settings import TimeoutSettings
 ERROR_BODY_SECONDS = 5.0
 """An error body that does not come in this time is judged by its status alone."""
 
+_READ_ON = frozenset({Shape.STREAM, Shape.WHOLE})
+"""What is read on once the app sees it."""
 VOUCHED = "let go before its first content: its signs of life could not be told otherwise"
 WITHHELD = ErrorFacts(ErrorKind.SERVER, "the answer was cut off here: it repeats a provider's key")
 TOO_LARGE = "answer larger than hold_bytes: let go before it was known to be good"
@@ -129,7 +131,7 @@ class Holding:
         """Its connection broke."""
         watch = self.watch
         if self.released:
-            if watch.shape is Shape.STREAM and watch.finished:
+            if self._may_end:
                 return self.end(now)  # that its transport ended badly is not the app's concern
             return Step(Do.BREAK, outcome=judging.TRUNCATED)
         if watch.shape is Shape.ERROR:
@@ -142,10 +144,17 @@ class Holding:
         """Its deadline has passed."""
         watch = self.watch
         if self.released:
-            return self.end(now) if watch.finished else Step(Do.BREAK, outcome=judging.STALLED)
+            return self.end(now) if self._may_end else Step(Do.BREAK, outcome=judging.STALLED)
         if watch.shape is Shape.ERROR:
             return self._judged(watch.judge_end(), now)
         return Step(Do.FAIL, outcome=judging.TIMEOUT)
+
+    @property
+    def _may_end(self) -> bool:
+        """Whether it is whole though its transport has not ended: all that it has to say is there, and no length was
+        announced that it would fall short of."""
+        watch = self.watch
+        return watch.shape is Shape.STREAM and watch.finished and (watch.announced is None or watch.unwraps)
 
     def vouch(self, now: float) -> Step:
         """It is alive but has no content yet, and the app must not be kept waiting for it: let go before its time."""
@@ -231,7 +240,11 @@ class Holding:
         watch = self.watch
         if self.deadline is not None:
             self.deadline = now + self._timeouts.idle
-        if watch.shape is not Shape.STREAM:
+        if watch.shape is Shape.WHOLE:  # let go before its end, it is judged there all the same
+            self._held += len(data)
+            if self._held > self._hold_bytes:
+                watch.let_flow()
+        if watch.shape not in _READ_ON:
             return Step(Do.FORWARD, watch.pass_on(data))
         piece = self._read(data)
         if piece.error is not None:

@@ -26,6 +26,7 @@ from sidestep.calls.session import Session
 from sidestep.calls.shared import Core
 from sidestep.calls.watching import Shape
 from sidestep.credentials import Field
+from sidestep.dialects.common import media_type
 from sidestep.routing import table
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.exchange import Exchange, Exhausted, Wait
@@ -44,6 +45,8 @@ GOOD_CLOSES = (1000, 1001, 1005)
 PROVIDERS_CLOSES = (1011, 1012, 1013, 1014)
 """An internal error, a restart, overload, a bad gateway: the provider's own trouble."""
 VANISHED = 1006
+_STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
+"""Types of what is sent piece by piece to be read so, by any host."""
 
 
 class Calls:
@@ -248,6 +251,8 @@ class Calls:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         session = self.sessions.get(flow.id)
+        if session is None:
+            self._let_flow(flow)
         if session is None or flow.response is None:
             return
         try:
@@ -264,6 +269,15 @@ class Calls:
             flow.response.data.headers.fields = (*(f for f in fields if f[0].lower() not in without), *told)
         except Exception as e:
             self.core.log_bug("responseheaders", e)
+
+    def _let_flow(self, flow: http.HTTPFlow) -> None:
+        """A stream that is none of our business: mitmproxy would collect it to its end, and an app that reads it word
+        by word would get it at once, or never."""
+        engine, response = self.core.engine, flow.response
+        if engine is None or engine.mode == "off" or response is None or response.stream:
+            return
+        if media_type(response.headers.get("content-type", "")) in _STREAMS:
+            response.stream = True
 
     def _record(self, flight: Flight, response: http.Response) -> None:
         """Judge from the hooks alone what a layer of ours does not carry: mode `observe`."""

@@ -7,6 +7,7 @@ and the response hooks, which only record.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,12 +25,18 @@ ERROR_BODY_BYTES = 1 << 20
 """An error body is held to be read and perhaps handed on; more than this says nothing new."""
 
 
+LONG_EVENT_BYTES = 64 << 10
+"""An event that is longer, amid an answer, goes on as it comes: a picture of some megabytes takes its time, and an app
+with a slow line must see that it comes."""
 MAX_EVENT_BYTES = 32 << 20
 """A single event that is longer is not read: it and what follows go on as they come."""
 EVENT_STREAM = "text/event-stream"
 _SOUND = ("audio/", "image/", "video/")
 _LINES = ("ndjson", "jsonl", "json-lines", "json-seq", "stream+json")
 """Types of documents that are sent line by line, which is no form of any dialect."""
+
+_DOCUMENT = re.compile(rb'\s*(?:<(?:!doctype|html|head|\?xml)\b|\{\s*")', re.IGNORECASE)
+"""How a page or an error begins that calls itself sound."""
 
 DECODED_AT_ONCE = 8 << 20
 """What one piece of a compressed stream may become: its events are all there at the same time."""
@@ -217,6 +224,9 @@ class Watch:
         match self.shape:
             case Shape.STREAM:
                 return self._feed_stream(data)
+            case Shape.FLOWING if not self._content and self.plain and _DOCUMENT.match(data):
+                self.shape = Shape.WHOLE
+                return self._meaning(data)
             case Shape.FLOWING:
                 began, self._content = not self._content and bool(data), self._content or bool(data)
                 return Piece(self._as_it_goes(data), content=began)
@@ -270,6 +280,8 @@ class Watch:
             decoded, self._start = self._start, b""
         assert self._reader is not None
         piece = self._read(self._reader.feed(decoded), data)
+        if self._reader.pending > LONG_EVENT_BYTES and self._content and self.plain and piece.error is None:
+            piece = replace(piece, forward=piece.forward + self._reader.give())
         if self._reader.pending > MAX_EVENT_BYTES and piece.error is None:
             rest = self._reader.release()
             began = self._flow_unread()

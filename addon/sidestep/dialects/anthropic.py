@@ -105,10 +105,10 @@ class Anthropic:
         fields = common.answer_fields(content_type, body)
         if fields is None:
             return common.not_read(content_type, body)
-        if value_of(fields.get("error")) or text_of(fields.get("type")) == "error":
+        if common.is_error(value_of(fields.get("error"))) or text_of(fields.get("type")) == "error":
             return common.no_answer(body)
         if call.operation == "count_tokens":
-            return Answer(good=True) if "input_tokens" in fields else common.no_answer(body)
+            return Answer(good=True) if common.holds(value_of(fields.get("input_tokens"))) else common.no_answer(body)
         stop, told = value_of(fields.get("stop_reason")), value_of(fields.get("usage"))
         if common.broke_down(stop):
             return Answer(good=False, error=common.BREAKDOWN)
@@ -150,13 +150,14 @@ def _says_something(block: Any) -> bool:
     """Whether a block is more than an empty text."""
     if not isinstance(block, dict):
         return False
-    return block.get("type") not in ("text", "thinking") or any(v for k, v in block.items() if k != "type")
+    return block.get("type") not in (None, "text", "thinking") or any(v for k, v in block.items() if k != "type")
 
 
 def _ends_well(stop: Any, usage: Any) -> bool:
-    """Whether a message without content may be one: Claude's empty answers have a reason and some tokens."""
+    """Whether a message without content may be one: Claude's empty answers have a reason and some tokens. Not where it
+    tells of a call of a tool, and there is none."""
     counts_none = isinstance(usage, dict) and usage.get("output_tokens") == 0
-    return bool(stop) and not (stop == "end_turn" and counts_none)
+    return bool(stop) and stop != "tool_use" and not (stop == "end_turn" and counts_none)
 
 
 def _usage(usage: Any, before: Usage | None) -> Usage | None:

@@ -152,6 +152,10 @@ class StreamReader(Protocol):
         """Bytes held back because their event is not complete."""
         ...
 
+    def give(self) -> bytes:
+        """Those bytes, ahead of the end of their event, whose raw will be the rest: it cannot be MALFORMED then."""
+        ...
+
     def release(self) -> bytes:
         """Those bytes: nothing more is to be read."""
         ...

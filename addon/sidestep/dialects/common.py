@@ -150,6 +150,25 @@ def hasher(data: bytes = b"") -> hashlib.blake2b:
     return hashlib.blake2b(data, digest_size=16)
 
 
+_STRUCTURE = frozenset({"type", "object", "index", "role", "revised_prompt"})
+"""What stands in a frame around what is said."""
+
+
+def holds(value: Any) -> bool:
+    """Whether there is anything in a JSON value but the frame of it."""
+    if isinstance(value, dict):
+        return any(k not in _STRUCTURE and holds(v) for k, v in value.items())
+    if isinstance(value, list):
+        # A number that is none (NaN) is read as nothing.
+        return any(item is None or holds(item) for item in value)
+    return value is not None and value != ""
+
+
+def is_error(value: Any) -> bool:
+    """Whether a field named for errors tells of one: some servers always send it, with nothing or zeros in it."""
+    return any(value.values()) if isinstance(value, dict) else bool(value)
+
+
 def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
@@ -170,13 +189,24 @@ def is_page(body: bytes) -> bool:
 
 def answer_fields(content_type: str, body: bytes) -> dict[str, msgspec.Raw] | None:
     """The fields of a JSON object that any of the official SDKs could read; None if it is none."""
-    fields = fields_of(body)
+    # What is inside a field is looked at later: there no other character set would be tried any more.
+    fields = fields_of(body) if _is_utf8(body) else None
     if fields is not None or not body:
         return fields
     try:
         return fields_of(strict(body, charset_of(content_type)))
     except UnreadableError:
         return None
+
+
+def _is_utf8(body: bytes) -> bool:
+    if body.isascii():
+        return True
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def not_read(content_type: str, body: bytes) -> Answer:

@@ -59,7 +59,7 @@ _LACKS_CODES = _words(
 )
 _POLICY_CODES = _words(
     r"content_filter | content_policy | policy_violation | \b\w+_policy\b | invalid_prompt | data_?inspection",
-    r"sensitivecontent | moderation | safety | prohibited | \b1301\b | \b102[67]\b",
+    r"sensitivecontent | moderation | safety | prohibited | unsafe | malicious | \b1301\b | \b102[67]\b",
 )
 _INVALID_CODES = _words(
     r"invalid_request | invalid_argument | badrequest | bad_request | invalid_value | invalid_type",
@@ -67,7 +67,9 @@ _INVALID_CODES = _words(
     r"image_(?:too|parse|file) | failed_to_download_image | empty_image | unprocessable | data_residency",
 )
 _RELAYED_CODES = _words(
-    r"overloaded_error | service_?unavailable | bad_gateway | gateway_timeout | upstream_ | bad_response",
+    _OVERLOAD_CODES.pattern,
+    r"overload | service_?unavailable | bad_gateway | gateway_timeout | upstream_ | bad_response | deadline_exceeded",
+    r"do_request_failed | no_providers_available",
 )
 """Codes of a failure that contradict a 4xx. `server_error` and the like do not: some put it into every error."""
 _SERVER_CODES = _words(_RELAYED_CODES.pattern, r"internal_?server_?error | \bserver_error | \binternal_?(?:error)?\b")
@@ -171,16 +173,28 @@ _INVALID = _words(
 _SERVER = _words(
     r"internal (?:server )?error | bad gateway | service (?:is )?(?:temporarily )?unavailable",
     r"gateway time.?out | upstream (?:connect|error|request|service|server|provider|returned|response|timed)",
-    r"no healthy upstream | (?:error|status)(?: code)?:? ?5\d\d\b | \bHTTP(?:/[\d.]+)? 5\d\d\b | overloaded",
-    r"\bconnection (?:error|reset|refused)",
+    r"no healthy (?:upstream|deployment) | (?:error|status)[ _]?(?:code)?[:=]? ?5\d\d\b | \bHTTP(?:/[\d.]+)? 5\d\d\b",
+    r"overloaded | \bconnection (?:error|reset|refused)",
+    r"all (?:\w+ )?(?:providers|upstreams|deployments) (?:have )?failed",
+    r"\b(?:request|inference|operation|generation|provider|upstream|server|model)\b[^.]{0,40} timed out",
+    r"deadline (?:expired|exceeded) | capacity exceeded | \bis currently loading",
+    # Servers of one's own.
+    r"\b(?:runner|model|engine|worker) (?:process )?(?:has |was )?(?:crashed|terminated|died)",
+    r"enginecore | enginedead | \bout of memory\b | \bcuda (?:error|out)",
+    r"上游 | 饱和 | 网络错误 | 内部错误 | 繁忙 | 服务不可用 | 请稍后(?:再试|重试)",
     r"litellm\.(?:internalservererror|serviceunavailableerror|apiconnectionerror|timeout|badgatewayerror)",
     r"temporarily unavailable | server had an error",
+)
+_WRAPPED = _words(
+    r"litellm\.(?!auth) | \b5\d\d\b.{0,20}(?:unavailable|error|gateway|timeout) | provider returned error"
 )
 _AGGREGATED = "provider returned error"
 _CLOUDFLARE = re.compile(r"error code: 1\d{3}\b")
 """The body of a refusal by Cloudflare where no page is wanted."""
 
 _ABOUT_REQUEST = frozenset({0, 400, 403, 404, 413, 422})
+_STATUS_OF = {"permission_error": 403, "not_found_error": 404, "timeout_error": 504}
+"""Anthropic's words for a status, where none is told."""
 _NOT_TAKEN = frozenset({404, 405, 406, 410, 411, 413, 414, 415, 416, 417, 426, 431, 451})
 """Statuses about what a provider has and takes: endpoints, methods, sizes, forms."""
 
@@ -198,7 +212,7 @@ def facts_in(status: int, body: bytes) -> ErrorFacts:
     if not status:
         if not said.message and not said.words:
             return NO_ERROR
-        status = said.code
+        status = said.code or next((_STATUS_OF[w] for w in said.words if w in _STATUS_OF), 0)
     return ErrorFacts(_kind(status, said), said.message)
 
 
@@ -227,6 +241,8 @@ def _kind(status: int, said: _Said) -> ErrorKind:
             return ErrorKind.SEALED
     if status == 429 or _RATE_CODES.search(words):
         return ErrorKind.RATE_LIMIT
+    if status == 401 and _WRAPPED.search(text):
+        return ErrorKind.RELAYED
     if status == 401 or _CREDENTIAL_CODES.search(words) or (status in _ABOUT_REQUEST and _CREDENTIAL.search(text)):
         return ErrorKind.CREDENTIAL
     if status >= 400:
@@ -241,9 +257,8 @@ def _kind(status: int, said: _Said) -> ErrorKind:
         return ErrorKind.LACKS
     if _INVALID_CODES.search(words):
         return ErrorKind.LACKS if _LACKS.search(text) and not _POLICY.search(text) else ErrorKind.INVALID
-    if words and not said.vague:
-        return ErrorKind.SERVER
-    for pattern, kind in _BY_MESSAGE:
+    # Of a code that is not known here the message may still say that it is a limit, or a policy.
+    for pattern, kind in _BY_MESSAGE if said.vague or not words else _BY_MESSAGE[:2]:
         if pattern.search(text):
             return kind
     return ErrorKind.SERVER
@@ -323,7 +338,7 @@ class _Said:
 
     def _note(self, data: dict[str, Any]) -> None:
         """Collects an error's codes."""
-        for key in ("code", "type", "status", "status_code"):
+        for key in ("code", "type", "status", "status_code", "__type"):
             value = data.get(key)
             if isinstance(value, str) and value not in ("error", "message"):
                 self.words.append(value[:_MAX_CODE])

@@ -44,7 +44,7 @@ _PIN_WORDS = (
     *(b'"fileSearchStoreNames"', b'"file_search_store_names"', b'"thoughtSignature"', b'"thought_signature"'),
 )
 _MADE = ("candidatesTokenCount", "thoughtsTokenCount")
-_BAD_OUTPUT = frozenset({"MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE"})
+_BAD_OUTPUT = frozenset({"MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE", "UNEXPECTED_TOOL_CALL"})
 """By Google's documentation the model's own failure, and without any output: another attempt often does better."""
 BAD_OUTPUT = ErrorFacts(ErrorKind.OUTPUT, "the model made a call of a tool that cannot be read")
 
@@ -136,9 +136,9 @@ class Gemini:
         fields = common.answer_fields(content_type, body)
         if fields is None:
             return common.not_read(content_type, body)
-        if value_of(fields.get("error")) or not fields:
+        if common.is_error(value_of(fields.get("error"))) or not fields:
             return common.no_answer(body)
-        if (wanted := _EMBEDDED.get(call.operation)) is not None and not value_of(fields.get(wanted)):
+        if (wanted := _EMBEDDED.get(call.operation)) is not None and not common.holds(value_of(fields.get(wanted))):
             return common.no_answer(body)
         usage = value_of(fields.get("usageMetadata"))
         if call.operation in _TALK:
@@ -341,7 +341,7 @@ class _ArrayReader(_GeminiReader):
 
     def error_event(self, kind: ErrorKind, message: str) -> bytes:
         """The array's last element, and its end."""
-        if self._array.closed or self._array.alone:
+        if self._given or self._array.closed or self._array.alone:
             return b""
         return (b",\n" if self._array.elements else b"[") + self._phrase(kind, message) + b"]"
 

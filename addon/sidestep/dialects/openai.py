@@ -27,6 +27,7 @@ from sidestep.dialects.openai_streams import (
     RESPONSE,
     ChatReader,
     EventReader,
+    base_resp_failed,
     decoded,
     is_said,
     item_ids,
@@ -182,10 +183,11 @@ class OpenAI:
                 return Answer(good=True)
             return common.not_read(content_type, body)
         failed = call.operation == "responses" and text_of(fields.get("status")) == "failed"
-        if failed or value_of(fields.get("error")) or text_of(fields.get("object")) == "error" or not fields:
+        failed = failed or common.is_error(value_of(fields.get("error")))
+        if failed or text_of(fields.get("object")) == "error" or not fields:
             return common.no_answer(body)
         if call.operation == "responses/input_tokens":
-            return Answer(good=True) if "input_tokens" in fields else common.no_answer(body)
+            return Answer(good=True) if common.holds(value_of(fields.get("input_tokens"))) else common.no_answer(body)
         if call.operation == "rerank":
             # Cohere, Jina and vLLM call them results, Voyage calls them data.
             wanted = "results" if "results" in fields else "data"
@@ -194,7 +196,7 @@ class OpenAI:
             is_list = bytes(fields.get("output", b"")).startswith(b"[")
             if response is None or not is_list or says_nothing(response):
                 return common.no_answer(body)
-        elif wanted is not None and not items_of(fields.get(wanted)):
+        elif wanted is not None and not any(common.holds(value_of(item)) for item in items_of(fields.get(wanted))):
             return common.no_answer(body)
         if wanted == "choices" and (failure := _failed_choices(call.operation, fields)) is not None:
             return failure
@@ -236,7 +238,7 @@ def _error(kind: ErrorKind, message: str) -> dict[str, Any]:
 def _usual_answer(operation: str, body: bytes) -> Answer | None:
     """Choices without an error among them, read in one go; None for all that takes a closer look."""
     answer = decoded(CHUNK, body)
-    if answer is None or not answer.choices or answer.error or answer.object == "error":
+    if answer is None or not answer.choices or answer.error or answer.base_resp or answer.object == "error":
         return None
     if any(c.error or common.broke_down(c.finish_reason) for c in answer.choices) or b'"audio"' in body:
         return None
@@ -259,6 +261,9 @@ def _failed_choices(operation: str, fields: Mapping[str, msgspec.Raw]) -> Answer
     usage = value_of(fields.get("usage"))
     if not any(is_said(operation, c, usage) for c in choices):
         return Answer(good=False)
+    told = value_of(fields.get("base_resp"))
+    if base_resp_failed(told) and not any(common.holds(c.message) or common.holds(c.text) for c in choices):
+        return common.no_answer(common.encode({"base_resp": told}))
     return None
 
 

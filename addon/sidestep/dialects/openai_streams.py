@@ -29,6 +29,7 @@ from sidestep.dialects.reader import (
 
 _COUNTS = ("completion_tokens", "output_tokens")
 _CALL_DELTAS = frozenset({"response.function_call_arguments.delta", "response.custom_tool_call_input.delta"})
+_CALLED = ("tool_calls", "function_call")
 _SILENT = frozenset({"role", "name", "channel"})
 """Fields of a chat delta that say nothing to the app's user."""
 
@@ -107,9 +108,15 @@ def is_said(operation: str, choice: Choice, usage: Any) -> bool:
     said = choice.text if operation == "completions" else choice.message
     if not isinstance(said, str if operation == "completions" else dict):
         return False
-    if said if isinstance(said, str) else any(v for k, v in said.items() if k not in _SILENT):
+    if said if isinstance(said, str) else any(k not in _SILENT and common.holds(v) for k, v in said.items()):
         return True
-    return bool(choice.finish_reason) and not (choice.finish_reason == "stop" and counts_none(usage))
+    return bool(choice.finish_reason) and ends_well(choice.finish_reason, usage)
+
+
+def ends_well(reason: Any, usage: Any) -> bool:
+    """Whether an end without a word may be one. Not where it tells of a call of a tool, and there is none; nor where
+    the tokens deny that anything was made."""
+    return reason not in _CALLED and not (reason == "stop" and counts_none(usage))
 
 
 def counts_none(usage: Any) -> bool:
@@ -124,8 +131,8 @@ def says_nothing(response: Response) -> bool:
     if response.status in ("queued", "in_progress", "incomplete", "cancelled"):
         return False
     usage = response.usage
-    if items := items_of(response.output):
-        return counts_none(usage) and all(_is_mute(value_of(item)) for item in items)
+    if items := [value_of(item) for item in items_of(response.output)]:
+        return not any(items) or (counts_none(usage) and all(_is_mute(i) or _is_thoughtless(i) for i in items))
     return not isinstance(usage, dict) or not any(usage.get(name) for name in _COUNTS)
 
 
@@ -135,6 +142,13 @@ def _is_mute(item: Any) -> bool:
         return False
     content = item.get("content")
     return not content or (isinstance(content, list) and all(_is_empty_text(part) for part in content))
+
+
+def _is_thoughtless(item: Any) -> bool:
+    """Whether an output item is reasoning without a thought."""
+    if not isinstance(item, dict) or item.get("type") != "reasoning":
+        return False
+    return not any(item.get(name) for name in ("summary", "content", "encrypted_content"))
 
 
 def _is_empty_text(part: Any) -> bool:
@@ -191,8 +205,10 @@ class ChatReader(Reader):
         if chunk is None:
             return LIFECYCLE
         choices = chunk.choices
-        if chunk.error or (not choices and (chunk.object == "error" or _base_resp_failed(chunk.base_resp))):
+        if chunk.error or (not choices and chunk.object == "error"):
             return error_reading(data)
+        if base_resp_failed(chunk.base_resp) and not any(common.holds(c.delta) or c.text for c in choices or ()):
+            return error_reading(common.encode({"base_resp": chunk.base_resp}))
         if self.model is None and isinstance(chunk.model, str):
             self.model = chunk.model
         if chunk.usage is not None:
@@ -216,10 +232,10 @@ class ChatReader(Reader):
             else:
                 speaks = bool(choice.text)
             if choice.finish_reason:
-                self._stopped = True
                 self._open.discard(index)
                 self._calls.discard(index)
-                if self.content or speaks or choice.finish_reason != "stop" or not counts_none(chunk.usage):
+                if self.content or speaks or ends_well(choice.finish_reason, chunk.usage):
+                    self._stopped = True
                     reading = CONTENT
             elif speaks:
                 self._open.add(index)
@@ -233,7 +249,7 @@ def raises_openai(data: bytes) -> bool:
     return fields is not None and bool(value_of(fields.get("error")))
 
 
-def _base_resp_failed(told: Any) -> bool:
+def base_resp_failed(told: Any) -> bool:
     """MiniMax' way to tell an error inside a 200."""
     return isinstance(told, dict) and bool(told.get("status_code"))
 

@@ -6,6 +6,7 @@ Pure: no mitmproxy, no clock, no I/O.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -76,9 +77,9 @@ def error_reading(data: bytes) -> Reading:
 class Reader:
     """What all readers share; `read` gives each event its meaning.
 
-    State: the scanner, what was seen so far, whether the last event lacked its end, whether an error has come: what
-    follows one is not read, and after the terminal event there is none. Memory is bounded by the
-    largest single event.
+    State: the scanner, what was seen so far, whether the last event lacked its end, whether a part of the present one
+    was given out ahead, whether an error has come: what follows one is not read, and after the terminal event there is
+    none. Memory is bounded by the largest single event.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Reader:
         self._scanner = EventScanner() if scanner is None else scanner
         self._phrase = phrase
         self._open_end = b""
+        self._given = False
         self._over = False
         self.finished = False
         self.content = False
@@ -123,7 +125,22 @@ class Reader:
         return self._scanner.pending
 
     def feed(self, data: bytes) -> list[Event]:
-        return [self._event(scanned) for scanned in self._scanner.feed(data)]
+        scanned = self._scanner.feed(data)
+        if self._given and scanned:
+            return [self._rest_of(scanned[0]), *map(self._event, scanned[1:])]
+        return [self._event(s) for s in scanned]
+
+    def give(self) -> bytes:
+        self._given = True
+        return self._scanner.give()
+
+    def _rest_of(self, scanned: Scanned) -> Event:
+        """An event whose beginning is with the app: it can neither be left out nor replaced."""
+        self._given = not scanned.whole
+        event = self._event(scanned)
+        if event.mark is Mark.MALFORMED:
+            return Event(event.raw, Mark.LIFECYCLE)
+        return replace(event, raises=True) if event.mark is Mark.ERROR else event
 
     def skim(self, data: bytes) -> bool:
         if self._over or not self._scanner.at_rest or not data.endswith(b"\n\n") or b"\r" in data:
@@ -153,7 +170,7 @@ class Reader:
         rest = self._scanner.close()
         if rest is None:
             return []
-        event = self._event(rest)
+        event = self._rest_of(rest) if self._given else self._event(rest)
         if event.mark is not Mark.MALFORMED:
             self._open_end = event.raw[-1:]
         return [event]
@@ -162,6 +179,8 @@ class Reader:
         return self._scanner.release()
 
     def error_event(self, kind: ErrorKind, message: str) -> bytes:
+        if self._given:
+            return b""  # half an event is with the app
         phrased = self._phrase(kind, message)
         if self._open_end:
             return (b"\n" if self._open_end in b"\r\n" else b"\n\n") + phrased
@@ -184,8 +203,8 @@ class Reader:
         if self._over:
             return Event(raw, Mark.LIFECYCLE)
         if not data and name != b"error":
-            # Of an event that was cut off before its data, the SDKs would make one without any.
-            return Event(raw, Mark.LIFECYCLE if whole or not raw.strip() else Mark.MALFORMED)
+            # Of an event that was cut off before its data, the SDKs would make one without any once anything follows.
+            return Event(raw, Mark.LIFECYCLE if whole or self.finished or not raw.strip() else Mark.MALFORMED)
         try:
             mark, error = self.read(name, data)
         except Malformed:

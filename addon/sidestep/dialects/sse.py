@@ -25,6 +25,8 @@ _OPENING = b"{["
 
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:")
 _SIXTEEN = (b"\xff\xfe", b"\xfe\xff")
+_BEGINNINGS = (*_FIELDS, *_SIXTEEN, _BOM)
+"""What the first bytes of a body may be a part of."""
 
 
 class Start(enum.Enum):
@@ -38,12 +40,13 @@ class Start(enum.Enum):
 
 def look_at(start: bytes) -> Start | None:
     """What a body begins as, None while too little of it has come."""
-    if start.startswith(_SIXTEEN) or b"\0" in start[:4]:
+    bare = start.lstrip(b"\r\n")
+    if bare.startswith(_SIXTEEN) or b"\0" in bare[:4]:
         return Start.UNREADABLE
-    text = start.removeprefix(_BOM).lstrip(b"\r\n")
+    text = bare.removeprefix(_BOM).lstrip(b"\r\n")
     if text.startswith((b":", *_FIELDS)):
         return Start.EVENTS
-    if not text.strip() or any(field.startswith(text) for field in _FIELDS) or _BOM.startswith(start):
+    if not text.strip() or any(known.startswith(text) for known in _BEGINNINGS):
         return None
     return Start.OTHER
 
@@ -64,14 +67,16 @@ class EventScanner:
     An event reaches to the end of its blank line. A CR that ends it is not waited upon: should an LF follow in
     the next piece, it comes as an event of its own, without name and data.
 
-    State: the bytes of the event that is not complete, how far they were searched, whether a CR is among
-    them, whether the last event ended in a CR that an LF may yet follow, whether any event came before.
+    State: the bytes of the event that is not complete, how many of them were given out already, how far they were
+    searched, whether a CR is among them, whether the last event ended in a CR that an LF may yet follow, whether any
+    event came before.
     """
 
-    __slots__ = ("_after_cr", "_begun", "_buffer", "_crs", "_searched")
+    __slots__ = ("_after_cr", "_begun", "_buffer", "_crs", "_given", "_searched")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._given = 0
         self._searched = 0
         self._crs = False
         self._after_cr = False
@@ -127,13 +132,21 @@ class EventScanner:
             self._crs = self._crs and b"\r" in buffer
         # What is left holds no blank line, so that one can only begin with the line end that it ends in.
         self._searched = len(buffer) - (2 if buffer.endswith(b"\r\n") else buffer.endswith((b"\n", b"\r")))
+        if start and self._given:
+            events[0] = events[0]._replace(raw=events[0].raw[self._given :])
+            self._given = 0
         return events
+
+    def give(self) -> bytes:
+        """The bytes of an event that is not complete, ahead of its end: its raw will be the rest."""
+        given, self._given = self._given, len(self._buffer)
+        return bytes(self._buffer[given:])
 
     def release(self) -> bytes:
         """The bytes of an event that is not complete, for good."""
-        raw = bytes(self._buffer)
+        raw = bytes(self._buffer[self._given :])
         self._buffer.clear()
-        self._searched = 0
+        self._given = self._searched = 0
         self._crs = False
         return raw
 
@@ -141,8 +154,8 @@ class EventScanner:
         """What is left at the end of the stream, None if nothing is."""
         if not self._buffer:
             return None
-        raw = self.release()
-        return self._parse(raw)._replace(whole=False)
+        scanned = self._parse(bytes(self._buffer))
+        return scanned._replace(raw=self.release(), whole=False)
 
     def _parse_lines(self, event: bytes) -> Scanned:
         """An event without CRs, given without its blank line."""
@@ -174,15 +187,16 @@ class EventScanner:
 class ArrayScanner:
     """Splits `[{…}, {…}]` into its elements as they come; a document that is one object is one element.
 
-    The raw of an element begins with what stood between it and the one before. State: the bytes not yet given
-    out, how far they were searched, the depth there and whether it is inside a string, the depth at which
-    elements lie, where the present one began.
+    The raw of an element begins with what stood between it and the one before. State: the bytes of the element that is
+    not complete, how many of them were given out already, how far they were searched, the depth there and whether it is
+    inside a string, the depth at which elements lie, where the present one began.
     """
 
-    __slots__ = ("_base", "_begin", "_buffer", "_depth", "_in_string", "_searched", "closed", "elements")
+    __slots__ = ("_base", "_begin", "_buffer", "_depth", "_given", "_in_string", "_searched", "closed", "elements")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._given = 0
         self._searched = 0
         self._depth = 0
         self._in_string = False
@@ -249,18 +263,27 @@ class ArrayScanner:
             if self._begin >= 0:
                 self._begin -= start
         self._searched = at - start
+        if start and self._given:
+            events[0] = events[0]._replace(raw=events[0].raw[self._given :])
+            self._given = 0
         return events
+
+    def give(self) -> bytes:
+        """The bytes of an element that is not complete, ahead of its end: its raw will be the rest."""
+        given, self._given = self._given, len(self._buffer)
+        return bytes(self._buffer[given:])
 
     def release(self) -> bytes:
         """The bytes of an element that is not complete, for good."""
-        raw = bytes(self._buffer)
+        raw = bytes(self._buffer[self._given :])
         self._buffer.clear()
-        self._searched = 0
+        self._given = self._searched = 0
         return raw
 
     def close(self) -> Scanned | None:
         """What is left at the end of the stream, None if nothing is."""
         if not self._buffer:
             return None
-        raw = self.release()
-        return Scanned(raw, b"", raw[self._begin :] if self._begin >= 0 else raw.strip(), whole=False)
+        data = bytes(self._buffer)
+        data = data[self._begin :] if self._begin >= 0 else data.strip()
+        return Scanned(self.release(), b"", data, whole=False)

@@ -159,8 +159,8 @@ class FailoverStream(HttpStream):
     State: the session; the attempts under way and what asks for their connections, by upstream id; the attempt whose
     answer the app sees, and the best failed one so far; events that came while another was worked off; when to send the
     next sign of life (monotonic seconds); whether the app has been sent headers made up by us: from then on everything
-    must end in band; whether pieces of a flowing stream may take the short way; the proxy behind this one, if there is
-    one.
+    must end in band; the attempt whose head that was, if it was one's; whether pieces of a flowing stream may take the
+    short way; the proxy behind this one, if there is one.
     """
 
     session: Session | None = None
@@ -168,6 +168,7 @@ class FailoverStream(HttpStream):
     best: Flight | None = None
     keep_alive_at: float | None = None
     made_up: bool = False
+    told: Flight | None = None
     dropped: bool = False
     asked_session: bool = False
     skims: bool = False
@@ -265,24 +266,26 @@ class FailoverStream(HttpStream):
                 return
             case _:
                 step = flight.broke()
-        if step.do is Do.HOLD and (sign := flight.sign(event.data if isinstance(event, ResponseData) else b"")):
-            yield from self._tell(flight, sign)
-        elif step.do is Do.HOLD:
+        if step.do is Do.HOLD:
+            data = event.data if isinstance(event, ResponseData) else b""
+            if (sign := flight.sign(data)) is not None:
+                yield from self._tell(flight, data, sign)
             yield from self._arm(flight)
         else:
             yield from super().handle_event(News(self.stream_id, flight, step))
 
-    def _tell(self, flight: Flight, sign: bytes) -> Commands:
+    def _tell(self, flight: Flight, data: bytes, sign: bytes) -> Commands:
         """The provider gives signs of life in a 200 of its own, but no content yet: the app gets them too, in a form
-        that does not bind it to this provider. Within a content encoding there is none."""
-        if flight.watch is not None and not flight.watch.plain and not self.made_up:
-            yield from super().handle_event(News(self.stream_id, flight, flight.vouch()))
+        that does not bind it to this provider; where there is none, it is let go."""
+        if flight.binds(data):
+            if not self._is_too_late(flight):
+                yield from super().handle_event(News(self.stream_id, flight, flight.vouch()))
             return
-        yield from self._arm(flight)
         if not self.made_up:
-            self.made_up = True
+            self.made_up, self.told = True, flight
             yield SendHttp(_Head(self.stream_id, flight.head_alone(), end_stream=False), self.context.client)
-        yield SendHttp(ResponseData(self.stream_id, sign), self.context.client)
+        if sign:
+            yield SendHttp(ResponseData(self.stream_id, sign), self.context.client)
 
     def _is_refused(self, response: http.Response) -> bool:
         """Whether this head would not be passed on: the app would get a page of mitmproxy's in its place. A 101 to what
@@ -532,11 +535,23 @@ class FailoverStream(HttpStream):
         outcome = step.outcome
         if self.flow.error is not None and (yield from self.check_killed(True)):
             return
+        if step.do is Do.RELEASE and self.made_up and self.told is not flight:
+            flight.unpack()
         alone = len(self.flights) == 1
-        if step.do is Do.RELEASE and not (self.made_up and _needs_head(flight)) and (alone or _is_preferred(flight)):
+        if step.do is Do.RELEASE and not self._is_too_late(flight) and (alone or _is_preferred(flight)):
             yield from self._commit(session, flight, step)
         else:
             yield from self._move_on(session, flight, judging.INTERNAL if outcome is None else outcome)
+
+    def _is_too_late(self, flight: Flight) -> bool:
+        """Whether the app has been given another head than this answer needs: an error's, a document's in place of a
+        stream's, or that of a content encoding."""
+        watch = flight.watch
+        if not self.made_up or self.told is flight:
+            return False
+        if watch is None or watch.status >= 300 or flight.is_encoded:
+            return True
+        return flight.exchange.call.stream and watch.shape is not Shape.STREAM
 
     def _move_on(self, session: Session, flight: Flight, outcome: Outcome) -> Commands:
         """An attempt failed before the app saw a byte: the next one, or the end."""
@@ -564,6 +579,7 @@ class FailoverStream(HttpStream):
         if not flight.is_answer or flight.response is None:
             return
         flight.ended = True
+        flight.as_it_came()
         flight.rank = rank
         if self.best is None or rank > self.best.rank:
             self.best = flight
@@ -573,7 +589,7 @@ class FailoverStream(HttpStream):
         best, self.best = self.best, None
         if session.is_websocket:
             best = None  # on a 426 the clients that can come back over HTTP, on anything else they give up
-        if self.made_up:
+        if self.made_up and (best is None or best is not self.told):
             kind, message = session.phrase_exhausted()
             session.broken_off = True
             yield from self._close_in_band(message, session.error_event(kind, message) if session.waiting else b"")
@@ -605,7 +621,7 @@ class FailoverStream(HttpStream):
             flight.ended = True
             flight.drop(flight.attempt.outcome or judging.INTERNAL)
         flight.frame()
-        if watch.shape is not Shape.WHOLE and not flight.ended and response.status_code >= 200:
+        if not flight.ended and response.status_code >= 200:
             response.stream = True  # else mitmproxy would collect it, however long it becomes
         yield from self._arm(flight)
         yield from self._release(flight)
@@ -691,7 +707,8 @@ class FailoverStream(HttpStream):
         told = winner.quotable(step.told)
         last = told or session.error_event(kind, message)
         judged = watch.judge_error_event(step.error) if told and step.error is not None else None
-        if not (self.made_up or extensible) or session.is_to_be_cut(judged):
+        made_up = self.made_up and watch.shape is Shape.STREAM
+        if not (made_up or extensible) or session.is_to_be_cut(judged):
             last = b""
         yield from self._close_in_band(message, last)
 
@@ -760,7 +777,7 @@ class FailoverStream(HttpStream):
     @property
     def due(self) -> float:
         """When something has to be looked at again."""
-        times = [t for f in self._awaited() for t in (f.deadline, f.late_at)]
+        times = [f.due for f in self._awaited()]
         return min([t for t in (*times, self.keep_alive_at) if t is not None], default=math.inf)
 
     def _awaited(self) -> tuple[Flight, ...]:
@@ -773,11 +790,13 @@ class FailoverStream(HttpStream):
                 flight.deadline = until
             if flight.late_at is not None and flight.late_at < until:
                 flight.late_at = until
+            if flight.sign_at is not None and flight.sign_at < until:
+                flight.sign_at = until
 
     def _arm(self, flight: Flight) -> Commands:
-        for at in (flight.deadline, flight.late_at):
-            if at is not None and at + TIMER_SLACK_SECONDS < self.parent.next_timer:
-                yield from self.parent.arm(at)
+        at = flight.due
+        if at is not None and at + TIMER_SLACK_SECONDS < self.parent.next_timer:
+            yield from self.parent.arm(at)
 
     def _on_expired(self, session: Session) -> Commands:
         if self.flow.error is not None and (yield from self.check_killed(True)):
@@ -788,6 +807,8 @@ class FailoverStream(HttpStream):
                 continue  # what came of the one before has ended it
             if flight.late_at is not None and now >= flight.late_at:
                 yield from self._ask_another(session, flight)
+            if flight.sign_at is not None and now >= flight.sign_at and (sign := flight.sign(b"")) is not None:
+                yield from self._tell(flight, b"", sign)
             if flight.deadline is None or now < flight.deadline:
                 continue
             if flight is self.winner:
@@ -839,11 +860,3 @@ def _is_preferred(flight: Flight) -> bool:
     watch, outcome = flight.watch, flight.attempt.outcome
     good = watch is not None and watch.status < 400 and (outcome is None or outcome.kind is Kind.SUCCESS)
     return good or flight.attempt.candidate.own
-
-
-def _needs_head(flight: Flight) -> bool:
-    """Whether an answer cannot be told once the app has a head: an error's status, a document in place of a stream."""
-    watch = flight.watch
-    if watch is None or watch.status >= 300:
-        return True
-    return flight.exchange.call.stream and watch.shape is not Shape.STREAM

@@ -12,7 +12,7 @@ from mitmproxy import http
 from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
 from sidestep.breaker.outcomes import Kind, Result
-from sidestep.calls import story
+from sidestep.calls import frames, story
 from sidestep.calls.flight import Flight
 from sidestep.calls.flows import Original
 from sidestep.calls.frames import Frames, conversation_of
@@ -727,6 +727,24 @@ def test_realtime_has_its_model_from_the_handshake() -> None:
     socket.hear({"type": "response.done", "response": done})
     assert (socket.outcomes, counts(w), at_rest(w)) == (["failure stream_error"], (0, 1), True)
     assert {(s.operation, s.model) for s in [socket.exchange.attempts[0].subject]} == {("realtime.websocket", "m")}
+
+
+def test_what_is_asked_for_without_a_model_is_asked_of_the_one_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Realtime's is the handshake's; a message that is too long to be read goes on as it is."""
+    w = world(a='models = { "m" = "ours" }')
+    socket = Socket(w, REALTIME)
+    socket.say({"type": "response.create"})
+    socket.hear(DELTA)
+    assert counts(w, model="ours") == (1, 0)
+    monkeypatch.setattr(frames, "ASKED_BYTES", 100)
+    w = world(a='models = { "m" = "ours" }')
+    socket = Socket(w)
+    assert json.loads(socket.say(CREATE))["model"] == "ours"
+    socket.hear(COMPLETED)
+    long = {**CREATE, "input": "A" * 200}
+    assert json.loads(socket.say(long)) == long
+    socket.hear(COMPLETED)
+    assert counts(w, model="ours") == (2, 0)
 
 
 def test_of_several_responses_at_a_time_each_has_its_own_end() -> None:

@@ -47,7 +47,7 @@ def pointed(body: Any, provider: int, *, leaves_out: bool, encoding: str = "") -
     match = routes.match("POST", "http", "app.test", 80, "/v1/messages")
     assert match is not None
     original = Original.take(request)
-    original.refresh(request)
+    original.refresh(request, strips=True)
     call = match.dialect.read("messages", match.tail, "", "application/json", json.dumps(body).encode())
     candidate = routes.candidates(match, call.model, trusted_client=True)[provider]
     if leaves_out:
@@ -124,7 +124,7 @@ def test_a_base_with_a_query(provider: int, query: str, path: str) -> None:
     assert match is not None
     assert match.addressed == "east"
     original = Original.take(request)
-    original.refresh(request)
+    original.refresh(request, strips=True)
     call = match.read("", "application/json", request.content or b"")
     candidate = routes.candidates(match, call.model, trusted_client=True)[provider]
     assert candidate.own is (provider == 0)
@@ -183,7 +183,7 @@ def test_from_a_deployment_at_azure(provider: str, path: str, model: str | None)
     match = routes.match("POST", "http", "east.test", 80, request.path)
     assert match is not None
     original = Original.take(request)
-    original.refresh(request)
+    original.refresh(request, strips=True)
     call = match.read("", "application/json", body)
     candidates = routes.candidates(match, call.model, trusted_client=True)
     point_at(request, original, match, call, next(c for c in candidates if c.provider.name == provider))
@@ -193,3 +193,16 @@ def test_from_a_deployment_at_azure(provider: str, path: str, model: str | None)
     else:
         assert json.loads(request.raw_content or b"") == {"messages": [1.0], "model": model}
         assert request.headers["content-length"] == str(len(request.raw_content or b""))
+
+
+@pytest.mark.parametrize("strips", [True, False])
+def test_what_is_only_looked_on_keeps_its_credential(strips: bool) -> None:
+    """Where Sidestep does not act, the flow is the app's, credential included."""
+    told = ((b"X-Api-Key", b"sk-app"), (b"Accept", b"*/*"))
+    request = http.Request.make("POST", "http://app.test/v1/messages", b"{}", told)
+    fields = request.data.headers.fields
+    original = Original.take(request)
+    original.refresh(request, strips=strips)
+    assert ("x-api-key" in request.headers) is not strips
+    assert original.whole() == fields
+    assert original.fingerprint() != Original.take(http.Request.make("POST", "http://app.test/")).fingerprint()

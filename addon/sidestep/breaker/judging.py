@@ -6,6 +6,8 @@ this room only knows what its words mean.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome, Then
 from sidestep.breaker.windows import PlanLimit
 
@@ -52,6 +54,12 @@ QUEUED = Outcome(Kind.NEUTRAL, "queued", Then.NEXT)
 SLOW = Outcome(Kind.SLOW, "slow", Then.NEXT)
 HEDGE_LOST = Outcome(Kind.NEUTRAL, "hedge_lost", Then.NEXT)
 """Asked beside a late attempt that has answered after all."""
+OPENED = Outcome(Kind.NEUTRAL, "opened", Then.HAND_OVER)
+"""A WebSocket was taken, and nothing that was asked for over it has come to anything: no word on any model."""
+CANCELLED = Outcome(Kind.NEUTRAL, "cancelled", Then.HAND_OVER)
+"""The app, or who speaks to it, has cut a response short before there was any of it."""
+NO_SOCKET = Outcome(Kind.NEUTRAL, "lacks", Then.NEXT)
+"""An answer to a WebSocket's handshake that is none: this provider takes calls over HTTP alone."""
 INTERNAL = Outcome(Kind.NEUTRAL, "internal", Then.HAND_OVER)
 """An exception of ours ended the attempt: it says nothing of the provider."""
 
@@ -149,6 +157,16 @@ def _judge_refusal(status: int, kind: ErrorKind, *, own_provider: bool, own_cred
         # Not plainly the app's own mistake: what this provider does not take, the next one may.
         return Outcome(Kind.NEUTRAL, "lacks", Then.NEXT, status)
     return Outcome(Kind.NEUTRAL, "client_error", Then.HAND_OVER, status)
+
+
+def judge_handshake(status: int, error: ErrorFacts, *, in_form: bool) -> Outcome | None:
+    """The outcome of an answer to a WebSocket's handshake that says no more than that none is taken here: frameworks
+    say so with a 403, or in words of their own. None: it says something else. `in_form`: it is a document as the
+    dialect's errors are."""
+    unspoken = status == 400 and not in_form
+    if not (unspoken or status == 403 or status in NOT_DONE_HERE):
+        return None
+    return None if error.kind in (ErrorKind.QUOTA, ErrorKind.RATE_LIMIT) else replace(NO_SOCKET, status=status)
 
 
 def judge_client_gone(waited: float, first_byte: float, *, byte_came: bool) -> Outcome:

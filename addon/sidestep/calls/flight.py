@@ -24,6 +24,7 @@ from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape, Watch
 from sidestep.config.settings import Provider, TimeoutSettings
 from sidestep.credentials import SECRET_LENGTH
+from sidestep.dialects.base import Usage
 from sidestep.no_proxy import is_direct
 from sidestep.routing import prices
 from sidestep.routing.engine import Attempt
@@ -124,7 +125,9 @@ class Flight:
         self.is_sent = True
         self._reused_at = self.session.clock() if reused and not self._renewed else None
         call, timeouts = self.exchange.call, self.timeouts
-        self.bound(self.session.clock() + (timeouts.first_byte if call.stream else timeouts.headers))
+        # Nothing is made for a handshake that would take time.
+        soon = call.stream or call.is_websocket
+        self.bound(self.session.clock() + (timeouts.first_byte if soon else timeouts.headers))
 
     @property
     def is_first_on_reuse(self) -> bool:
@@ -338,7 +341,7 @@ class Flight:
             attempt.content_at = now
         earlier = attempt.outcome
         # An attempt that is over has had its last word: what breaks once the app has gone blames no provider.
-        over = attempt not in session.engine.in_flight
+        over = attempt.ended_at is not None
         taken_back = outcome.kind in (Kind.FAILURE, Kind.SLOW) and not over
         if earlier is None or (earlier.kind is Kind.SUCCESS and taken_back):
             session.engine.settle(attempt, outcome, now)
@@ -351,13 +354,10 @@ class Flight:
         engine, attempt, watch = self.session.engine, self.attempt, self.watch
         if watch is not None:
             watch.note_usage()
-            attempt.usage = watch.usage
-            if watch.usage is not None:
-                attempt.cost = prices.cost(self.provider, attempt.candidate.model, watch.usage)
-                if (other := self.exchange.outpaced_attempt) is not None and attempt in engine.in_flight:
-                    engine.wasted_tokens[other.candidate.provider.name] += watch.usage.input
-            if watch.ids:
-                engine.issued(watch.ids, self.provider)
+            self.take(watch.usage, watch.ids)
+            other = self.exchange.outpaced_attempt
+            if watch.usage is not None and other is not None and attempt in engine.in_flight:
+                engine.wasted_tokens[other.candidate.provider.name] += watch.usage.input
             if watch.shape is Shape.STREAM and outcome.kind is Kind.SUCCESS and attempt in engine.in_flight:
                 now = self.session.clock()
                 if self.exchange.streamed(attempt, self.size, now):
@@ -375,9 +375,17 @@ class Flight:
             self.exchange.outpaced(self.attempt, self.size, self.session.clock())
         self.drop(judging.HEDGE_LOST if self.attempt.beside is not None or queued else judging.SLOW)
 
+    def take(self, usage: Usage | None, ids: tuple[str, ...]) -> None:
+        """What its answer has cost, and what a later call may name of it."""
+        if usage is not None:
+            self.attempt.usage = usage
+            self.attempt.cost = prices.cost(self.provider, self.attempt.candidate.model, usage)
+        if ids:
+            self.session.engine.issued(ids, self.provider)
+
     def drop(self, outcome: Outcome) -> None:
         """Close whatever is still open of the attempt, with this outcome."""
-        if self.attempt in self.session.engine.in_flight:
+        if self.attempt.ended_at is None:
             self.finish(outcome)
 
     def note(self, text: str) -> None:

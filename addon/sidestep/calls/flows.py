@@ -5,8 +5,10 @@ mitmproxy's public types only. No policy: which provider is asked was decided be
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha1
 
 from mitmproxy import http
 from mitmproxy.net.http import url
@@ -102,8 +104,9 @@ class Original:
             place += 1
         self.fields, self.secrets = tuple(kept), tuple(secrets)
 
-    def refresh(self, request: http.Request) -> None:
-        """Take over what other addons changed between the headers and the whole request."""
+    def refresh(self, request: http.Request, *, strips: bool) -> None:
+        """Take over what other addons changed between the headers and the whole request. `strips`: credentials that
+        they put on the flow are taken off it."""
         self.body = request.data.content
         fields = request.data.headers.fields
         if fields is self.fields:
@@ -113,7 +116,8 @@ class Original:
         if self.secrets:
             names = {f[0].lower() for _, f in self.secrets}
             self.secrets = (*(s for s in before if s[1][0].lower() not in names), *self.secrets)
-            request.data.headers.fields = self.fields
+            if strips:
+                request.data.headers.fields = self.fields
         else:
             self.secrets = before
 
@@ -293,6 +297,23 @@ def outgoing(
     sent.data.content = None
     sent.data.trailers = None
     return sent
+
+
+def answers_handshake(request: http.Request, response: http.Response) -> bool:
+    """Whether a 101 takes the WebSocket that was asked for: a client must not speak over one that does not (RFC 6455,
+    4.1)."""
+    if response.headers.get("upgrade", "").strip().lower() != "websocket":
+        return False
+    nonce = request.headers.get("sec-websocket-key")
+    if nonce is None:
+        return True  # nobody can tell
+    digest = sha1((nonce.strip() + _WEBSOCKET_GUID).encode("latin-1", "replace"), usedforsecurity=False).digest()
+    accepted: str = response.headers.get("sec-websocket-accept", "")
+    return accepted.strip() == b64encode(digest).decode("ascii")
+
+
+_WEBSOCKET_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""What a server adds to the key of a handshake (RFC 6455, 1.3)."""
 
 
 _LENGTHS = frozenset({b"content-length", b"transfer-encoding"})

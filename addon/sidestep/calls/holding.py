@@ -88,10 +88,14 @@ class Holding:
 
     def begin(self) -> Step:
         """What its head alone says."""
-        if self.watch.shape is not Shape.OPAQUE:
+        watch = self.watch
+        if watch.call.is_websocket and 200 <= watch.status < 300:
+            return Step(Do.FAIL, outcome=replace(judging.NO_SOCKET, status=watch.status))
+        if watch.shape is not Shape.OPAQUE:
             return Step(Do.HOLD)
-        outcome = self.watch.judge_end()
-        if outcome.kind is Kind.FAILURE:
+        # That a WebSocket is taken says nothing yet of what is asked for over it.
+        outcome = None if watch.status == 101 else watch.judge_end()
+        if outcome is not None and outcome.kind is Kind.FAILURE:
             return Step(Do.FAIL, outcome=outcome)
         self.released = True
         self.deadline = None

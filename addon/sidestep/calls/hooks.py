@@ -8,25 +8,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable
+from dataclasses import replace
 
 from mitmproxy import http
 from mitmproxy.connection import Client
 from mitmproxy.proxy.mode_specs import ReverseMode
-from mitmproxy.websocket import WebSocketData
 from wsproto.frame_protocol import Opcode
 
 from sidestep.breaker import judging
 from sidestep.breaker.bounded import Bounded
-from sidestep.breaker.outcomes import ErrorKind, Outcome, Result
+from sidestep.breaker.outcomes import ErrorKind, Result
 from sidestep.calls import replies, story
 from sidestep.calls.clients import may_use_keys
 from sidestep.calls.flight import Flight
 from sidestep.calls.flows import Original, host_of, readable_body
+from sidestep.calls.frames import Frames, conversation_of
 from sidestep.calls.session import Session
 from sidestep.calls.shared import Core
 from sidestep.calls.watching import Shape
 from sidestep.credentials import Field
+from sidestep.dialects.base import Call, Pin, PinKind
 from sidestep.dialects.common import media_type
+from sidestep.dialects.openai_frames import RESPONSES
 from sidestep.routing import table
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.exchange import Exchange, Exhausted, Wait
@@ -40,13 +43,10 @@ REPLAYABLE_BYTES = 1 << 20
 """Larger bodies are not kept for a replay."""
 REPLAYABLE_TOTAL = 32 << 20
 """Bytes of all bodies that are kept."""
-GOOD_CLOSES = (1000, 1001, 1005)
-"""WebSocket close codes (RFC 6455): done, going away, none given."""
-PROVIDERS_CLOSES = (1011, 1012, 1013, 1014)
-"""An internal error, a restart, overload, a bad gateway: the provider's own trouble."""
-VANISHED = 1006
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
 """Types of what is sent piece by piece to be read so, by any host."""
+KEPT_MESSAGES_BYTES = 64 << 20
+"""Of what has gone over one WebSocket: mitmproxy would keep all of it."""
 
 
 class Calls:
@@ -64,6 +64,8 @@ class Calls:
     def done(self) -> None:
         for session in self.sessions.values():
             session.drop(judging.KILLED)
+            if session.frames is not None:
+                self._finish(session)
         self.sessions.clear()
 
     def client_disconnected(self, client: Client) -> None:
@@ -129,11 +131,14 @@ class Calls:
                 flow.request.data.content = before.body
             elif "content-length" in flow.request.headers:  # edited since
                 flow.request.headers["content-length"] = str(len(flow.request.raw_content or b""))
-        session.original.refresh(flow.request)
+        session.original.refresh(flow.request, strips=session.acting)
         original = session.original
         query = flow.request.path.partition("?")[2]
         body = readable_body(original)
+        trusted = may_use_keys(flow.client_conn, engine.settings.proxy.allow_clients)
         call = match.read(query, original.content_type, body)
+        if call.operation == RESPONSES and trusted:
+            call = self._bound(session, call)
         now = self.core.clock()
 
         def plan(trusted: bool) -> table.Plan:
@@ -142,7 +147,6 @@ class Calls:
             home = match.home_issuer if call.sealed else ""
             return table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)
 
-        trusted = may_use_keys(flow.client_conn, engine.settings.proxy.allow_clients)
         chosen = plan(trusted)
         if chosen.passthrough:
             if session.acting and not trusted and not plan(True).passthrough:
@@ -169,11 +173,21 @@ class Calls:
             body_bytes=len(body),
             credential=credential,
             failed_at=failed_at,
+            conversation=session.conversation,
         )
         engine.live.add(session)
         if not session.acting:
             self._look_on(session)
         return True
+
+    @staticmethod
+    def _bound(session: Session, call: Call) -> Call:
+        """A handshake that goes on with a conversation, pinned to the provider that it was last held with."""
+        key = session.conversation = conversation_of(session.original, session.match.route.name)
+        held = session.engine.issuer_of(key) if key else None
+        if held is None or held.provider not in (p.name for p in session.match.route.providers):
+            return call
+        return replace(call, pin=Pin(PinKind.STATE, "conversation", (key,)))
 
     def _look_on(self, session: Session) -> None:
         """Mode `observe`: note what would be done, and judge the own provider by what the app gets."""
@@ -283,7 +297,8 @@ class Calls:
         """Judge from the hooks alone what a layer of ours does not carry: mode `observe`."""
         watch = flight.open(response)
         if watch.shape is Shape.OPAQUE:
-            flight.settle(watch.judge_end())
+            if watch.status != 101:
+                flight.settle(watch.judge_end())
         elif watch.shape in (Shape.STREAM, Shape.FLOWING):
             before = response.stream
 
@@ -330,42 +345,46 @@ class Calls:
         except Exception as e:
             self.core.log_bug("error", e)
 
-    def websocket_message(self, flow: http.HTTPFlow) -> None:
+    def websocket_start(self, flow: http.HTTPFlow) -> None:
         session = self.sessions.get(flow.id)
-        if session is None or not session.acting or flow.websocket is None:
-            return
-        message = flow.websocket.messages[-1]
-        if not message.from_client or message.type is not Opcode.TEXT:
+        if session is None or session.flight is None:
             return
         try:
-            content = session.app_frame(message.content)
-            if content is not message.content:
-                message.content = content
+            session.frames = Frames(session, session.flight)
+        except Exception as e:
+            self.core.log_bug("websocket_start", e)
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        session, told = self.sessions.get(flow.id), flow.websocket
+        if session is None or session.frames is None or told is None:
+            return
+        message = told.messages[-1]
+        is_text = message.type is Opcode.TEXT
+        try:
+            session.kept_bytes += len(message.content)
+            while session.kept_bytes > KEPT_MESSAGES_BYTES and len(told.messages) > 1:
+                session.kept_bytes -= len(told.messages.pop(0).content)
+            if message.from_client:
+                content = session.frames.sent(message.content, is_text=is_text)
+                if content is not message.content:
+                    message.content = content
+            elif not message.injected and not session.frames.came(message.content, is_text=is_text):
+                message.drop()
         except Exception as e:
             self.core.log_bug("websocket_message", e)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
-        session = self.sessions.pop(flow.id, None)
-        if session is None:
+        session, told = self.sessions.pop(flow.id, None), flow.websocket
+        if session is None or told is None:
             return
         try:
-            if session.flight is not None:
-                session.flight.finish(self._judge_close(session.flight, flow.websocket))
+            if session.frames is not None:
+                reason = told.close_reason or ""
+                session.frames.ended(told.close_code, reason, by_client=bool(told.closed_by_client))
             self._finish(session)
         except Exception as e:
+            session.drop(judging.INTERNAL)
             self.core.log_bug("websocket_end", e)
-
-    @staticmethod
-    def _judge_close(flight: Flight, ended: WebSocketData | None) -> Outcome:
-        """What the end of a WebSocket says of its provider. Its reason is not quoted: it may hold anything."""
-        code = None if ended is None else ended.close_code
-        if ended is None or ended.closed_by_client or code in (None, *GOOD_CLOSES):
-            return judging.SUCCESS
-        if code == VANISHED:
-            flight.note("the provider vanished without closing the WebSocket")
-            return judging.TRUNCATED
-        flight.note(f"the provider closed the WebSocket with code {code}")
-        return judging.STREAM_ERROR if code in PROVIDERS_CLOSES else judging.SUCCESS
 
     def _finish(self, session: Session) -> None:
         """The request is over: count it, tell its story, keep its original for a replay."""

@@ -24,6 +24,7 @@ from sidestep.routing.table import Match
 
 if TYPE_CHECKING:
     from sidestep.calls.flight import Flight
+    from sidestep.calls.frames import Frames
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +50,18 @@ class Session:
         self.flights: list[Flight] = []
         """The attempts that are not over."""
         self.answer: Attempt | None = None
-        """The attempt whose answer the app gets; it need not be the latest."""
+        """The attempt whose answer the app gets; it need not be the latest. Of several over a WebSocket, one that tells
+        what came of it."""
+        self.frames: Frames | None = None
+        """What goes over a WebSocket, once its handshake was taken."""
+        self.kept_bytes = 0
+        """Of the messages that mitmproxy keeps of that."""
+        self.conversation = ""
+        """A name for the conversation that a handshake says it goes on with."""
         self.broken_off = False
         """What the app gets is an error of Sidestep's own, or ends with one."""
         self.app_left = False
-        """The app's connection has ended before the call did."""
+        """The app's connection has ended before the call did, or its WebSocket amid a response."""
         self.direct_hosts: str | None = None
         """The user's NO_PROXY, where it is `sidestep run` that has put a proxy of the user's behind this one."""
         self.leaks = Leaks(engine.keys, self._said_by_app)
@@ -108,6 +116,8 @@ class Session:
 
     def drop(self, outcome: Outcome) -> None:
         """Whatever is still open of this flow is closed with this outcome."""
+        if self.frames is not None:
+            self.frames.drop(outcome)
         for flight in tuple(self.flights):
             flight.drop(outcome)
 
@@ -164,17 +174,3 @@ class Session:
             return True
         others = self.exchange is not None and len(self.exchange.plan.candidates) > 1
         return others and error.then is not Then.HAND_OVER
-
-    def app_frame(self, content: bytes) -> bytes:
-        """A message that the app sends over its WebSocket, as it goes to the provider that took the handshake. With
-        the Responses API each call has its model in there, not in the handshake; the very same bytes where there is
-        nothing to change."""
-        if self.flight is None or self.flight.exchange.call.operation != "responses.websocket":
-            return content
-        provider = self.flight.provider
-        if not provider.models and not provider.drop_fields:
-            return content
-        dialect, tail = self.match.dialect, self.match.tail
-        call = dialect.read("responses", tail, "", "", content)
-        model = None if call.model is None else provider.target_model(call.model)
-        return dialect.rewrite(call, tail, "", content, model, provider.drop_fields)[1]

@@ -24,12 +24,16 @@ _ABOUT_THE_REQUEST = frozenset({Then.HAND_OVER, Then.LARGER})
 """A neutral answer that says something of the request itself, which any provider might have said."""
 
 
+def is_broken(attempt: Attempt | None) -> bool:
+    """Whether its answer is a failure."""
+    return attempt is not None and attempt.outcome is not None and attempt.outcome.kind in _BAD
+
+
 def result(session: Session) -> Result:
     """What came of a call that is over, by what the app got."""
     flow, answer = session.flow, session.answer
     outcome = None if answer is None else answer.outcome
-    broken = outcome is not None and outcome.kind in _BAD
-    broken = broken or session.broken_off
+    broken = is_broken(answer) or session.broken_off
     if (flow.error is not None or session.app_left) and not broken:
         return Result.LEFT  # all that is left: what a provider or Sidestep breaks off is known
     if broken or flow.response is None or flow.response.status_code >= 500:

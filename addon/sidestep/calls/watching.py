@@ -473,6 +473,10 @@ class Watch:
         error = self.dialect.read_error(self.status, headers, body)
         if error.kind is ErrorKind.NONE and len(self._body) > ERROR_BODY_BYTES:
             error = ErrorFacts(ErrorKind.INVALID)  # more than is read or kept: its status alone decides
+        if self.call.is_websocket and not self._own_credential:
+            refused = judging.judge_handshake(self.status, error, in_form="json" in self._content_type)
+            if refused is not None:
+                return refused
         outcome = judging.judge_status(
             self.status,
             error,

@@ -65,6 +65,7 @@ _INVALID_CODES = _words(
     r"invalid_request | invalid_argument | badrequest | bad_request | invalid_value | invalid_type",
     r"missing_required | invalid_parameter | invalidparameter | failed_precondition | validation | \binvalid_",
     r"image_(?:too|parse|file) | failed_to_download_image | empty_image | unprocessable | data_residency",
+    r"(?:response|item|conversation)_not_found | session_expired",
 )
 _RELAYED_CODES = _words(
     _OVERLOAD_CODES.pattern,
@@ -210,13 +211,24 @@ def facts_in(status: int, body: bytes) -> ErrorFacts:
             return ErrorFacts(ErrorKind.PAGE)
         said.message = text[:MAX_MESSAGE]
     if not status:
-        if not said.message and not said.words:
+        if not said.message and not said.words and not said.code:
             return NO_ERROR
         status = said.code or next((_STATUS_OF[w] for w in said.words if w in _STATUS_OF), 0)
     return ErrorFacts(_kind(status, said), said.message)
 
 
-def _kind(status: int, said: _Said) -> ErrorKind:
+def facts_of_close(reason: str) -> ErrorFacts:
+    """What the words that close a WebSocket say; NO_ERROR where none of them is known. OpenAI closes with its codes
+    (`invalid_request_error.invalid_api_key`), others with sentences."""
+    said = _Said()
+    said.message = reason
+    said.words = [reason[:_MAX_CODE]] if " " not in reason else []
+    kind = _kind(0, said, unknown=ErrorKind.NONE)
+    return NO_ERROR if kind is ErrorKind.NONE else ErrorFacts(kind, reason[:MAX_MESSAGE])
+
+
+def _kind(status: int, said: _Said, unknown: ErrorKind = ErrorKind.SERVER) -> ErrorKind:
+    """`unknown`: of an error in a 2xx of whose words none is known."""
     text, words = said.message[:_READ], " ".join(said.words)
     if 500 <= status < 600:
         status = 503 if status == 529 else status
@@ -261,7 +273,7 @@ def _kind(status: int, said: _Said) -> ErrorKind:
     for pattern, kind in _BY_MESSAGE if said.vague or not words else _BY_MESSAGE[:2]:
         if pattern.search(text):
             return kind
-    return ErrorKind.SERVER
+    return unknown
 
 
 _BY_MESSAGE = (

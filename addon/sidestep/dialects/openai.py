@@ -202,7 +202,8 @@ class OpenAI:
             return failure
         ids: list[str] = []
         if call.operation in ("responses", "responses/compact"):
-            ids = texts(value_of(fields.get("id")), *item_ids(fields["output"]))
+            response = decoded(RESPONSE, common.encode(fields))
+            ids = [*([] if response is None else response.ids), *item_ids(fields["output"])]
         elif call.operation == "chat/completions" and b'"audio"' in body:
             ids = _audio_ids(value_of(fields["choices"]))
         usage = usage_in(value_of(fields.get("usage")))

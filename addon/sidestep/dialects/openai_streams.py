@@ -69,7 +69,14 @@ class Response(msgspec.Struct):
     model: Any = None
     usage: Any = None
     status: Any = None
+    conversation: Any = None
     output: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def ids(self) -> list[str]:
+        """What a later call may name it by, save its items."""
+        conversation = self.conversation
+        return texts(self.id, conversation.get("id") if isinstance(conversation, dict) else conversation)
 
 
 class _Item(msgspec.Struct):
@@ -302,7 +309,7 @@ class EventReader(Reader):
             return error_reading(bytes(event.response) or data)
         response = decoded(RESPONSE, event.response)
         if response is not None:
-            self.note_ids(response.id)
+            self.note_ids(*response.ids)
             if isinstance(response.model, str):
                 self.model = response.model
         if kind in self._COMPLETED:

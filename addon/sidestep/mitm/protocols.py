@@ -17,7 +17,10 @@ from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketConnection, WebsocketEndHook, WebsocketLayer
 from wsproto import events as wsevents
 from wsproto.connection import ConnectionState as WebsocketState
+from wsproto.events import CloseConnection
 
+from sidestep.calls.frames import COME_AGAIN, VANISHED
+from sidestep.calls.session import Session
 from sidestep.leaks import Sieve
 
 Commands = layer.CommandGenerator[None]
@@ -28,8 +31,8 @@ class MalformedHeadError(ResponseProtocolError):
     """The server has answered with what is no head of a response, or with one that cannot be passed on."""
 
 
-INTERNAL_ERROR = 1011
-"""A close code of WebSockets."""
+GOING_AWAY, INTERNAL_ERROR = 1001, 1011
+"""Close codes of a client and of a server (RFC 6455, 7.4.1)."""
 INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
 
 
@@ -148,36 +151,56 @@ class SiftedConnection(WebsocketConnection):
         return False
 
 
-class HonestWebsocketLayer(WebsocketLayer):
-    """mitmproxy tells the app of a normal close when the server has vanished; this one cuts its connection as well.
+class Overdue(events.Event):
+    """A provider has been silent over a WebSocket for too long."""
 
-    State beside the base's: what looks through what comes of the server, until it does.
+
+class HonestWebsocketLayer(WebsocketLayer):
+    """mitmproxy tells the app of a normal close when the server has vanished; this one cuts its connection as well. And
+    it closes a socket whose client is to come back over HTTP.
+
+    State beside the base's: the session, None where Sidestep does not act; what looks through what comes of the
+    server, until it does.
     """
 
-    sifting: tuple[Sieve, Callable[[], None]] | None
+    session: Session | None = None
+    sifting: tuple[Sieve, Callable[[], None]] | None = None
 
     @classmethod
-    def adopt(cls, child: layer.Layer, sieve: Sieve, withheld: Callable[[], None]) -> None:
-        """Make a layer that has not begun to relay one of these."""
+    def adopt(cls, child: layer.Layer | None, session: Session, withheld: Callable[[], None] | None) -> None:
+        """Make a layer that has not begun to relay one of these. `withheld`: told once, where a message repeats a
+        key."""
         if type(child) is WebsocketLayer:
             child.__class__ = cls
             assert isinstance(child, cls)
-            child.sifting = sieve, withheld
+            child.session = session
+            child.sifting = None if withheld is None else (session.leaks.sieve(), withheld)
 
     def relay_messages(self, event: events.Event) -> Commands:
         if self.sifting is not None:
             SiftedConnection.adopt(self.server_ws, *self.sifting)
             self.sifting = None
         vanished = isinstance(event, events.ConnectionClosed) and event.connection == self.context.server
-        if not vanished or self.server_ws.state is not WebsocketState.OPEN:
-            yield from super().relay_messages(event)
+        if vanished and self.server_ws.state is WebsocketState.OPEN:
+            yield from self._end(VANISHED, None)
             return
+        if not isinstance(event, Overdue):
+            yield from super().relay_messages(event)
+        frames = None if self.session is None else self.session.frames
+        if frames is None or not frames.closes or self.client_ws.state is not WebsocketState.OPEN:
+            return
+        for ws, code in ((self.client_ws, COME_AGAIN), (self.server_ws, GOING_AWAY)):
+            if ws.state is WebsocketState.OPEN:
+                yield commands.SendData(ws.conn, ws.send(CloseConnection(code)))
+        yield from self._end(COME_AGAIN, "")
+
+    def _end(self, code: int, reason: str | None) -> Commands:
         data = self.flow.websocket
         assert data is not None
         data.timestamp_end = time.time()
         data.closed_by_client = False
-        data.close_code = 1006
-        data.close_reason = None
+        data.close_code = code
+        data.close_reason = reason
         for ws in (self.server_ws, self.client_ws):
             yield commands.CloseConnection(ws.conn)
         yield WebsocketEndHook(self.flow)

@@ -52,12 +52,13 @@ from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, H
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.calls.flight import Flight
+from sidestep.calls.flows import answers_handshake
 from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape
 from sidestep.mitm.causes import cause_of
 from sidestep.mitm.handlers import client_is_slow
-from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError
+from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError, Overdue
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +235,19 @@ class FailoverStream(HttpStream):
         elif isinstance(event, RequestProtocolError) and self.session is not None and self.winner is None:
             # It may wait in line for a hook to end; the attempts, and their permits, need not.
             return itertools.chain(self._cancel_all(None), super().handle_event(event))
+        if self.child_layer is not None and self.winner is not None:
+            return self._relayed(event, self.winner)
         return super().handle_event(event)
+
+    def _relayed(self, event: events.Event, winner: Flight) -> Commands:
+        """Something goes over a WebSocket; or its provider, who must have spoken by now, has not."""
+        frames = None if self.session is None else self.session.frames
+        if not isinstance(event, Expired):
+            yield from super().handle_event(event)
+        elif frames is not None and self.flow.live:
+            frames.expired()
+            yield from super().handle_event(Overdue())
+        yield from self._arm(winner)
 
     def _received(self, flight: Flight, event: HttpEvent) -> Commands:
         match event:
@@ -291,7 +304,8 @@ class FailoverStream(HttpStream):
         """Whether this head would not be passed on: the app would get a page of mitmproxy's in its place. A 101 to what
         was no handshake would make the app's next request a message to that server; below 100 there is no status."""
         if response.status_code == 101:
-            return self.session is None or not self.session.is_websocket
+            session = self.session
+            return session is None or not session.is_websocket or not answers_handshake(session.flow.request, response)
         if response.status_code < 100:
             return True
         if not self.context.options.validate_inbound_headers:
@@ -768,8 +782,7 @@ class FailoverStream(HttpStream):
         if not self.flow.websocket:
             session.drop(judging.INTERNAL)
         for command in super().flow_done():
-            if self.child_layer is not None and winner is not None:
-                HonestWebsocketLayer.adopt(self.child_layer, session.leaks.sieve(), winner.tell_leak)
+            HonestWebsocketLayer.adopt(self.child_layer, session, None if winner is None else winner.tell_leak)
             yield command
 
     # --- deadlines

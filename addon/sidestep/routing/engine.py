@@ -16,7 +16,7 @@ from sidestep.breaker.bounded import Bounded, short
 from sidestep.breaker.circuit import Circuit, Refusal, State
 from sidestep.breaker.cooldown import Cooldowns, Subject
 from sidestep.breaker.guard import Guard, Pass
-from sidestep.breaker.judging import SLOW, UNKNOWN_MODEL_SECONDS
+from sidestep.breaker.judging import OPENED, SLOW, UNKNOWN_MODEL_SECONDS
 from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.breaker.plans import Plans
 from sidestep.config.settings import Provider, Settings
@@ -25,6 +25,7 @@ from sidestep.leaks import Keys
 from sidestep.routing.histograms import Histograms
 from sidestep.routing.lateness import Budget, Times
 from sidestep.routing.repeats import Repeats
+from sidestep.routing.sockets import Sockets
 from sidestep.routing.sticking import Conversations
 from sidestep.routing.strategies import Strategist
 from sidestep.routing.table import NOBODY, Candidate, Issued, RouteTable
@@ -145,6 +146,7 @@ class Engine:
         self._held: dict[str, State] = {}
         self._unknown: Bounded[ModelKey, float] = Bounded(UNKNOWN_MODELS, UNKNOWN_BYTES)
         self._issuers: Bounded[str, Issued] = Bounded(ISSUED_IDS, ISSUED_BYTES)
+        self.sockets = Sockets()
 
     def reconfigure(self, settings: Settings) -> None:
         """Take other settings; circuits and cooldowns of unchanged providers are kept."""
@@ -280,6 +282,25 @@ class Engine:
         self.out[attempt.candidate.provider.name] += 1
         return attempt
 
+    # --- over a WebSocket
+
+    def pause(self, attempt: Attempt, now: float) -> None:
+        """Its WebSocket is there, and nothing is asked for yet: no permit is held until something is. That the provider
+        is reached has been shown; nothing else has."""
+        if attempt.permit is not None:
+            attempt.permit.settle(OPENED, now, status=attempt.status)
+            attempt.permit = None
+        self._leave(attempt)
+        self._tell_changed()
+
+    def resume(self, attempt: Attempt, now: float, lease_seconds: float) -> None:
+        """Something is asked for over its WebSocket: it is under way whatever the circuits say, counted where they let
+        it."""
+        candidate = attempt.candidate
+        permit = self.guard(candidate.provider, candidate.model).admit(now, lease_seconds, insist=True)
+        attempt.permit = None if isinstance(permit, Refusal) else permit
+        self._begin(attempt)
+
     def settle(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         """Give an attempt its outcome, its permit back; a second word on it can only take back a success."""
         earlier, attempt.outcome = attempt.outcome, outcome
@@ -315,21 +336,28 @@ class Engine:
 
     def ended(self, attempt: Attempt, now: float) -> None:
         """The attempt is over: nothing more comes of it. It must have been settled before."""
-        if attempt not in self.in_flight:
+        if attempt.ended_at is not None:
             return
-        self.in_flight.discard(attempt)
         attempt.ended_at = now
         name = attempt.candidate.provider.name
         if attempt.outcome is not None:
             self.attempts_total[(name, attempt.outcome.kind, attempt.outcome.reason)] += 1
-        self.out[name] -= 1
-        if not self.out[name]:
-            del self.out[name]
+        self._leave(attempt)
         if attempt.usage is not None:
             self.tokens_total[(name, "input")] += attempt.usage.input
             self.tokens_total[(name, "output")] += attempt.usage.output
         if attempt.cost is not None:
             self.cost_total[name] += attempt.cost  # type: ignore[assignment]  # Counter adds floats as well
+
+    def _leave(self, attempt: Attempt) -> None:
+        """It is not under way."""
+        if attempt not in self.in_flight:
+            return
+        self.in_flight.discard(attempt)
+        name = attempt.candidate.provider.name
+        self.out[name] -= 1
+        if not self.out[name]:
+            del self.out[name]
 
     def _tell_changed(self) -> None:
         for listener in tuple(self.changed):

@@ -32,6 +32,7 @@ from sidestep.dialects.conversations import conversation_of
 from sidestep.routing.engine import Attempt, Engine, Refused
 from sidestep.routing.lateness import CallKind, kind_of
 from sidestep.routing.prices import context_window
+from sidestep.routing.sockets import OPERATION
 from sidestep.routing.strategies import pace_key
 from sidestep.routing.table import Candidate, Match, Plan
 
@@ -46,6 +47,8 @@ RECOVERY_WAITS = 3
 be another failure."""
 WAIT_MARGIN_SECONDS = 0.005
 """Timers may fire a little early; asking a moment too soon would waste the only wait."""
+MAX_ATTEMPTS_KEPT = 50
+"""Of one WebSocket, over which an app may ask for as much as it likes: the oldest good ones go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +93,11 @@ class Exchange:
         body_bytes: int = 0,
         credential: str = "",
         failed_at: frozenset[str] = frozenset(),
+        conversation: str = "",
     ) -> None:
         """`body_bytes`: the size of the request's body, from which its tokens are estimated. `credential`: a
-        fingerprint of the app's own. `failed_at`: providers that have just failed this very call."""
+        fingerprint of the app's own. `failed_at`: providers that have just failed this very call. `conversation`: a
+        name for the one that a WebSocket's handshake goes on with."""
         self.id = "sx-" + secrets.token_hex(8)
         self.engine = engine
         self.match = match
@@ -116,6 +121,8 @@ class Exchange:
         """Whether other requests were under way with this one."""
         self.credential = credential
         self._scope = (match.route.name, None if call.model is None else short(call.model))
+        self.asker = (match.route.name, credential)
+        self._handshake = engine.sockets.met(call, match.route, self.asker, conversation)
         self._first = plan.candidates[0] if plan.candidates else None
         self._body_bytes = body_bytes
         self._hedge: Attempt | None = None
@@ -183,23 +190,35 @@ class Exchange:
 
     # --- which provider to ask
 
-    def subject(self, candidate: Candidate) -> Subject:
-        """What a limit that this call meets at a candidate belongs to."""
+    def subject(self, candidate: Candidate, operation: str | None = None) -> Subject:
+        """What a limit that this call meets at a candidate belongs to; `operation`: of what is asked for over a
+        WebSocket."""
         credential = self.credential if candidate.own_credential else ""
-        return subject(candidate.provider.name, credential, self.call.operation, candidate.model)
+        return subject(candidate.provider.name, credential, operation or self.call.operation, candidate.model)
 
     def next(self, now: float) -> Next:
         """What to do now that no attempt is under way."""
         if len(self.attempts) >= self.limits.max or now >= self.deadline:
             return Exhausted(self.refused)
+        shake = self._handshake
+        if shake is not None and shake.has_choice and self.engine.sockets.is_broken(shake.conversation, now):
+            return Exhausted(self.refused)
         self._in_company = self._in_company or len(self.engine.live) > 1
         return (
             self._the_same_again(now)
             or self._preferred(now)
+            or self._over_http()
             or self._for_want_of_others(now)
             or self._wait(now)
             or Exhausted(self.refused)
         )
+
+    def _over_http(self) -> Exhausted | None:
+        """The end of a handshake that is better refused: its client may come over HTTP."""
+        shake = self._handshake
+        if shake is None or not shake.better_over_http(self.plan, [a.outcome for a in self.attempts]):
+            return None
+        return Exhausted(self.refused)
 
     def first_choice(self, now: float) -> Candidate | None:
         """The candidate that a new request would be sent to now; None: all are refused."""
@@ -289,10 +308,19 @@ class Exchange:
         return Wait(seconds, "rate_limit", on_change=True) if seconds > 0 else None
 
     def _refusal(self, candidate: Candidate, now: float, *, insist: bool = False) -> Refused | None:
-        return self.engine.refusal(candidate, self.subject(candidate), now, insist=insist)
+        refused = self.engine.refusal(candidate, self.subject(candidate), now, insist=insist)
+        first = None if refused is not None or self._handshake is None else self._handshake.first_call(candidate)
+        if first is None:
+            return refused
+        # A handshake takes nothing of what its responses will need, but it is of no use where they are refused.
+        return self.engine.refusal(first, self.subject(first, OPERATION), now, insist=insist)
 
     def _ask(self, candidate: Candidate, now: float, *, insist: bool = False) -> Attempt | Refused:
-        answer = self.engine.admit(candidate, self.subject(candidate), now, self._lease(candidate), insist=insist)
+        answer: Attempt | Refused | None = None
+        if self._handshake is not None:
+            answer = self._refusal(candidate, now, insist=insist)
+        if answer is None:
+            answer = self.engine.admit(candidate, self.subject(candidate), now, self._lease(candidate), insist=insist)
         if isinstance(answer, Attempt):
             name = candidate.provider.name
             self.attempts.append(answer)
@@ -306,9 +334,28 @@ class Exchange:
         self.attempts.append(attempt)
         return attempt
 
+    def over_socket(self, candidate: Candidate, operation: str, now: float, first: Attempt | None) -> Attempt:
+        """A response is asked for over the WebSocket that this exchange has led to. `first`: the attempt that made it,
+        as long as it stands for none."""
+        attempt = Attempt(candidate, self.subject(candidate, operation), None, now, status=101)
+        if first is not None:
+            first.candidate, first.subject = attempt.candidate, attempt.subject
+            attempt = first
+        else:
+            self.attempts.append(attempt)
+            if len(self.attempts) > MAX_ATTEMPTS_KEPT:
+                good = (i for i, a in enumerate(self.attempts) if a.outcome and a.outcome.kind is Kind.SUCCESS)
+                del self.attempts[next(good, 0)]
+        t = candidate.provider.timeouts
+        self.engine.resume(attempt, now, t.first_byte + t.first_content + t.idle + LEASE_MARGIN_SECONDS)
+        return attempt
+
     def _lease(self, candidate: Candidate) -> float:
         t = candidate.provider.timeouts
-        first = t.first_byte + t.first_content if self.call.stream else t.headers
+        if self.call.is_websocket:
+            first = t.first_byte
+        else:
+            first = t.first_byte + t.first_content if self.call.stream else t.headers
         return t.connect + first + t.idle + LEASE_MARGIN_SECONDS
 
     def _wait(self, now: float) -> Wait | None:
@@ -420,28 +467,28 @@ class Exchange:
         if kind is Kind.SUCCESS:
             self._answered(attempt, headers, now, wall_now)
         elif kind is Kind.FAILURE:
-            if attempt.outcome is judging.TIMEOUT:
+            if attempt.outcome is judging.TIMEOUT and not self.call.is_websocket:
                 self.outpaced(attempt, 0, now)
             self._broke(attempt)
 
     def _answered(self, attempt: Attempt, headers: Mapping[str, str], now: float, wall_now: float) -> None:
         engine, provider = self.engine, attempt.candidate.provider
         began = now if attempt.headers_at is None else attempt.headers_at
-        if attempt.content_at is not None:
-            content = attempt.content_at - attempt.started
+        content = None if attempt.content_at is None else attempt.content_at - attempt.started
+        if self.call.is_websocket:
+            content = None  # the first of its responses began with the handshake
+        if content is not None:
             engine.times.began(self._times(attempt), began - attempt.started, content, now)
         self.engine.plans.told(attempt.subject, windows(headers, wall_now) if headers else (), now)
         seconds = exhausted(headers, wall_now - (now - began))
         if seconds is not None:
             engine.cooldowns.foresee(attempt.subject, began, seconds)
-        if attempt.content_at is not None and not self.call.is_websocket:
-            form = "streamed" if self.call.stream else "whole"
-            engine.first_content.took((provider.name, form), attempt.content_at - attempt.started)
+        if content is not None:
+            engine.first_content.took((provider.name, "streamed" if self.call.stream else "whole"), content)
         if len(self.plan.candidates) < 2:
             return
-        if self.match.route.strategy == "fastest" and attempt.content_at is not None:
-            key = pace_key(attempt.candidate, self.call)
-            engine.strategist.paces.measured(key, attempt.content_at - attempt.started, now)
+        if self.match.route.strategy == "fastest" and content is not None:
+            engine.strategist.paces.measured(pace_key(attempt.candidate, self.call), content, now)
         stays = engine.conversations
         # Where providers go by their order, a conversation with the first of them needs no memory of it.
         in_order = self.match.route.strategy == "priority" and attempt.candidate is self._first
@@ -460,7 +507,7 @@ class Exchange:
         name = candidate.provider.name
         if self._hedge is not None and self._hedge.beside is attempt and outcome.kind is not Kind.NEUTRAL:
             self.engine.budget.give_back()  # it would have been asked anyway
-        if outcome.kind is Kind.FAILURE and self.match.route.strategy == "fastest":
+        if outcome.kind is Kind.FAILURE and self.match.route.strategy == "fastest" and not self.call.is_websocket:
             self.engine.strategist.paces.failed(pace_key(candidate, self.call), now - attempt.started, now)
         limits = candidate.provider.attempts
         tries_left = self._tries.get(name, 0) < limits.per_provider

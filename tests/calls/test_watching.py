@@ -658,11 +658,13 @@ REASONS = {"lacks": Then.NEXT, "client_error": Then.HAND_OVER}
         (b"<\x00\x01", Shape.FLOWING, judging.SUCCESS),
         (b"<!DOCTYPE html><p>sign in", Shape.WHOLE, judging.judge_no_answer(200)),
         (b'\n{"error": {"message": "internal error"}}', Shape.WHOLE, judging.judge_no_answer(200)),
+        (b'data: {"type":"speech.audio.delta","audio":"x"}\n\n', Shape.WHOLE, judging.OTHER_FORM),
     ],
 )
-def test_what_calls_itself_sound(body: bytes, shape: Shape, outcome: Outcome) -> None:
-    """A page or an error under that name is held back, as under any other; sound flows from its first byte on."""
-    watch = watch_of(Call("openai", "audio/speech", "m", stream=False), "audio/mpeg")
+@pytest.mark.parametrize("kind", ["audio/mpeg", JSON, "text/html", None])
+def test_what_comes_as_sound(kind: str | None, body: bytes, shape: Shape, outcome: Outcome) -> None:
+    """Whatever it calls itself: a page or an error is held back, sound flows from its first byte on."""
+    watch = watch_of(Call("openai", "audio/speech", "m", stream=False), kind)
     seen = see(watch, [body, b""])
     assert (watch.shape, seen.outcome) == (shape, outcome)
 

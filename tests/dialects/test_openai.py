@@ -733,6 +733,12 @@ def test_edits_of_images_are_forms() -> None:
     assert rewritten == ("/images/edits", body.replace(b"gpt-image-1", b"mine"))
 
 
+@pytest.mark.parametrize(("body", "unread"), [(b"Hi", True), (b'{"text":', False), (b" ", False), (b"<html>", False)])
+def test_text_or_sound_that_calls_itself_json(body: bytes, unread: bool) -> None:
+    """It may be an answer for all that is known."""
+    assert OPENAI.judge_answer(call("audio/transcriptions", stream=False), JSON, body) == Answer(False, unread=unread)
+
+
 # --- errors
 
 

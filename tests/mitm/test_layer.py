@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 from mitmproxy.proxy.layers.http import GetHttpConnection
 
@@ -122,17 +124,39 @@ def test_what_is_withdrawn_is_found_by_identity(driver: Driver) -> None:
     assert driver.layer.waiting_for_establishment[connection][0] is second
 
 
+def _streamed(driver: Driver, *pieces: bytes) -> bytes:
+    """What an app that asks for a stream is sent of an answer in these pieces, head and all."""
+    more = b'"stream":true,'
+    length = b"%d" % (len(BODY) + len(more))
+    driver.says(driver.client, CALL.replace(b'"m",', b'"m",' + more).replace(b"%d" % len(BODY), length))
+    for piece in pieces:
+        driver.says(driver.servers[-1], piece)
+    return driver.answer()
+
+
+WORD = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+FAILED = b'data: {"error":{"message":"m"}}\n\n'
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_an_error_where_no_event_of_ours_could_end_the_stream(together: bool, encoded: bool, driver: Driver) -> None:
+    """Its provider's own goes on, and all that follows, also where it comes together with the first word."""
+    parts = [gzip.compress(p, mtime=0) if encoded else p for p in (WORD, FAILED, b"data: [DONE]\n\n")]
+    fields = b"Content-Encoding: gzip\r\n" if encoded else b""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n" % len(b"".join(parts))
+    pieces = [parts[0] + parts[1], parts[2]] if together else parts
+    assert _streamed(driver, head + fields + b"\r\n", *pieces).endswith(b"\r\n\r\n" + b"".join(parts))
+    assert driver.client not in driver.closed
+    assert states(driver)["a"] == (1, 0)
+
+
 @pytest.mark.parametrize("junk", [b"data: [DONE", b"data: {not json\n\n", b"data: {}\n\ndata: {"])
 def test_a_stream_without_a_word_is_handed_over_as_it_came(junk: bytes) -> None:
     """What a good stream would be rid of stays: it may be all that there is to see of what went wrong."""
     alone = Driver(toml("priority", "attempts = { per_provider = 1 }", a=""))
-    alone.says(
-        alone.client, CALL.replace(b'"m",', b'"m","stream":true,').replace(b"%d" % len(BODY), b"%d" % (len(BODY) + 14))
-    )
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(junk)
-    for piece in (head, junk[:5], junk[5:]):
-        alone.says(alone.servers[0], piece)
-    assert alone.answer().endswith(b"\r\n\r\n" + junk)
+    assert _streamed(alone, head, junk[:5], junk[5:]).endswith(b"\r\n\r\n" + junk)
     assert states(alone)["a"] == (1, 0)
 
 

@@ -250,7 +250,11 @@ NAMED = (
     Named(
         "nothing_behind_an_error",
         "The provider's own error ends the stream: the SDKs raise from it, and read nothing that comes behind.",
-        _all(_faulty("error event"), ends_in_band, lambda r, b, s: b.body.startswith(s.body)),
+        _all(
+            _faulty("error event"),
+            lambda r, b, s: b.body.startswith(s.body) and any(is_error_event(r.api, e) for e in _events(s.body)),
+            lambda r, b, s: (s.status, s.end) == (b.status, "clean"),
+        ),
     ),
     Named(
         "cut_answer_became_api_error",

@@ -235,7 +235,7 @@ class Holding:
     def _release(self, outcome: Outcome | None, piece: Piece, now: float, note: str = "") -> Step:
         self.released = True
         self.deadline = now + self._timeouts.idle
-        told = piece.told if piece.raises else b""
+        told = piece.told if piece.raises or not self.watch.extensible else b""
         return Step(Do.RELEASE, piece.forward, outcome, error=piece.error, told=told, note=note or _note(piece))
 
     # --- flowing

@@ -35,8 +35,8 @@ _SOUND = ("audio/", "image/", "video/")
 _LINES = ("ndjson", "jsonl", "json-lines", "json-seq", "stream+json")
 """Types of documents that are sent line by line, which is no form of any dialect."""
 
-_DOCUMENT = re.compile(rb'\s*(?:<(?:!doctype|html|head|\?xml)\b|\{\s*")', re.IGNORECASE)
-"""How a page or an error begins that calls itself sound."""
+_DOCUMENT = re.compile(rb'\s*(?:<(?:!doctype|html|head|\?xml)\b|\{\s*"|(?:data|event):)', re.IGNORECASE)
+"""How a page, an error or a stream of events begins where sound was asked for."""
 
 DECODED_AT_ONCE = 8 << 20
 """What one piece of a compressed stream may become: its events are all there at the same time."""
@@ -152,7 +152,9 @@ class Watch:
         # What is asked for is not known of a request that could not be read.
         if self.call.stream or (self.call.model is None and kind == EVENT_STREAM):
             return Shape.FLOWING if kind.startswith(_SOUND) else Shape.STREAM
-        sound = self.call.operation.startswith("audio/") and kind == "application/octet-stream"
+        sound = self.call.operation == "audio/speech" or (
+            self.call.operation.startswith("audio/") and kind == "application/octet-stream"
+        )
         return Shape.FLOWING if sound or kind.startswith(_SOUND) else Shape.WHOLE
 
     @property

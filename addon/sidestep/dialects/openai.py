@@ -176,8 +176,10 @@ class OpenAI:
         fields = common.answer_fields(content_type, body)
         if fields is None:
             # Sound, and transcripts as plain text, SRT or VTT.
-            if call.operation.startswith("audio/") and "json" not in common.media_type(content_type):
-                return Answer(good=bool(body.strip()) and not common.is_page(body))
+            if call.operation.startswith("audio/"):
+                some = bool(body.strip()) and not common.is_page(body)
+                good = some and "json" not in common.media_type(content_type)
+                return Answer(good, unread=some and not good and not body.lstrip().startswith(b"{"))
             if call.operation == "rerank" and items_of(body):
                 # Hugging Face's server answers with the bare list.
                 return Answer(good=True)

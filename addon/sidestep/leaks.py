@@ -96,7 +96,8 @@ class Searcher:
     __slots__ = ("_any_case", "_ends", "_groups", "_inside", "_longest", "_needles")
 
     def __init__(self, secrets: Iterable[bytes], *, any_case: bool = False) -> None:
-        """`any_case`: whatever the letters' case, as HTTP/2 changes it in the names of header fields."""
+        """`any_case`: whatever the letters' case, as HTTP/2 changes it in the names of header fields. What is searched
+        is to be given in lower case then."""
         self._any_case = any_case
         needles: dict[str, bytes] = {}
         for secret in secrets:
@@ -111,18 +112,20 @@ class Searcher:
         self._ends: dict[str, tuple[str, ...]] | None = None
 
     def find(self, data: bytes) -> tuple[bytes, ...]:
-        """The secrets that `data` holds whole; nearly always none."""
+        """The secrets that `data` holds whole; nearly always none. In lower case, if case is not to count."""
         text = data.decode("latin-1")
         if "%" in text or "\0" in text or ("\\" in text and ("\\u00" in text or "\\/" in text)):
-            text = f"{text}\n{plain(data).decode('latin-1')}"  # what looks like an escape may be none
-        if self._any_case:
-            text = text.lower()
+            # What looks like an escape may be none.
+            text = f"{text}\n{self._in_case(plain(data)).decode('latin-1')}"
         for probe, search in self._groups:
             if probe in text and (search is None or search(text) is not None):
                 break
         else:
             return ()
         return tuple({secret for needle, secret in self._needles if needle in text})
+
+    def _in_case(self, data: bytes) -> bytes:
+        return data.lower() if self._any_case else data
 
     def open_end(self, data: bytes) -> int:
         """How many bytes at the end of `data` may be the beginning of a secret that goes on in what follows. No key
@@ -228,7 +231,7 @@ class Leaks:
 
     def in_words(self, text: bytes) -> bool:
         """Whether a head, or an error, repeats a secret."""
-        return self._are_new(self._keys.words.find(text))
+        return self._are_new(self._keys.words.find(text.lower()))
 
     def in_content(self, content: bytes) -> bool:
         """Whether a whole content does: a document, a message."""
@@ -243,7 +246,7 @@ class Leaks:
         if not found:
             return False
         if not self._said.issuperset(found):
-            self._said.update(self._keys.words.find(self._said_by_app()))
+            self._said.update(self._keys.words.find(self._said_by_app().lower()))
         return not self._said.issuperset(found)
 
 

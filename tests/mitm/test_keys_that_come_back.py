@@ -108,7 +108,7 @@ def body_of(answer: bytes) -> bytes:
 
 
 def holds_none(answer: bytes) -> bool:
-    return not ANYTHING.find(answer) and not ANYTHING.find(body_of(answer))
+    return not ANYTHING.find(answer.lower()) and not ANYTHING.find(body_of(answer).lower())
 
 
 # --- where an answer is held back
@@ -148,6 +148,20 @@ def test_the_first_content_of_a_stream_may_hold_a_key(form: str) -> None:
     assert driver.answer() == b""
     driver.says(driver.servers[1], head_of(EVENTS) + chunk(event("well")) + chunk(b"data: [DONE]\n\n") + END)
     assert b"well" in driver.answer()
+
+
+@pytest.mark.parametrize("commit", ["first_content", "complete"])
+def test_a_stream_that_is_held_back_is_given_up_at_once(commit: str) -> None:
+    """Before its first content, or, where it is held whole, before its end."""
+    text = settings("a", "b").replace('name = "a"', f'name = "a"\nstream = {{ commit = "{commit}" }}', 1)
+    driver = Driver(text)
+    driver.says(driver.client, call(STREAMED))
+    first = event("well") if commit == "complete" else b""
+    driver.says(driver.servers[0], head_of(EVENTS) + (chunk(first) if first else b""))
+    driver.says(driver.servers[0], chunk(f": {FORMS['escaped wholly']}\n\n".encode()))
+    assert driver.servers[0] in driver.closed
+    driver.says(driver.servers[1], head_of(EVENTS) + chunk(event("good") + b"data: [DONE]\n\n") + END)
+    assert body_of(driver.answer()) == event("good") + b"data: [DONE]\n\n"
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])
@@ -219,6 +233,23 @@ def test_a_compressed_stream_is_cut() -> None:
     answer = driver.answer()
     assert body_of(answer) == good
     assert not answer.endswith(END)
+    assert driver.client in driver.closed
+
+
+def test_a_compressed_stream_is_looked_through_after_its_error_too() -> None:
+    """Where nothing of ours can end it, its own error goes on, and what follows that."""
+    driver = asked("a", body=STREAMED)
+    (server,) = driver.servers
+    packer = zlib.compressobj(wbits=31)
+
+    def packed(data: bytes) -> bytes:
+        return packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+    good = packed(event("well"))
+    error = packed(b'data: {"error":{"message":"it died","code":500}}\n\n')
+    driver.says(server, head_of({**EVENTS, "content-encoding": "gzip"}) + chunk(good))
+    driver.says(server, chunk(error) + chunk(packed(f": {FORMS['base64']}\n\n".encode())))
+    assert body_of(driver.answer()) == good + error
     assert driver.client in driver.closed
 
 

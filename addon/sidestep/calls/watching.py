@@ -111,6 +111,7 @@ class Watch:
         self._start = b""
         self._told: ErrorFacts | None = None
         self._sieve = sieve
+        self._find = None if sieve is None else sieve.find
         self.leaked = False
         """The answer repeats a key: of what had not been passed on by then, nothing may be."""
         self.unread = False
@@ -247,8 +248,10 @@ class Watch:
         """`feed`, for bytes that turn out to be whole events with nothing to be done about: they are to be passed
         on. False: nothing was taken in, and `feed` must have them."""
         assert self._reader is not None
-        # No key goes over the borders of events.
-        return (self._sieve is None or not self._sieve.find(data)) and self._reader.skim(data)
+        find = self._find
+        if find is not None and find(data):  # no key goes over the borders of events
+            return False
+        return self._reader.skim(data)
 
     def _as_it_goes(self, data: bytes) -> bytes:
         """Bytes that are passed on unread."""

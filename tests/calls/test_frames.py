@@ -305,7 +305,9 @@ def test_a_close_amid_a_response(code: int | None, reason: str, before: str, aft
     socket.close(code, reason)
     assert socket.outcomes == [after if content else before]
     assert at_rest(w)
-    assert reason not in "".join(socket.exchange.attempts[0].notes) or not reason
+    notes = " ".join(socket.exchange.attempts[0].notes)
+    assert bool(notes) is (code not in (1000, 1001, 1005))
+    assert not reason or reason not in notes
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_a_close_amid_a_response(code: int | None, reason: str, before: str, aft
         (1011, "keepalive ping timeout", None),
         (1011, "", "failure bad_response"),
         (1013, "", "failure bad_response"),
-        (4503, "", "failure bad_response"),
+        (4500, "", "failure bad_response"),
         (4429, "", "cooldown rate_limit"),
         (1000, "insufficient_quota", "cooldown quota"),
     ],
@@ -375,6 +377,7 @@ def test_what_is_dropped_blames_nobody(heard: Sequence[Any], asked: bool) -> Non
     socket.session.drop(judging.KILLED)
     socket.session.drop(judging.KILLED)
     assert at_rest(w)
+    assert (socket.result is Result.LEFT) is (asked and heard != [COMPLETED])
     assert not any(kind == Kind.FAILURE for _, kind, _ in w.engine.attempts_total)
     assert w.engine.attempts_total.total() == 1
 
@@ -442,6 +445,14 @@ def test_talk_that_is_not_understood(code: int, outcome: str) -> None:
     socket.hear(b"\x00and more")
     socket.close(code)
     assert (socket.outcomes, at_rest(w)) == ([outcome], True)
+
+
+def test_talk_that_is_not_answered() -> None:
+    w = world()
+    socket = Socket(w)
+    socket.say(b"\x00hello")
+    socket.close()
+    assert (socket.outcomes, counts(w, model=None), at_rest(w)) == (["neutral opened"], (0, 0), True)
 
 
 # --- circuits, cooldowns, and the next handshake
@@ -712,6 +723,12 @@ def test_sealed_reasoning_of_another_issuer_is_left_out_of_a_message() -> None:
     assert json.loads(quiet.say(call)) == call
 
 
+def test_a_stand_in_gets_what_it_demands() -> None:
+    """OpenRouter refuses to store."""
+    w = world(a='issuer = "openrouter"')
+    assert json.loads(Socket(w).say({**CREATE, "store": True})) == {**CREATE, "store": False}
+
+
 def test_realtime_has_its_model_from_the_handshake() -> None:
     w = world()
     socket = Socket(w, REALTIME)
@@ -736,6 +753,11 @@ def test_what_is_asked_for_without_a_model_is_asked_of_the_one_known(monkeypatch
     socket.say({"type": "response.create"})
     socket.hear(DELTA)
     assert counts(w, model="ours") == (1, 0)
+    socket = Socket(w, REALTIME)
+    socket.say({"type": "response.create"})
+    w.now += 61
+    socket.close(1006, by_client=True)
+    assert socket.outcomes == ["failure timeout"]
     monkeypatch.setattr(frames, "ASKED_BYTES", 100)
     w = world(a='models = { "m" = "ours" }')
     socket = Socket(w)

@@ -236,6 +236,27 @@ def test_a_compressed_stream_is_cut() -> None:
     assert driver.client in driver.closed
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_compressed_document_that_is_let_go_before_its_end_is_cut(stream: bool) -> None:
+    """Where the app is told that its answer is coming; also where a stream was asked for."""
+    driver = asked("a", body=STREAMED if stream else BODY)
+    (server,) = driver.servers
+    packer = zlib.compressobj(wbits=31)
+    start = b'{"id":"c","choices":[{"index":0,"message":{"role":"assistant","content":"well '
+    parts = [packer.compress(p) + packer.flush(zlib.Z_SYNC_FLUSH) for p in (start, b"it ", KEY[:9], KEY[9:], b"more")]
+    fields = {"content-type": "application/json", "content-encoding": "gzip", "transfer-encoding": "chunked"}
+    driver.says(server, head_of(fields) + chunk(parts[0]))
+    driver.passes(10)
+    driver.says(server, chunk(parts[1]))
+    assert body_of(driver.answer()) == b"".join(parts[:2])
+    for part in parts[2:]:
+        driver.says(server, chunk(part))
+    sent = body_of(driver.answer())
+    assert b"".join(parts[2:]).startswith(sent)
+    assert KEY not in zlib.decompressobj(wbits=31).decompress(b"".join(parts[:2]) + sent)
+    assert driver.client in driver.closed
+
+
 def test_a_compressed_stream_is_looked_through_after_its_error_too() -> None:
     """Where nothing of ours can end it, its own error goes on, and what follows that."""
     driver = asked("a", body=STREAMED)

@@ -162,7 +162,8 @@ class Holding:
 
     def vouch(self, now: float) -> Step:
         """It is alive but has no content yet, and the app must not be kept waiting for it: let go before its time."""
-        return self._release(None, Piece(b""), now, VOUCHED)
+        self.watch.follow()
+        return self._kept_back(self._release(None, Piece(b""), now, VOUCHED))
 
     def _kept_back(self, step: Step) -> Step:
         """Nothing goes on of an answer that repeats a key. An error that is held is not lost by that: what it says is

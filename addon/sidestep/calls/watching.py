@@ -112,6 +112,7 @@ class Watch:
         self._told: ErrorFacts | None = None
         self._sieve = sieve
         self._find = None if sieve is None else sieve.find
+        self._followed = False
         self.leaked = False
         """The answer repeats a key: of what had not been passed on by then, nothing may be."""
         self.unread = False
@@ -237,7 +238,21 @@ class Watch:
                 return Piece(data)
             case _:
                 self._body += data
+                if self._followed:
+                    self._follow(data)
                 return Piece(data)
+
+    def follow(self) -> None:
+        """From here on the app sees a whole answer as it comes: one in an encoding is looked through beside that, not
+        at its end."""
+        if self.shape is Shape.WHOLE and not self.plain and not self._followed:
+            self._followed = True
+            self._follow(bytes(self._body))
+
+    def _follow(self, data: bytes) -> None:
+        if self._decode is not None:
+            with suppress(EncodingError, TooMuchError):
+                self._look_through(self._decode(data))
 
     @property
     def skimmable(self) -> bool:
@@ -267,8 +282,7 @@ class Watch:
         assert self._decode is not None
         if self._told is not None:
             if not self.plain:
-                with suppress(EncodingError, TooMuchError):
-                    self._look_through(self._decode(data))
+                self._follow(data)
             return Piece(self._as_it_goes(data))
         try:
             decoded = data if self._encoding in IDENTITY else self._decode(data)
@@ -320,6 +334,9 @@ class Watch:
             self._content = True
             return Piece(forward, content=True)
         self.shape = Shape.WHOLE
+        if not self.plain:
+            self._followed = True  # its decoder is on the way
+            self._look_through(start)
         return Piece(forward)
 
     def _read(self, events: list[Event], data: bytes) -> Piece:

@@ -32,21 +32,29 @@ from sidestep.dialects import sealed
 from sidestep.dialects.base import Call
 from sidestep.routing.table import Candidate, Match
 
+MAX_AUTHORITY_BYTES = 300
+"""A name has 253 characters at most (RFC 1035, 2.3.4, without the lengths), a port five."""
 
-@lru_cache(maxsize=1024)
+
 def _host_in(authority: bytes) -> str:
-    return url.parse_authority(as_text(authority), check=False)[0]
+    return url.parse_authority(as_text(authority), check=False)[0] if len(authority) <= MAX_AUTHORITY_BYTES else ""
 
 
-def host_of(request: http.Request) -> str:
-    """The host that the app meant: mitmproxy's `pretty_host`, with less to do."""
+_kept_host_in = lru_cache(maxsize=1024)(_host_in)
+
+
+def host_of(request: http.Request, *, keep: bool) -> str:
+    """The host that the app meant: mitmproxy's `pretty_host`, with less to do; empty for a name that can be none.
+    `keep`: what is read now is not to be read again; for clients whose calls concern us."""
     data = request.data
     if data.authority and data.http_version.startswith((b"HTTP/2", b"HTTP/3")):
-        return _host_in(data.authority)
-    for name, value in data.headers.fields:
-        if len(name) == 4 and name.lower() == b"host":
-            return _host_in(value)
-    return data.host
+        authority = data.authority
+    else:
+        named = (value for name, value in data.headers.fields if len(name) == 4 and name.lower() == b"host")
+        if (found := next(named, None)) is None:
+            return data.host
+        authority = found
+    return _kept_host_in(authority) if keep and len(authority) <= MAX_AUTHORITY_BYTES else _host_in(authority)
 
 
 @dataclass(slots=True)

@@ -91,11 +91,10 @@ class Calls:
         request = flow.request
         if flow.is_replay == "request" and (original := self.replayable.get(flow.id)) is not None:
             original.restore(request, credentials=True)
-        method = request.method
-        if method == "GET" and request.headers.get("upgrade", "").lower() != "websocket":
+        if flow.client_conn.id not in self.core.adopted or not _has_a_say(flow, engine):
             return
-        match = engine.routes.match(method, request.scheme, _host_of(flow), request.port, request.path)
-        if match is None or flow.client_conn.id not in self.core.adopted:
+        match = _match(flow, engine, _host_of(flow))
+        if match is None:
             return
         acting = engine.mode == "enforce"
         session = Session(flow, match, engine, self.core.clock, acting=acting)
@@ -111,8 +110,7 @@ class Calls:
         try:
             session = self.sessions.get(flow.id)
             if session is None:
-                if _host_of(flow) == replies.INTERNAL_HOST:
-                    flow.response = replies.page(flow.request, self.core.engine, self.core.clock())
+                self._answer_unrouted(flow, self.core.engine)
                 return None
             if not self._plan(session):
                 return None
@@ -120,6 +118,19 @@ class Calls:
         except Exception as e:
             self._fail_open(flow, "request", e)
             return None
+
+    def _answer_unrouted(self, flow: http.HTTPFlow, engine: Engine) -> None:
+        """Our own pages; and what is to be said to a client that may use no key, where a call takes one. All else goes
+        where the app sent it."""
+        has_a_say = _has_a_say(flow, engine)
+        host = _host_of(flow, keep=has_a_say)
+        if host == replies.INTERNAL_HOST:
+            flow.response = replies.page(flow.request, engine, self.core.clock(), details=has_a_say)
+        elif engine.mode == "enforce" and not has_a_say:
+            match = _match(flow, engine, host)
+            if match is not None and not match.takes_own_credential:
+                text = "this client may not use the provider keys: see allow_clients in sidestep's [proxy] table"
+                flow.response = replies.error(match.dialect, 403, ErrorKind.CREDENTIAL, text)
 
     def _plan(self, session: Session) -> bool:
         """Read the call and choose the providers that may answer. False: it goes where the app sent it."""
@@ -135,22 +146,11 @@ class Calls:
         body = readable_body(original)
         call = match.read(query, original.content_type, body)
         now = self.core.clock()
-
-        def plan(trusted: bool) -> table.Plan:
-            candidates = engine.routes.candidates(match, call.model, trusted_client=trusted)
-            lacking = engine.lacking_models(now)
-            home = match.home_issuer if call.sealed else ""
-            return table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)
-
-        trusted = may_use_keys(flow.client_conn, engine.settings.proxy.allow_clients)
-        chosen = plan(trusted)
+        candidates = engine.routes.candidates(match, call.model)
+        lacking = engine.lacking_models(now)
+        home = match.home_issuer if call.sealed else ""
+        chosen = table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)
         if chosen.passthrough:
-            if session.acting and not trusted and not plan(True).passthrough:
-                text = "this client may not use the provider keys: see allow_clients in sidestep's [proxy] table"
-                flow.response = replies.error(match.dialect, 403, ErrorKind.CREDENTIAL, text)
-                session.exchange = Exchange(engine, match, call, chosen, now)
-                session.broken_off = True
-                return False
             if session.acting:
                 session.release()
             del self.sessions[flow.id]
@@ -444,7 +444,21 @@ class Calls:
             session.flight = None
 
 
-def _host_of(flow: http.HTTPFlow) -> str:
+def _has_a_say(flow: http.HTTPFlow, engine: Engine) -> bool:
+    """Whether the client may use keys: what another one sends, and what it is answered, changes nothing here."""
+    return may_use_keys(flow.client_conn, engine.settings.proxy.allow_clients)
+
+
+def _match(flow: http.HTTPFlow, engine: Engine, host: str) -> table.Match | None:
+    """The route of a request, by its head alone."""
+    request = flow.request
+    method = request.method
+    if method == "GET" and request.headers.get("upgrade", "").lower() != "websocket":
+        return None
+    return engine.routes.match(method, request.scheme, host, request.port, request.path)
+
+
+def _host_of(flow: http.HTTPFlow, *, keep: bool = True) -> str:
     """The host that the app means. In reverse mode its Host header may name this proxy (`keep_host_header`)."""
     request = flow.request
-    return request.host if isinstance(flow.client_conn.proxy_mode, ReverseMode) else host_of(request)
+    return request.host if isinstance(flow.client_conn.proxy_mode, ReverseMode) else host_of(request, keep=keep)

@@ -21,11 +21,12 @@ from sidestep.breaker.outcomes import ErrorKind, Outcome, Result
 from sidestep.calls import replies, story
 from sidestep.calls.clients import may_use_keys
 from sidestep.calls.flight import Flight
-from sidestep.calls.flows import Original, host_of, readable_body
+from sidestep.calls.flows import Original, host_of, is_overlong, readable_body
 from sidestep.calls.session import Session
 from sidestep.calls.shared import Core
 from sidestep.calls.watching import Shape
 from sidestep.credentials import Field
+from sidestep.dialects.bodies import NotReadError
 from sidestep.dialects.common import media_type
 from sidestep.routing import table
 from sidestep.routing.engine import Attempt, Engine
@@ -39,7 +40,7 @@ REPLAYABLE = 64
 REPLAYABLE_BYTES = 1 << 20
 """Larger bodies are not kept for a replay."""
 REPLAYABLE_TOTAL = 32 << 20
-"""Bytes of all bodies that are kept."""
+"""Bytes of all that is kept."""
 GOOD_CLOSES = (1000, 1001, 1005)
 """WebSocket close codes (RFC 6455): done, going away, none given."""
 PROVIDERS_CLOSES = (1011, 1012, 1013, 1014)
@@ -51,15 +52,16 @@ _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/
 
 class Calls:
     """State: live sessions by flow id, originals of finished requests for a replay, the hosts that a user's proxy is
-    not asked for."""
+    not asked for, what was said of calls that are not read."""
 
     name = "sidestep.calls"
 
     def __init__(self, core: Core) -> None:
         self.core = core
         self.sessions: dict[str, Session] = {}
-        self.replayable: Bounded[str, Original] = Bounded(REPLAYABLE, REPLAYABLE_TOTAL, lambda o: len(o.body or b""))
+        self.replayable: Bounded[str, Original] = Bounded(REPLAYABLE, REPLAYABLE_TOTAL, lambda o: o.weight)
         self.direct_hosts: str | None = None
+        self._unread: set[str] = set()
 
     def done(self) -> None:
         for session in self.sessions.values():
@@ -94,7 +96,7 @@ class Calls:
         if flow.client_conn.id not in self.core.adopted or not _has_a_say(flow, engine):
             return
         match = _match(flow, engine, _host_of(flow))
-        if match is None:
+        if match is None or is_overlong(request):
             return
         acting = engine.mode == "enforce"
         session = Session(flow, match, engine, self.core.clock, acting=acting)
@@ -143,18 +145,20 @@ class Calls:
         session.original.refresh(flow.request)
         original = session.original
         query = flow.request.path.partition("?")[2]
-        body = readable_body(original)
+        try:
+            body = readable_body(original)
+        except NotReadError as e:
+            return self._pass_unread(session, str(e))
         call = match.read(query, original.content_type, body)
+        if call.unread:
+            return self._pass_unread(session, call.unread)
         now = self.core.clock()
         candidates = engine.routes.candidates(match, call.model)
         lacking = engine.lacking_models(now)
         home = match.home_issuer if call.sealed else ""
         chosen = table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)
         if chosen.passthrough:
-            if session.acting:
-                session.release()
-            del self.sessions[flow.id]
-            return False
+            return self._pass_on(session)
         credential = original.fingerprint() if any(c.own_credential for c in chosen.candidates) else ""
         failed_at: frozenset[str] = frozenset()
         if engine.repeats:
@@ -174,6 +178,21 @@ class Calls:
         if not session.acting:
             self._look_on(session)
         return True
+
+    def _pass_on(self, session: Session) -> bool:
+        """The call goes where the app sent it, as if there were no Sidestep."""
+        if session.acting:
+            session.release()
+        del self.sessions[session.flow.id]
+        return False
+
+    def _pass_unread(self, session: Session, why: str) -> bool:
+        """It is not known what the call asks for. Said once for each reason and route: an app may send many of them."""
+        line = f"{session.match.route.name}: a call goes where the app sent it, without failover: {why}"
+        if line not in self._unread:
+            self._unread.add(line)
+            logger.warning(f"sidestep: {line}")
+        return self._pass_on(session)
 
     def _look_on(self, session: Session) -> None:
         """Mode `observe`: note what would be done, and judge the own provider by what the app gets."""

@@ -52,6 +52,8 @@ class Call:
     """Names of the pieces of reasoning that only their issuer can read, and of what a stand-in has thought unsigned:
     the newest first, for that was issued by the provider that answered last."""
     max_output_tokens: int | None = None
+    unread: str = ""
+    """Why it is not known what the call asks for; empty: it is known. It goes where the app sent it, as it is."""
     messages: msgspec.Raw | None = field(default=None, repr=False, compare=False)
     """The conversation that an answer is asked for, a view of the body: read only where it matters which it is."""
     unnamed: bool = False
@@ -190,7 +192,7 @@ class Dialect(Protocol):
         ...
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
-        """What the request asks for. Never raises: what cannot be read is absent (`model=None`). `base`: the path of
+        """What the request asks for. Never raises: of what cannot be read it says so (`unread`). `base`: the path of
         the base URL before the tail."""
         ...
 

@@ -37,37 +37,6 @@ UNSIGNED = "unsigned:"
 # --- JSON, untouched
 
 
-LONG = 1 << 20
-"""Strings longer than this (bytes) are no identifiers and no signatures: a document, an image."""
-_BYTES_A_QUOTE = 256
-
-
-def pruned(body: bytes) -> bytes:
-    """What is to be read of a request: without the insides of its long strings, each of which would have to be
-    searched several times. The very same bytes if there are none, or too many quotes to tell quickly.
-
-    What lies between two quotes is the inside of a string, or a part of it; it is left out but for the backslashes
-    at its end, which belong to the quote.
-    """
-    if len(body) < LONG:
-        return body
-    kept: list[bytes] = []
-    start = at = 0
-    for _ in range(len(body) // _BYTES_A_QUOTE):
-        quote = body.find(b'"', at)
-        if quote < 0:
-            kept.append(body[start:])
-            return b"".join(kept)
-        if quote - at > LONG:
-            end = quote
-            while body[end - 1] == 0x5C:
-                end -= 1
-            kept += (body[start:at], b"...")  # it is not empty
-            start = end
-        at = quote + 1
-    return body
-
-
 def fields_of(body: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
     """The fields of a JSON object, each with its own bytes; None if it is no object."""
     try:

@@ -289,6 +289,8 @@ FACTS: tuple[Fact, ...] = (
             "Http1Client.stream_id": Value(),
             "Http1Client.state": Value(),
             "Http1Client.buf": Kept(),
+            "Http1Client.conn": Kept(),
+            "Http1Client.done": _step("event"),
             "Http1Client.mark_done": _step("request", "response"),
             "Http1Server": Made(base="Layer"),
             "Http1Server.send": _step("event"),

@@ -306,8 +306,11 @@ class Calls:
         elif watch.shape in (Shape.STREAM, Shape.FLOWING):
             before = response.stream
 
+            opened = self.core.clock()
+
             def look_on(data: bytes) -> bytes | Iterable[bytes]:
                 try:
+                    watch.seconds = self.core.clock() - opened
                     piece = watch.feed(data)
                     if piece.content:
                         flight.settle(watch.opening)

@@ -16,6 +16,7 @@ from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common, sealed_anthropic
 from sidestep.dialects.base import Answer, Call, Mark, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.bodies import NotReadError, fields_in, model_in, value_in
+from sidestep.dialects.bounds import is_crowded
 from sidestep.dialects.common import UNSIGNED, bounded, dicts_in, int_of, items_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.reader import (
@@ -26,7 +27,6 @@ from sidestep.dialects.reader import (
     Malformed,
     Reader,
     Reading,
-    decode_event,
     error_reading,
 )
 
@@ -104,6 +104,8 @@ class Anthropic:
         )
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
+        if is_crowded(body):
+            return common.seen_from_outside(body, ("content",), lambda told: _usage(told, None))
         fields = common.answer_fields(content_type, body)
         if fields is None:
             return common.not_read(content_type, body)
@@ -231,7 +233,7 @@ class _MessageReader(Reader):
         if data == b"[DONE]":
             return LIFECYCLE
         try:
-            event = decode_event(_event, data)
+            event = self.decoded(_event, data)
         except Malformed:
             if name in (b"", b"ping") and not self.calling:
                 return LIFECYCLE  # the SDKs pass it over unread

@@ -124,6 +124,8 @@ class StreamReader(Protocol):
     """Content has been seen."""
     usage: Usage | None
     model: str | None
+    work: int
+    """What reading has taken so far, in events."""
 
     @property
     def answered(self) -> bool:
@@ -138,6 +140,10 @@ class StreamReader(Protocol):
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes."""
+        ...
+
+    def work_in(self, data: bytes) -> int:
+        """About what reading these bytes would take, in events; nothing is taken in."""
         ...
 
     def skim(self, data: bytes) -> bool:

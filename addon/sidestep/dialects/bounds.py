@@ -21,12 +21,13 @@ _QUOTES_A_VALUE = 4
 
 def is_crowded(text: bytes, most: int = MAX_VALUES) -> bool:
     """Whether a JSON text holds more than so many values. In time that grows with its length alone."""
-    if len(text) <= most or _marks(text) <= most:
+    if len(text) <= most or marks(text) <= most:
         return False
     if len(text) > MAX_COUNTED or text.count(b'"') - text.count(b'\\"') > _QUOTES_A_VALUE * most:
         return True
-    return _marks(_STRING.sub(b"", text)) > most  # what people write is full of commas
+    return marks(_STRING.sub(b"", text)) > most  # what people write is full of commas
 
 
-def _marks(text: bytes) -> int:
+def marks(text: bytes) -> int:
+    """How many values a JSON text may hold at the most; what stands in its texts is counted as well."""
     return len(text) - len(text.translate(None, _STRUCTURE))

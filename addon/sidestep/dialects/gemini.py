@@ -17,6 +17,7 @@ from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common, sealed_gemini
 from sidestep.dialects.base import Answer, Call, Event, Mark, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.bodies import NotReadError, fields_in, named, value_in
+from sidestep.dialects.bounds import is_crowded
 from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.reader import (
@@ -26,7 +27,6 @@ from sidestep.dialects.reader import (
     TERMINAL,
     Reader,
     Reading,
-    decode_event,
     error_reading,
 )
 from sidestep.dialects.sse import ArrayScanner, Scanned
@@ -137,6 +137,8 @@ class Gemini:
         )
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
+        if is_crowded(body):
+            return common.seen_from_outside(body, [_EMBEDDED.get(call.operation, "candidates")], _usage)
         fields = common.answer_fields(content_type, body)
         if fields is None:
             return common.not_read(content_type, body)
@@ -277,7 +279,7 @@ class _GeminiReader(Reader):
         self._open: set[Any] = set()
 
     def read(self, name: bytes, data: bytes) -> Reading:
-        chunk = decode_event(_chunk, data)
+        chunk = self.decoded(_chunk, data)
         if name == b"error":
             return error_reading(data)
         if chunk is None:

@@ -18,6 +18,7 @@ from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import azure, common
 from sidestep.dialects.base import WEBSOCKET, Answer, Call, Pin, PinKind, StreamReader
 from sidestep.dialects.bodies import NotReadError, fields_in, model_in, named
+from sidestep.dialects.bounds import is_crowded
 from sidestep.dialects.common import bounded, dicts_in, int_of, items_of, text_of, texts, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.forms import Form
@@ -149,6 +150,9 @@ class OpenAI:
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
         wanted = _WANTED.get(call.operation)
+        if is_crowded(body):
+            lists = ("results", "data") if call.operation == "rerank" else (wanted,) if wanted else ()
+            return common.seen_from_outside(body, lists, usage_in)
         if wanted == "choices" and (answer := _usual_answer(call.operation, body)) is not None:
             return answer
         fields = common.answer_fields(content_type, body)

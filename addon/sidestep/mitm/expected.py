@@ -302,6 +302,18 @@ FACTS: tuple[Fact, ...] = (
     *_facts("h11._receivebuffer", "protocols", {"ReceiveBuffer.maybe_extract_lines": Function()}),
     *_facts(f"{_HTTP}._http2", "layer", {"Http2Client": Made(base="Layer"), "Http2Client.stream_queue": Kept()}),
     *_facts(
+        f"{_HTTP}._http2",
+        "protocols",
+        {
+            "Http2Server": Made(base="Layer"),
+            "Http2Server.handle_h2_event": _step("event"),
+            "Http2Server.streams": Kept(),
+            "StreamState": Made(),
+            "StreamState.HEADERS_RECEIVED": Value(),
+        },
+    ),
+    *_facts("h2.events", "protocols", {"Event": Made(), "StreamReset": Made(base="Event")}),
+    *_facts(
         "mitmproxy.proxy.layers.websocket",
         "protocols",
         {

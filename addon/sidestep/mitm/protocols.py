@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from h2.events import Event, StreamReset
 from mitmproxy import http
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
@@ -19,6 +20,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Server, StreamState
 from mitmproxy.proxy.layers.websocket import WebsocketConnection, WebsocketEndHook, WebsocketLayer
 from wsproto import events as wsevents
 from wsproto.connection import ConnectionState as WebsocketState
@@ -151,6 +153,23 @@ class QuickHttp1Server(Http1Server):
         data = event.data
         if data:  # an empty chunk would end the body
             yield commands.SendData(self.conn, b"%x\r\n%s\r\n" % (len(data), data) if self.chunked else data)
+
+
+class AttentiveHttp2Server(Http2Server):
+    """mitmproxy's HTTP/2 server does not hear of a reset that comes in one piece with the end of its request: such a
+    call would be waited for as if its app were still there. This one tells of it."""
+
+    @classmethod
+    def adopt(cls, server: layer.Layer) -> None:
+        """Make a server that has read nothing yet one of these."""
+        if type(server) is Http2Server:
+            server.__class__ = cls
+
+    def handle_h2_event(self, event: Event) -> layer.CommandGenerator[bool]:
+        if isinstance(event, StreamReset) and event.remote_reset:
+            # It was forgotten as soon as it had ended. A stream that is done with is not there to be told.
+            self.streams.setdefault(event.stream_id, StreamState.HEADERS_RECEIVED)
+        return (yield from super().handle_h2_event(event))
 
 
 class SiftedConnection(WebsocketConnection):

@@ -49,7 +49,7 @@ def pointed(body: Any, provider: int, *, leaves_out: bool, encoding: str = "") -
     original = Original.take(request)
     original.refresh(request, strips=True)
     call = match.dialect.read("messages", match.tail, "", "application/json", json.dumps(body).encode())
-    candidate = routes.candidates(match, call.model, trusted_client=True)[provider]
+    candidate = routes.candidates(match, call.model)[provider]
     if leaves_out:
         candidate = replace(candidate, leaves_out=frozenset(call.sealed), tier=2)
     point_at(request, original, match, call, candidate)
@@ -126,7 +126,7 @@ def test_a_base_with_a_query(provider: int, query: str, path: str) -> None:
     original = Original.take(request)
     original.refresh(request, strips=True)
     call = match.read("", "application/json", request.content or b"")
-    candidate = routes.candidates(match, call.model, trusted_client=True)[provider]
+    candidate = routes.candidates(match, call.model)[provider]
     assert candidate.own is (provider == 0)
     point_at(request, original, match, call, candidate)
     assert request.path == path
@@ -185,7 +185,7 @@ def test_from_a_deployment_at_azure(provider: str, path: str, model: str | None)
     original = Original.take(request)
     original.refresh(request, strips=True)
     call = match.read("", "application/json", body)
-    candidates = routes.candidates(match, call.model, trusted_client=True)
+    candidates = routes.candidates(match, call.model)
     point_at(request, original, match, call, next(c for c in candidates if c.provider.name == provider))
     assert request.path == path
     if model is None:

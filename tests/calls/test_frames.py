@@ -98,7 +98,7 @@ def handshake(world: World, path: str = RESPONSES, conversation: str = "") -> Ex
     match = engine.routes.match("GET", "http", "app.test", 80, path)
     assert match is not None
     call = match.dialect.read(match.operation, match.tail, path.partition("?")[2], "", b"")
-    candidates = engine.routes.candidates(match, call.model, trusted_client=True)
+    candidates = engine.routes.candidates(match, call.model)
     plan = table.plan(candidates, call, home_issuer=match.home_issuer, issuer_of=engine.issuer_of, knows_model=None)
     return Exchange(engine, match, call, plan, world.now, jitter=lambda: 0.5, conversation=conversation)
 

@@ -146,9 +146,9 @@ def test_a_handshake_is_sent_back_to_http() -> None:
 # --- pages
 
 
-def visit(world: World, path: str, method: str = "GET") -> http.Response:
+def visit(world: World, path: str, method: str = "GET", *, details: bool = True) -> http.Response:
     request = flow_of(method, f"http://sidestep.internal{path}").request
-    return replies.page(request, world.engine, world.now)
+    return replies.page(request, world.engine, world.now, details=details)
 
 
 @pytest.mark.parametrize("query", ["", "?x=1"])
@@ -190,3 +190,19 @@ def test_head_is_get_without_the_body(path: str) -> None:
     whole, head = visit(world, path), visit(world, path, "HEAD")
     assert (head.status_code, head.headers.fields) == (whole.status_code, whole.headers.fields)
     assert head.raw_content == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/", "/health", "/health?x=1", "/metrics", "/nothing"])
+def test_a_client_without_rights_learns_one_word(path: str, method: str) -> None:
+    """Whether its calls are served, by status and word; no provider, no route, no count."""
+    for world in (opened(20, 30), World(toml("priority", "", a=""))):
+        page = visit(world, path, method, details=False)
+        code, body = status.health(world.engine, world.now)
+        if path.startswith("/health"):
+            assert page.status_code == code
+            assert method == "HEAD" or json.loads(page.content or b"") == {"status": body["status"]}
+        else:
+            assert page.status_code == 403
+        assert not any(name.encode() in (page.content or b"") for name in ("app.test", "metrics", "closed", '"a"'))
+    assert visit(world, path, "POST", details=False).status_code == 403

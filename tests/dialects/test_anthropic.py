@@ -53,7 +53,6 @@ def test_read() -> None:
     body = {"model": "claude-x", "stream": True, "max_tokens": 7, "messages": []}
     assert read(body) == Call("anthropic", "messages", "claude-x", stream=True, max_output_tokens=7)
     assert not ANTHROPIC.read("count_tokens", "/x", "", JSON, json.dumps(body).encode()).stream
-    assert ANTHROPIC.read("messages", "/x", "", JSON, b"[]") == Call("anthropic", "messages", None, stream=False)
 
 
 THOUGHT = {"type": "thinking", "thinking": "x", "signature": "sig1"}

@@ -67,7 +67,7 @@ def test_read() -> None:
     assert read({"generationConfig": {"maxOutputTokens": 9}}) == Call(
         "gemini", "streamGenerateContent", "gemini-2.5-flash", stream=True, max_output_tokens=9
     )
-    assert read([], "/v1beta/models/a%2Fb:countTokens") == Call("gemini", "countTokens", "a/b", stream=False)
+    assert read({}, "/v1beta/models/a%2Fb:countTokens") == Call("gemini", "countTokens", "a/b", stream=False)
 
 
 SIGNED = {"contents": [{"parts": [{"text": "a", "thoughtSignature": "s1"}]}, {"parts": [{"thought_signature": "s2"}]}]}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call, Mark, StreamReader
-from sidestep.dialects.common import LONG, pruned
+from sidestep.dialects.bodies import LONG, pruned
 from support import corpus
 
 STREAMS = sorted(p.name for p in corpus.FOLDER.glob("*.sse"))

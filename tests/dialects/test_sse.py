@@ -187,6 +187,13 @@ class _CountingPattern:
         _Counting.looked += (len(buffer) if found is None else found.end()) - at
         return found
 
+    def match(self, buffer: bytearray, at: int) -> re.Match[bytes] | None:
+        found = self.pattern.match(buffer, at)
+        stop = at if found is None else found.end()
+        # A text that has no end yet was gone through before the pattern came back to where it begins.
+        _Counting.looked += (len(buffer) if buffer[stop : stop + 1] == b'"' else stop) - at
+        return found
+
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_a_long_event_in_small_pieces_costs_linear_work(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +219,7 @@ def test_a_long_element_in_small_pieces_costs_linear_work(monkeypatch: pytest.Mo
     data = b'[{"a": "' + b"x\\\\" * 10_000 + b'", "b": [' + b"1, " * 10_000 + b"1]}]"
     events = [e for i in range(0, len(data), 100) for e in scanner.feed(data[i : i + 100])]
     assert len(events[0].data) == len(data) - 2
-    assert _Counting.looked < len(data) * 1.01 + 100
+    assert _Counting.looked < len(data) * 1.02 + 200
 
 
 ELEMENTS = st.lists(

@@ -108,6 +108,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World
             add("cancel", a, b, rows=len(STAGES))
             add("backoff", a, b, attempts={"backoff_seconds": 0.5})
             add("drop", a)
+            add("hasty", a, b, rows=2)
             if version == "h2":
                 add("siblings", a, b, timeouts=FIRM)
                 add("few", few, b, timeouts=FIRM)
@@ -410,6 +411,36 @@ def test_an_app_that_drops_its_connection_leaves_nothing(world: World) -> None:
     status = world.health("drop")["a"]
     assert (status["state"], status["failures"]) == ("closed", 0)
     until(lambda: a.in_flight == 0, "no request stays with the provider")
+
+
+@pytest.mark.parametrize("own_streams", [True, False], ids=["streams alone", "with their connection"])
+def test_streams_that_are_reset_as_soon_as_they_are_opened(world: World, own_streams: bool) -> None:
+    """The request and its end come in one piece, or the head alone, or the end a moment later; many times over. All
+    permits are back, neutral, and whoever is there meanwhile is answered."""
+    a, b, m = world.a, world.b, world.m
+    row = int(own_streams)
+    a.chooser = _by_user(Behaviour(silent=True))
+    head = (("content-type", "application/json"), ("content-length", "9999"))
+    with H2Client(m, world.host("hasty", row)) as other:
+        for _ in range(4):
+            with H2Client(m, world.host("hasty", row)) as app:
+                for _ in range(10):
+                    with app.in_one_breath():
+                        numbers = [app.chat(stream=i % 2 == 0, user="leaves") for i in range(3)]
+                        numbers.append(app.send("/v1/chat/completions", b"{", *head, ends=False))
+                        for number in numbers:
+                            app.cancel(number)
+                    late = app.chat(stream=True, user="leaves")
+                    app.cancel(late)
+                if own_streams:
+                    assert said(app.answer(app.chat(user="stays"))) == text_of("a", GOOD)
+            assert said(other.answer(other.chat(user="stays"))) == text_of("a", GOOD)
+    status = world.health("hasty", row)["a"]
+    assert (status["state"], status["failures"], status["failure_count"]) == ("closed", 0, 0)
+    assert status["totals"]["failure"] == status["totals"]["cooldown"] == 0
+    assert status["totals"]["success"] == (8 if own_streams else 4)
+    until(lambda: a.in_flight == 0, "no request stays with the provider")
+    assert b.count == 0
 
 
 # --- GOAWAY

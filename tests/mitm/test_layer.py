@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import time
 
 import pytest
 from mitmproxy.proxy.layers.http import GetHttpConnection
 
+from sidestep.mitm import protocols
 from support.driver import Driver
 from support.world import toml
 
@@ -173,3 +175,55 @@ def test_a_stream_of_a_call_that_is_not_routed(kind: bytes, flows: bool, driver:
     driver.says(driver.servers[0], b"3\r\ntwo\r\n0\r\n\r\n")
     assert b"two" in (last := driver.answer())
     assert b"x-sidestep" not in last
+
+
+# --- heads without an end
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+@pytest.mark.parametrize("interim", [b"103 Early Hints\r\nlink: </a>", b"100 Continue", b"199 x"])
+def test_some_informational_heads_are_passed_over(driver: Driver, interim: bytes, size: int) -> None:
+    """However they are cut; and again before the next answer on the same connection."""
+    came = (b"HTTP/1.1 " + interim + b"\r\n\r\n") * protocols.MAX_INFORMATIONAL + ANSWER
+    for _ in range(2):
+        driver.says(driver.client, CALL)
+        for at in range(0, len(came), size):
+            driver.says(driver.servers[0], came[at : at + size])
+        assert driver.answer().endswith(GOOD)
+    assert (len(driver.servers), states(driver)) == (1, CLEAN)
+
+
+@pytest.mark.parametrize("size", [10, 1 << 20])
+@pytest.mark.parametrize(
+    "came",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" * (protocols.MAX_INFORMATIONAL + 1),
+        b"HTTP/1.1 100 Continue\r\n\r\n" * (protocols.MAX_INFORMATIONAL + 1) + ANSWER,
+        b"HTTP/1.1 103 Hints\r\nlink: " + b"a" * protocols.MAX_HEAD_BYTES,
+        b"HTTP/1.1 200 OK\r\nx: " + b"a" * protocols.MAX_HEAD_BYTES,
+        b"\0" * (protocols.MAX_HEAD_BYTES + 1),
+    ],
+    ids=["informational", "informational, then an answer", "a long informational one", "a long one", "no head"],
+)
+def test_a_head_without_an_end_is_no_answer(driver: Driver, came: bytes, size: int) -> None:
+    """The provider has failed, at once, and the next one answers."""
+    driver.says(driver.client, CALL)
+    for at in range(0, len(came), size):
+        if driver.servers[0] not in driver.closed:
+            driver.says(driver.servers[0], came[at : at + size])
+    driver.says(driver.servers[1], ANSWER)
+    assert driver.answer().endswith(GOOD)
+    assert driver.closed == [driver.servers[0]]
+    assert states(driver) == {"a": (1, 0), "b": (0, 0)}
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 103 Hints\r\nlink: "])
+def test_a_head_that_grows_byte_by_byte_takes_no_time(driver: Driver, start: bytes) -> None:
+    """What has come before is not gone through again."""
+    driver.says(driver.client, CALL)
+    driver.says(driver.servers[0], start + b"a" * (protocols.MAX_HEAD_BYTES - 20_000))
+    began = time.process_time()
+    for _ in range(10_000):
+        driver.says(driver.servers[0], b"a")
+    assert time.process_time() - began < 0.3
+    assert not driver.closed

@@ -243,7 +243,7 @@ def test_which_outcomes_the_app_gets_at_once(outcome: Outcome, free: bool, pinne
     match = w.engine.routes.match("POST", "http", "app.test", 80, "/v1/responses")
     assert match is not None
     call = Call("openai", "responses", "m", stream=False, pin=Pin(PinKind.STATE, "previous_response_id", ("resp_1",)))
-    candidates = w.engine.routes.candidates(match, "m", trusted_client=True)
+    candidates = w.engine.routes.candidates(match, "m")
     plan = table.plan(candidates, call, home_issuer="", issuer_of=w.engine.issuer_of, knows_model=None)
     exchange = Exchange(w.engine, match, call, plan, w.now)
     assert asked(w, exchange) == "b"

@@ -164,29 +164,42 @@ def all_of_model(model: str) -> tuple[Candidate, ...]:
     return tuple(Candidate(PROVIDERS[n], model, own=n == "home") for n in ("home", "cloud", "local"))
 
 
-def test_candidates_of_a_client_that_may_use_our_keys() -> None:
+def test_candidates() -> None:
     """All that serve the model, under the name that each calls it; without a model, all."""
-    assert ROUTES.candidates(MATCH, "claude-x", trusted_client=True) == all_of(ALL)
-    assert ROUTES.candidates(MATCH, "gpt", trusted_client=True) == all_of_model("gpt")
-    assert ROUTES.candidates(MATCH, None, trusted_client=True) == all_of(ALL, None)
+    assert ROUTES.candidates(MATCH, "claude-x") == all_of(ALL)
+    assert ROUTES.candidates(MATCH, "gpt") == all_of_model("gpt")
+    assert ROUTES.candidates(MATCH, None) == all_of(ALL, None)
 
 
-def test_candidates_of_a_client_that_may_not() -> None:
-    """Only those for which no key of ours is needed."""
-    assert ROUTES.candidates(MATCH, "claude-x", trusted_client=False) == all_of("home local")
-    assert ROUTES.candidates(MATCH, "claude-x", trusted_client=True) == all_of(ALL), "each kind of client has its own"
+@pytest.mark.parametrize(
+    ("own", "takes"),
+    [
+        ('base_url = "https://home.test"', True),
+        ('base_url = "https://home.test"\nauth = "none"', True),
+        ('base_url = "https://home.test"\nheaders = { X-Org = "o" }', True),
+        ('base_url = "https://home.test"\napi_key = "k"', False),
+        ('base_url = "https://elsewhere.test"\napi_key = "k"', False),
+    ],
+)
+def test_where_a_call_would_be_answered_without_us(own: str, takes: bool) -> None:
+    """Where the app addressed a provider that is asked with no key of ours."""
+    providers = (
+        f'[[providers]]\nname = "own"\ndialect = "anthropic"\n{own}\n[[providers]]{TEXT.split("[[providers]]")[4]}'
+    )
+    (route,) = reading.parse(providers.replace('"home", "cloud", "other", "local"', '"own", "local"'), {}).routes
+    assert Match(route, HOME, "/v1/messages", "messages", DIALECTS["anthropic"]).takes_own_credential is takes
 
 
 def test_candidates_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """An app that makes up models does not fill the memory."""
     monkeypatch.setattr(table, "KEPT_CANDIDATES", 2)
     routes = RouteTable(SETTINGS.routes)
-    first = routes.candidates(MATCH, "1", trusted_client=True)
-    assert routes.candidates(MATCH, "1", trusted_client=True) is first
+    first = routes.candidates(MATCH, "1")
+    assert routes.candidates(MATCH, "1") is first
     for model in "23451":
-        assert routes.candidates(MATCH, model, trusted_client=True) == all_of_model(model)
+        assert routes.candidates(MATCH, model) == all_of_model(model)
         assert len(routes._candidates) <= 2
-    again = routes.candidates(MATCH, "1", trusted_client=True)
+    again = routes.candidates(MATCH, "1")
     assert again is not first
 
 
@@ -202,7 +215,7 @@ def test_the_apps_credential_stays_where_nothing_takes_its_place(more: str, own:
     routes = reading.parse(f'{text}[[routes]]\nintercept = ["https://a.test/v1"]\nproviders = ["a"]\n', {}).routes
     match = RouteTable(routes).match("POST", "https", "a.test", 443, "/v1/chat/completions")
     assert match is not None
-    (found,) = RouteTable(routes).candidates(match, "m", trusted_client=True)
+    (found,) = RouteTable(routes).candidates(match, "m")
     assert (found.own, found.own_credential) == (True, own)
 
 
@@ -288,7 +301,7 @@ def test_a_pinned_call_goes_to_one_provider_alone() -> None:
     routes = RouteTable(reading.parse(table_of.format(1) + table_of.format(2) + route, {}).routes)
     match = routes.match("POST", "https", "a.test", 443, "/v1/responses")
     assert match is not None
-    one, two = routes.candidates(match, "m", trusted_client=True)
+    one, two = routes.candidates(match, "m")
     assert (one.own, two.own) == (True, True)
     call = Call("openai", "responses", "m", stream=False, pin=STATE)
     found = table.plan((one, two), call, home_issuer="", issuer_of=lambda _: None, knows_model=None)

@@ -6,6 +6,7 @@ stays shut.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -66,6 +67,7 @@ class H2Client:
         """`ca`: trusted in place of the proxy's."""
         self.host = host
         self.streams: dict[int, Stream] = {}
+        self._holds_back = False
         raw = socket.create_connection(("127.0.0.1", proxy.port), timeout=timeout)
         try:
             raw.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
@@ -93,12 +95,12 @@ class H2Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.sock.close()
 
-    def send(self, path: str, body: bytes, *headers: tuple[str, str], method: str = "POST") -> int:
-        """Begin a request; its stream's id. Bodies larger than the window are sent as it opens."""
+    def send(self, path: str, body: bytes, *headers: tuple[str, str], method: str = "POST", ends: bool = True) -> int:
+        """Begin a request; its stream's id. Bodies larger than the window are sent as it opens. `ends`: it is all."""
         number: int = self.connection.get_next_available_stream_id()
         head = [(":method", method), (":scheme", "https"), (":authority", self.host), (":path", path), *headers]
         self.streams[number] = Stream(number)
-        self.connection.send_headers(number, head, end_stream=not body)
+        self.connection.send_headers(number, head, end_stream=ends and not body)
         self._flush()
         while body:
             room = min(
@@ -108,7 +110,7 @@ class H2Client:
                 self._receive()
                 continue
             piece, body = body[:room], body[room:]
-            self.connection.send_data(number, piece, end_stream=not body)
+            self.connection.send_data(number, piece, end_stream=ends and not body)
             self._flush()
         return number
 
@@ -121,6 +123,14 @@ class H2Client:
         # As every real client does; without a length mitmproxy hands an HTTP/1.1 server no body at all.
         fields = (("content-type", "application/json"), ("content-length", str(len(data))))
         return self.send("/v1/chat/completions", data, ("authorization", f"Bearer {key}"), *fields)
+
+    @contextlib.contextmanager
+    def in_one_breath(self) -> Iterator[None]:
+        """What is sent meanwhile goes out as one piece at the end."""
+        self._holds_back = True
+        yield
+        self._holds_back = False
+        self._flush()
 
     def cancel(self, number: int) -> None:
         """Leave one stream, and stay on the connection."""
@@ -143,7 +153,7 @@ class H2Client:
         return stream
 
     def _flush(self) -> None:
-        data = self.connection.data_to_send()
+        data = b"" if self._holds_back else self.connection.data_to_send()
         if data:
             self.sock.sendall(data)
 

@@ -55,7 +55,7 @@ class World:
         assert match is not None
         raw = json.dumps({"model": "m", "messages": [user("hi")], **(body or {})}).encode()
         call = match.read("", "application/json", raw)
-        candidates = engine.routes.candidates(match, call.model, trusted_client=True)
+        candidates = engine.routes.candidates(match, call.model)
         lacking = engine.lacking_models(self.now)
         home = match.home_issuer
         plan = table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)

@@ -21,6 +21,11 @@ Decoder = Callable[[bytes], bytes]
 
 DECODED_BYTES = 64 << 20
 """What a body may become; no answer that means something is longer."""
+FREE_BYTES = 1 << 20
+"""What it may become of however few bytes."""
+DECODED_PER_BYTE = 64
+"""What each further byte of it may become. Streams of chat completions were seen to become 20 times what they are where
+each event is compressed as it comes, and 70 times where they are compressed whole; text becomes 3 to 10 times."""
 
 _BROTLI_IS_BOUNDED = hasattr(brotli.Decompressor, "can_accept_more_data")
 _BROTLI_SLICE = 32
@@ -49,7 +54,7 @@ def decoder(content_encoding: str, *, at_most: int = DECODED_BYTES, at_once: int
     """An incremental decoder for a Content-Encoding; None if it is one that is not read here.
 
     The decoder raises EncodingError on bytes that are not in that encoding, TooMuchError once they become more than
-    `at_most` in all or `at_once` in one go; after that it is of no use.
+    `at_most` in all or `at_once` in one go, or than such bytes become that mean something; after that it is of no use.
     """
     match content_encoding.strip().lower():
         case "" | "identity":
@@ -86,17 +91,19 @@ _Decompress = Callable[[bytes, int], bytes]
 
 
 class _Bounded:
-    """State: how much may still come."""
+    """State: how much may still come, with `_due` more for each byte that comes in."""
 
-    __slots__ = ("_at_once", "_decompress", "_left")
+    __slots__ = ("_at_once", "_decompress", "_due", "_left")
 
     def __init__(self, decompress: _Decompress, at_most: int, at_once: int) -> None:
         self._decompress = decompress
         self._left = at_most
+        self._due = FREE_BYTES
         self._at_once = at_once
 
     def __call__(self, data: bytes) -> bytes:
-        limit = min(self._left, self._at_once)
+        self._due += DECODED_PER_BYTE * len(data)
+        limit = min(self._left, self._at_once, self._due)
         try:
             decoded = self._decompress(data, limit + 1)
         except (zlib.error, brotli.error, zstd.ZstdError) as e:
@@ -104,6 +111,7 @@ class _Bounded:
         if len(decoded) > limit:
             raise TooMuchError(decoded)
         self._left -= len(decoded)
+        self._due -= len(decoded)
         return decoded
 
 

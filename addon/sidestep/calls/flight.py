@@ -408,7 +408,7 @@ class Flight:
         if watch is None or response is None:
             return
         headers = response.headers
-        if watch.unwraps and watch.shape is Shape.STREAM:
+        if watch.unwraps:
             del headers["content-encoding"]
             if headers.pop("content-length", None) is not None and response.http_version == "HTTP/1.1":
                 headers["transfer-encoding"] = "chunked"

@@ -32,23 +32,49 @@ from sidestep.credentials import (
 )
 from sidestep.dialects import sealed
 from sidestep.dialects.base import Call
+from sidestep.dialects.bodies import NotReadError
 from sidestep.routing.table import Candidate, Match
 
+MAX_HEAD_BYTES = 64 << 10
+MAX_FIELDS = 500
+MAX_NAME_BYTES = 256
+"""Of a head that is read. Servers take 8 to 64 KB, and a hundred fields or some more."""
+FIELD_BYTES = 130
+"""Of the objects that a header field is made of (CPython 3.12), besides its name and its value."""
+MAX_AUTHORITY_BYTES = 300
+"""A name has 253 characters at most (RFC 1035, 2.3.4, without the lengths), a port five."""
 
-@lru_cache(maxsize=1024)
+
 def _host_in(authority: bytes) -> str:
-    return url.parse_authority(as_text(authority), check=False)[0]
+    return url.parse_authority(as_text(authority), check=False)[0] if len(authority) <= MAX_AUTHORITY_BYTES else ""
 
 
-def host_of(request: http.Request) -> str:
-    """The host that the app meant: mitmproxy's `pretty_host`, with less to do."""
+_kept_host_in = lru_cache(maxsize=1024)(_host_in)
+
+
+def host_of(request: http.Request, *, keep: bool) -> str:
+    """The host that the app meant: mitmproxy's `pretty_host`, with less to do; empty for a name that can be none.
+    `keep`: what is read now is not to be read again; for clients whose calls concern us."""
     data = request.data
     if data.authority and data.http_version.startswith((b"HTTP/2", b"HTTP/3")):
-        return _host_in(data.authority)
+        authority = data.authority
+    else:
+        named = (value for name, value in data.headers.fields if len(name) == 4 and name.lower() == b"host")
+        if (found := next(named, None)) is None:
+            return data.host
+        authority = found
+    return _kept_host_in(authority) if keep and len(authority) <= MAX_AUTHORITY_BYTES else _host_in(authority)
+
+
+def is_overlong(request: http.Request) -> bool:
+    """Whether a head is longer than that of any call: servers refuse such a one, and it is not looked into."""
+    data = request.data
+    left = MAX_HEAD_BYTES - len(data.path)
     for name, value in data.headers.fields:
-        if len(name) == 4 and name.lower() == b"host":
-            return _host_in(value)
-    return data.host
+        if len(name) > MAX_NAME_BYTES:
+            return True
+        left -= len(name) + len(value)
+    return left < 0 or len(data.headers.fields) > MAX_FIELDS
 
 
 @dataclass(slots=True)
@@ -121,6 +147,16 @@ class Original:
         else:
             self.secrets = before
 
+    @property
+    def weight(self) -> int:
+        """About the bytes of memory that it takes."""
+        fields = (*self.fields, *(field for _, field in self.secrets))
+        heads = 2 * len(self.path) + sum(len(name) + len(value) + FIELD_BYTES for name, value in fields)
+        bodies = len(self.body or b"")
+        if self.sent_body is not None and self.sent_body is not self.body:
+            bodies += len(self.sent_body)
+        return heads + bodies
+
     def fingerprint(self) -> str:
         """Stands for the app's own credential where nothing but its sameness counts."""
         return fingerprint((field for _, field in self.secrets), self.path)
@@ -163,17 +199,19 @@ class Original:
 
 
 def readable_body(original: Original) -> bytes:
-    """The body as the dialect reads it, decoded where it is compressed; empty if it cannot be read."""
+    """The body as the dialect reads it, decoded where it is compressed. NotReadError: it cannot be decoded."""
     body = original.body or b""
     if original.content_encoding in IDENTITY:
         return body
     decode = decoder(original.content_encoding)
     if decode is None:
-        return b""
+        raise NotReadError("its body has a content encoding that is not known")
     try:
         return decode(body)
-    except (EncodingError, TooMuchError):
-        return b""
+    except EncodingError:
+        raise NotReadError("its body is not in its content encoding") from None
+    except TooMuchError:
+        raise NotReadError("its compressed body becomes more than is read") from None
 
 
 def copied(request: http.Request) -> http.Request:

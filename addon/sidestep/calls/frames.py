@@ -202,7 +202,7 @@ class Frames:
         if not story.is_broken(turn.flight.attempt):
             return False
         engine, now = session.engine, session.clock()
-        candidates = engine.routes.candidates(session.match, self._model, trusted_client=True)
+        candidates = engine.routes.candidates(session.match, self._model)
         others = (c for c in candidates if c.provider is not provider)
         return any(engine.would_admit(c, self._exchange.subject(c, OPERATION), now) for c in others)
 
@@ -337,7 +337,7 @@ class Frames:
         engine, match, provider = session.engine, session.match, candidate.provider
         leaves_out: frozenset[str] = frozenset()
         if call.sealed:
-            candidates = engine.routes.candidates(match, call.model, trusted_client=True)
+            candidates = engine.routes.candidates(match, call.model)
             plan = table.plan(
                 candidates, call, home_issuer=match.home_issuer, issuer_of=engine.issuer_of, knows_model=None
             )

@@ -61,8 +61,8 @@ class Step:
 
 
 class Holding:
-    """One answer, from its head to its end. State: whether the app sees it, how much is held, whether it has ended,
-    the deadline (None: nothing bounds it)."""
+    """One answer, from its head to its end. State: when its head came, whether the app sees it, how much is held,
+    whether it has ended, the deadline (None: nothing bounds it)."""
 
     def __init__(self, watch: Watch, timeouts: TimeoutSettings, *, complete: bool, hold_bytes: int, now: float) -> None:
         """Its head has come at `now`. `complete`: a stream is held to its end. `hold_bytes`: what is held at most."""
@@ -73,6 +73,7 @@ class Holding:
         self._complete = complete and watch.shape is Shape.STREAM
         self._hold_bytes = hold_bytes
         self._held = 0
+        self._opened = now
         self.deadline: float | None = now + self._seconds_to_first_sign()
 
     def _seconds_to_first_sign(self) -> float:
@@ -103,6 +104,7 @@ class Holding:
 
     def feed(self, data: bytes, now: float) -> Step:
         """Some bytes of its body have come."""
+        self.watch.seconds = now - self._opened
         return self._kept_back(self._flow(data, now) if self.released else self._hold(data, now))
 
     @property
@@ -249,7 +251,7 @@ class Holding:
             self._held += len(data)
             if self._held > self._hold_bytes:
                 watch.let_flow()
-        if watch.shape not in _READ_ON:
+        if watch.shape not in _READ_ON and not watch.unwraps:
             return Step(Do.FORWARD, watch.pass_on(data))
         piece = self._read(data)
         if piece.error is not None:

@@ -21,13 +21,14 @@ from sidestep.breaker.outcomes import ErrorKind, Result
 from sidestep.calls import replies, story
 from sidestep.calls.clients import may_use_keys
 from sidestep.calls.flight import Flight
-from sidestep.calls.flows import Original, host_of, readable_body
+from sidestep.calls.flows import Original, host_of, is_overlong, readable_body
 from sidestep.calls.frames import Frames, conversation_of
 from sidestep.calls.session import Session
 from sidestep.calls.shared import Core
 from sidestep.calls.watching import Shape
 from sidestep.credentials import Field
 from sidestep.dialects.base import Call, Pin, PinKind
+from sidestep.dialects.bodies import NotReadError
 from sidestep.dialects.common import media_type
 from sidestep.dialects.openai_frames import RESPONSES
 from sidestep.routing import table
@@ -42,7 +43,7 @@ REPLAYABLE = 64
 REPLAYABLE_BYTES = 1 << 20
 """Larger bodies are not kept for a replay."""
 REPLAYABLE_TOTAL = 32 << 20
-"""Bytes of all bodies that are kept."""
+"""Bytes of all that is kept."""
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
 """Types of what is sent piece by piece to be read so, by any host."""
 KEPT_MESSAGES_BYTES = 64 << 20
@@ -51,15 +52,16 @@ KEPT_MESSAGES_BYTES = 64 << 20
 
 class Calls:
     """State: live sessions by flow id, originals of finished requests for a replay, the hosts that a user's proxy is
-    not asked for."""
+    not asked for, what was said of calls that are not read."""
 
     name = "sidestep.calls"
 
     def __init__(self, core: Core) -> None:
         self.core = core
         self.sessions: dict[str, Session] = {}
-        self.replayable: Bounded[str, Original] = Bounded(REPLAYABLE, REPLAYABLE_TOTAL, lambda o: len(o.body or b""))
+        self.replayable: Bounded[str, Original] = Bounded(REPLAYABLE, REPLAYABLE_TOTAL, lambda o: o.weight)
         self.direct_hosts: str | None = None
+        self._unread: set[str] = set()
 
     def done(self) -> None:
         for session in self.sessions.values():
@@ -93,11 +95,10 @@ class Calls:
         request = flow.request
         if flow.is_replay == "request" and (original := self.replayable.get(flow.id)) is not None:
             original.restore(request, credentials=True)
-        method = request.method
-        if method == "GET" and request.headers.get("upgrade", "").lower() != "websocket":
+        if flow.client_conn.id not in self.core.adopted or not _has_a_say(flow, engine):
             return
-        match = engine.routes.match(method, request.scheme, _host_of(flow), request.port, request.path)
-        if match is None or flow.client_conn.id not in self.core.adopted:
+        match = _match(flow, engine, _host_of(flow))
+        if match is None or is_overlong(request):
             return
         acting = engine.mode == "enforce"
         session = Session(flow, match, engine, self.core.clock, acting=acting)
@@ -113,8 +114,7 @@ class Calls:
         try:
             session = self.sessions.get(flow.id)
             if session is None:
-                if _host_of(flow) == replies.INTERNAL_HOST:
-                    flow.response = replies.page(flow.request, self.core.engine, self.core.clock())
+                self._answer_unrouted(flow, self.core.engine)
                 return None
             if not self._plan(session):
                 return None
@@ -122,6 +122,19 @@ class Calls:
         except Exception as e:
             self._fail_open(flow, "request", e)
             return None
+
+    def _answer_unrouted(self, flow: http.HTTPFlow, engine: Engine) -> None:
+        """Our own pages; and what is to be said to a client that may use no key, where a call takes one. All else goes
+        where the app sent it."""
+        has_a_say = _has_a_say(flow, engine)
+        host = _host_of(flow, keep=has_a_say)
+        if host == replies.INTERNAL_HOST:
+            flow.response = replies.page(flow.request, engine, self.core.clock(), details=has_a_say)
+        elif engine.mode == "enforce" and not has_a_say:
+            match = _match(flow, engine, host)
+            if match is not None and not match.takes_own_credential:
+                text = "this client may not use the provider keys: see allow_clients in sidestep's [proxy] table"
+                flow.response = replies.error(match.dialect, 403, ErrorKind.CREDENTIAL, text)
 
     def _plan(self, session: Session) -> bool:
         """Read the call and choose the providers that may answer. False: it goes where the app sent it."""
@@ -134,31 +147,22 @@ class Calls:
         session.original.refresh(flow.request, strips=session.acting)
         original = session.original
         query = flow.request.path.partition("?")[2]
-        body = readable_body(original)
-        trusted = may_use_keys(flow.client_conn, engine.settings.proxy.allow_clients)
+        try:
+            body = readable_body(original)
+        except NotReadError as e:
+            return self._pass_unread(session, str(e))
         call = match.read(query, original.content_type, body)
-        if call.operation == RESPONSES and trusted:
+        if call.unread:
+            return self._pass_unread(session, call.unread)
+        if call.operation == RESPONSES:
             call = self._bound(session, call)
         now = self.core.clock()
-
-        def plan(trusted: bool) -> table.Plan:
-            candidates = engine.routes.candidates(match, call.model, trusted_client=trusted)
-            lacking = engine.lacking_models(now)
-            home = match.home_issuer if call.sealed else ""
-            return table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)
-
-        chosen = plan(trusted)
+        candidates = engine.routes.candidates(match, call.model)
+        lacking = engine.lacking_models(now)
+        home = match.home_issuer if call.sealed else ""
+        chosen = table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)
         if chosen.passthrough:
-            if session.acting and not trusted and not plan(True).passthrough:
-                text = "this client may not use the provider keys: see allow_clients in sidestep's [proxy] table"
-                flow.response = replies.error(match.dialect, 403, ErrorKind.CREDENTIAL, text)
-                session.exchange = Exchange(engine, match, call, chosen, now)
-                session.broken_off = True
-                return False
-            if session.acting:
-                session.release()
-            del self.sessions[flow.id]
-            return False
+            return self._pass_on(session)
         credential = original.fingerprint() if any(c.own_credential for c in chosen.candidates) else ""
         failed_at: frozenset[str] = frozenset()
         if engine.repeats:
@@ -188,6 +192,21 @@ class Calls:
         if held is None or held.provider not in (p.name for p in session.match.route.providers):
             return call
         return replace(call, pin=Pin(PinKind.STATE, "conversation", (key,)))
+
+    def _pass_on(self, session: Session) -> bool:
+        """The call goes where the app sent it, as if there were no Sidestep."""
+        if session.acting:
+            session.release()
+        del self.sessions[session.flow.id]
+        return False
+
+    def _pass_unread(self, session: Session, why: str) -> bool:
+        """It is not known what the call asks for. Said once for each reason and route: an app may send many of them."""
+        line = f"{session.match.route.name}: a call goes where the app sent it, without failover: {why}"
+        if line not in self._unread:
+            self._unread.add(line)
+            logger.warning(f"sidestep: {line}")
+        return self._pass_on(session)
 
     def _look_on(self, session: Session) -> None:
         """Mode `observe`: note what would be done, and judge the own provider by what the app gets."""
@@ -302,8 +321,11 @@ class Calls:
         elif watch.shape in (Shape.STREAM, Shape.FLOWING):
             before = response.stream
 
+            opened = self.core.clock()
+
             def look_on(data: bytes) -> bytes | Iterable[bytes]:
                 try:
+                    watch.seconds = self.core.clock() - opened
                     piece = watch.feed(data)
                     if piece.content:
                         flight.settle(watch.opening)
@@ -463,7 +485,21 @@ class Calls:
             session.flight = None
 
 
-def _host_of(flow: http.HTTPFlow) -> str:
+def _has_a_say(flow: http.HTTPFlow, engine: Engine) -> bool:
+    """Whether the client may use keys: what another one sends, and what it is answered, changes nothing here."""
+    return may_use_keys(flow.client_conn, engine.settings.proxy.allow_clients)
+
+
+def _match(flow: http.HTTPFlow, engine: Engine, host: str) -> table.Match | None:
+    """The route of a request, by its head alone."""
+    request = flow.request
+    method = request.method
+    if method == "GET" and request.headers.get("upgrade", "").lower() != "websocket":
+        return None
+    return engine.routes.match(method, request.scheme, host, request.port, request.path)
+
+
+def _host_of(flow: http.HTTPFlow, *, keep: bool = True) -> str:
     """The host that the app means. In reverse mode its Host header may name this proxy (`keep_host_header`)."""
     request = flow.request
-    return request.host if isinstance(flow.client_conn.proxy_mode, ReverseMode) else host_of(request)
+    return request.host if isinstance(flow.client_conn.proxy_mode, ReverseMode) else host_of(request, keep=keep)

@@ -50,12 +50,22 @@ def _reason(refused: Refused) -> str:
     return f"{refused.provider} is {refused.reason}{when}"
 
 
-def page(request: http.Request, engine: Engine, now: float) -> http.Response:
-    """What `sidestep.internal` says; to HEAD without its body."""
-    response = _page(request, engine, now)
+def page(request: http.Request, engine: Engine, now: float, *, details: bool) -> http.Response:
+    """What `sidestep.internal` says; to HEAD without its body. `details`: False to a client that may use no key, which
+    learns whether calls are served, and nothing else."""
+    response = _page(request, engine, now) if details else _word(request, engine, now)
     if request.method == "HEAD":
         response.data.content = b""
     return response
+
+
+def _word(request: http.Request, engine: Engine, now: float) -> http.Response:
+    if request.method not in ("GET", "HEAD") or request.path.partition("?")[0] != "/health":
+        text = b"only /health is for this client: see allow_clients in sidestep's [proxy] table\n"
+        return http.Response.make(403, text, {"content-type": "text/plain"})
+    code, body = status.health(engine, now)
+    text = json.dumps({"status": body["status"]}, indent=1).encode()
+    return http.Response.make(code, text, {"content-type": "application/json"})
 
 
 def _page(request: http.Request, engine: Engine, now: float) -> http.Response:

@@ -18,9 +18,13 @@ from sidestep.breaker.ratelimits import delay_in_text, retry_after
 from sidestep.calls.decoding import IDENTITY, EncodingError, TooMuchError, decoded_start, decoder
 from sidestep.dialects import common
 from sidestep.dialects.base import Call, Dialect, Event, Mark, StreamReader, Usage
+from sidestep.dialects.bounds import is_crowded
 from sidestep.dialects.sse import Start, look_at
 from sidestep.leaks import Sieve
 
+ERROR_VALUES = 10_000
+ERROR_START = 4_096
+"""Of an error with more values than that, so many bytes of its beginning are looked at: it is read as words."""
 ERROR_BODY_BYTES = 1 << 20
 """An error body is held to be read and perhaps handed on; more than this says nothing new."""
 
@@ -38,6 +42,14 @@ _LINES = ("ndjson", "jsonl", "json-lines", "json-seq", "stream+json")
 _DOCUMENT = re.compile(rb'\s*(?:<(?:!doctype|html|head|\?xml)\b|\{\s*"|(?:data|event):)', re.IGNORECASE)
 """How a page, an error or a stream of events begins where sound was asked for."""
 
+WORK_AT_ONCE = 10_000
+WORK_A_SECOND = 20_000
+"""What is read of a stream, in events: so many at once, and so many more for each second since it was opened. No model
+speaks as fast; an event takes 2 to 5 microseconds, in which other calls wait. What comes faster is passed on unread."""
+BULK = 4096
+"""Bytes in one piece of a stream from which on it is first told how much there is to read in them."""
+TOLD_BYTES = 1_024
+"""Of a header field that tells a time, or a limit."""
 DECODED_AT_ONCE = 8 << 20
 """What one piece of a compressed stream may become: its events are all there at the same time."""
 
@@ -136,11 +148,16 @@ class Watch:
         self._reader: StreamReader | None = None
         self.shape = self._shape()
         self._unwrap = unwrap and self.shape is Shape.STREAM
+        self._skims_to = WORK_AT_ONCE
+        self._bulk_work = 0
+        self.seconds = 0.0
+        """How long ago it was opened. It says how much may be read of it."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The answer's header fields by lower-case name."""
-        return {k.decode("latin-1").lower(): v.decode("utf-8", "surrogateescape") for k, v in self._fields}
+        """The answer's header fields by lower-case name, without those that are too long to tell anything."""
+        short = ((k, v) for k, v in self._fields if len(v) <= TOLD_BYTES)
+        return {k.decode("latin-1").lower(): v.decode("utf-8", "surrogateescape") for k, v in short}
 
     def _shape(self) -> Shape:
         if self.status >= 400:
@@ -262,11 +279,11 @@ class Watch:
     def skim(self, data: bytes) -> bool:
         """`feed`, for bytes that turn out to be whole events with nothing to be done about: they are to be passed
         on. False: nothing was taken in, and `feed` must have them."""
-        assert self._reader is not None
-        find = self._find
-        if find is not None and find(data):  # no key goes over the borders of events
+        reader, find = self._reader, self._find
+        assert reader is not None
+        if reader.work > self._skims_to or (find is not None and find(data)):  # no key goes over the borders of events
             return False
-        return self._reader.skim(data)
+        return reader.skim(data)
 
     def _as_it_goes(self, data: bytes) -> bytes:
         """Bytes that are passed on unread."""
@@ -297,16 +314,33 @@ class Watch:
             if turned is not None:
                 return turned
             decoded, self._start = self._start, b""
-        assert self._reader is not None
-        piece = self._read(self._reader.feed(decoded), data)
-        if self._reader.pending > LONG_EVENT_BYTES and self._content and self.plain and piece.error is None:
-            piece = replace(piece, forward=piece.forward + self._reader.give())
-        if self._reader.pending > MAX_EVENT_BYTES and piece.error is None:
-            rest = self._reader.release()
-            began = self._flow_unread()
-            forward = piece.forward + rest if self.plain else data
-            return Piece(forward, piece.content or began, None, piece.dropped)
+        reader = self._reader
+        assert reader is not None
+        if self._is_too_fast(reader, decoded):
+            return self._stop_reading(decoded, data)
+        piece = self._read(reader.feed(decoded), data)
+        if reader.pending > LONG_EVENT_BYTES and self._content and self.plain and piece.error is None:
+            piece = replace(piece, forward=piece.forward + reader.give())
+        if reader.pending > MAX_EVENT_BYTES and piece.error is None:
+            rest = self._stop_reading(b"", data)
+            forward = piece.forward + rest.forward if self.plain else data
+            return Piece(forward, piece.content or rest.content, None, piece.dropped)
         return piece
+
+    def _is_too_fast(self, reader: StreamReader, decoded: bytes) -> bool:
+        """Whether more has come than is read of a stream in its time."""
+        allowed = WORK_AT_ONCE + int(self.seconds * WORK_A_SECOND)
+        self._skims_to = min(allowed, reader.work + WORK_AT_ONCE)
+        if len(decoded) >= BULK:
+            self._bulk_work += reader.work_in(decoded)  # also of an event that is not complete
+        return max(reader.work, self._bulk_work) > allowed
+
+    def _stop_reading(self, decoded: bytes, data: bytes) -> Piece:
+        """From here on it goes on unread: what was held back of an event, `decoded`, and whatever comes."""
+        assert self._reader is not None
+        rest = self._reader.release()
+        began = self._flow_unread()
+        return Piece(rest + decoded if self.plain else data, content=began)
 
     def _look(self, data: bytes) -> Piece | None:
         """What the first bytes show the answer to be; None if it is a stream, whose reader is now there. `data`: the
@@ -492,6 +526,8 @@ class Watch:
     def _judge_error(self) -> Outcome:
         # Of a long one its beginning says what it is.
         headers, body = self.headers, decoded_start(self._encoding, bytes(self._body))[:ERROR_BODY_BYTES]
+        if is_crowded(body, ERROR_VALUES):
+            body = body[:ERROR_START]
         error = self.dialect.read_error(self.status, headers, body)
         if error.kind is ErrorKind.NONE and len(self._body) > ERROR_BODY_BYTES:
             error = ErrorFacts(ErrorKind.INVALID)  # more than is read or kept: its status alone decides
@@ -542,6 +578,9 @@ class Watch:
     def _judge_unasked_stream(self, body: bytes) -> Outcome:
         """A stream for a call that asked for none."""
         reader = self.dialect.reader(self.call, EVENT_STREAM)
+        if reader.work_in(body) > WORK_AT_ONCE:
+            self.unread = True
+            return judging.UNREAD
         events = reader.feed(body) + reader.close()
         if not reader.content:
             error = next((e.error for e in events if e.mark is Mark.ERROR), None)

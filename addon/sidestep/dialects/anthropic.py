@@ -15,7 +15,9 @@ import msgspec
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common, sealed_anthropic
 from sidestep.dialects.base import Answer, Call, Mark, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.common import UNSIGNED, bounded, dicts_in, fields_of, int_of, items_of, text_of, value_of
+from sidestep.dialects.bodies import NotReadError, fields_in, model_in, value_in
+from sidestep.dialects.bounds import is_crowded
+from sidestep.dialects.common import UNSIGNED, bounded, dicts_in, int_of, items_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.reader import (
     BROKE_DOWN,
@@ -25,7 +27,6 @@ from sidestep.dialects.reader import (
     Malformed,
     Reader,
     Reading,
-    decode_event,
     error_reading,
 )
 
@@ -65,15 +66,16 @@ class Anthropic:
         return OPERATIONS.get(tail) if method == "POST" else None
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
-        body = common.pruned(body)
-        fields = fields_of(body)
-        if fields is None:
-            return Call(self.name, operation, None, stream=False)
-        pin, sealed = _pin(fields, body)
+        try:
+            body, fields = fields_in(body)
+            model = model_in(fields)
+            pin, sealed = _pin(fields, body)
+        except NotReadError as e:
+            return Call(self.name, operation, None, stream=False, unread=str(e))
         return Call(
             self.name,
             operation,
-            text_of(fields.get("model")),
+            model,
             stream=operation == "messages" and common.asks_for_stream(fields.get("stream")),
             pin=pin,
             sealed=sealed,
@@ -102,6 +104,8 @@ class Anthropic:
         )
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
+        if is_crowded(body):
+            return common.seen_from_outside(body, ("content",), lambda told: _usage(told, None))
         fields = common.answer_fields(content_type, body)
         if fields is None:
             return common.not_read(content_type, body)
@@ -177,10 +181,10 @@ def _pin(fields: Mapping[str, msgspec.Raw], body: bytes) -> tuple[Pin | None, tu
     is_sealed = any(word in body for word in sealed_anthropic.WORDS)
     if not is_sealed and not any(word in body for word in _STATE_WORDS):
         return None, ()
-    conversation = [value_of(fields.get("system")), value_of(fields.get("messages"))]
+    conversation = [value_in(fields.get("system")), value_in(fields.get("messages"))]
     sealed = tuple(dict.fromkeys(reversed(sealed_anthropic.names(conversation[1])))) if is_sealed else ()
     ids: list[str] = []
-    container = value_of(fields.get("container"))
+    container = value_in(fields.get("container"))
     if isinstance(container, dict):
         skills = container.get("skills")
         for skill in skills if isinstance(skills, list) else ():
@@ -229,7 +233,7 @@ class _MessageReader(Reader):
         if data == b"[DONE]":
             return LIFECYCLE
         try:
-            event = decode_event(_event, data)
+            event = self.decoded(_event, data)
         except Malformed:
             if name in (b"", b"ping") and not self.calling:
                 return LIFECYCLE  # the SDKs pass it over unread

@@ -52,6 +52,8 @@ class Call:
     """Names of the pieces of reasoning that only their issuer can read, and of what a stand-in has thought unsigned:
     the newest first, for that was issued by the provider that answered last."""
     max_output_tokens: int | None = None
+    unread: str = ""
+    """Why it is not known what the call asks for; empty: it is known. It goes where the app sent it, as it is."""
     messages: msgspec.Raw | None = field(default=None, repr=False, compare=False)
     """The conversation that an answer is asked for, a view of the body: read only where it matters which it is."""
     unnamed: bool = False
@@ -122,6 +124,8 @@ class StreamReader(Protocol):
     """Content has been seen."""
     usage: Usage | None
     model: str | None
+    work: int
+    """What reading has taken so far, in events."""
 
     @property
     def answered(self) -> bool:
@@ -136,6 +140,10 @@ class StreamReader(Protocol):
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes."""
+        ...
+
+    def work_in(self, data: bytes) -> int:
+        """About what reading these bytes would take, in events; nothing is taken in."""
         ...
 
     def skim(self, data: bytes) -> bool:
@@ -190,7 +198,7 @@ class Dialect(Protocol):
         ...
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
-        """What the request asks for. Never raises: what cannot be read is absent (`model=None`). `base`: the path of
+        """What the request asks for. Never raises: of what cannot be read it says so (`unread`). `base`: the path of
         the base URL before the tail."""
         ...
 

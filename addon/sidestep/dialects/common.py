@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import msgspec
 
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind
-from sidestep.dialects.base import Answer
+from sidestep.dialects.base import Answer, Usage
 from sidestep.dialects.errors import facts_in
-from sidestep.dialects.lenient import STRICTLY_UNREADABLE, UnreadableError, strict
+from sidestep.dialects.lenient import STRICTLY_UNREADABLE, UnreadableError, is_too_much, strict
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _items = msgspec.json.Decoder(list[msgspec.Raw])
@@ -28,6 +28,8 @@ _READ_CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii")
 _LEADING = b" \t\r\n\xef\xbb\xbf"
 MAX_COUNT = 10**12
 """More tokens than any answer can cost: a greater number is none."""
+MAX_TOLD = 4096
+"""Bytes of a report of tokens."""
 MAX_IDS = 64
 """Identifiers remembered of one answer."""
 UNSIGNED = "unsigned:"
@@ -35,37 +37,6 @@ UNSIGNED = "unsigned:"
 
 
 # --- JSON, untouched
-
-
-LONG = 1 << 20
-"""Strings longer than this (bytes) are no identifiers and no signatures: a document, an image."""
-_BYTES_A_QUOTE = 256
-
-
-def pruned(body: bytes) -> bytes:
-    """What is to be read of a request: without the insides of its long strings, each of which would have to be
-    searched several times. The very same bytes if there are none, or too many quotes to tell quickly.
-
-    What lies between two quotes is the inside of a string, or a part of it; it is left out but for the backslashes
-    at its end, which belong to the quote.
-    """
-    if len(body) < LONG:
-        return body
-    kept: list[bytes] = []
-    start = at = 0
-    for _ in range(len(body) // _BYTES_A_QUOTE):
-        quote = body.find(b'"', at)
-        if quote < 0:
-            kept.append(body[start:])
-            return b"".join(kept)
-        if quote - at > LONG:
-            end = quote
-            while body[end - 1] == 0x5C:
-                end -= 1
-            kept += (body[start:at], b"...")  # it is not empty
-            start = end
-        at = quote + 1
-    return body
 
 
 def fields_of(body: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
@@ -209,12 +180,56 @@ def _is_utf8(body: bytes) -> bool:
     return True
 
 
+class _Outside(msgspec.Struct):
+    """What an answer is told by if nothing is to be built of it: all else is passed over."""
+
+    error: msgspec.Raw = msgspec.Raw()
+    model: msgspec.Raw = msgspec.Raw()
+    modelVersion: msgspec.Raw = msgspec.Raw()  # noqa: N815  # so Gemini spells it
+    usage: msgspec.Raw = msgspec.Raw()
+    usageMetadata: msgspec.Raw = msgspec.Raw()  # noqa: N815
+    choices: msgspec.Raw = msgspec.Raw()
+    output: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw = msgspec.Raw()
+    results: msgspec.Raw = msgspec.Raw()
+    content: msgspec.Raw = msgspec.Raw()
+    candidates: msgspec.Raw = msgspec.Raw()
+    embedding: msgspec.Raw = msgspec.Raw()
+    embeddings: msgspec.Raw = msgspec.Raw()
+
+
+_outside = msgspec.json.Decoder(_Outside)
+_FILLED = re.compile(rb"\s*+(?:\[\s*+[^\]\s]|\{\s*+[^}\s])")
+
+
+def is_filled(raw: msgspec.Raw | bytes) -> bool:
+    """Whether a list or an object holds anything."""
+    return _FILLED.match(raw) is not None
+
+
+def seen_from_outside(body: bytes, wanted: Collection[str], usage: Callable[[Any], Usage | None]) -> Answer:
+    """What an answer is that has more values than are built: logprobs and vectors are long lists of numbers. It is good
+    where it holds one of the lists `wanted`, if any is, and no error."""
+    try:
+        found = _outside.decode(body)
+    except UNREADABLE:
+        return Answer(good=False, unread=True)
+    hollow = wanted and not any(is_filled(getattr(found, name)) for name in wanted)
+    if hollow or bytes(found.error) not in (b"", b"null"):
+        return no_answer(body)
+    told = found.usage or found.usageMetadata
+    counted = usage(value_of(told)) if len(bytes(told)) <= MAX_TOLD else None
+    return Answer(True, None, counted, text_of(found.model) or text_of(found.modelVersion))
+
+
 def not_read(content_type: str, body: bytes) -> Answer:
     """What a 2xx body is that is no JSON object: nothing, a page, broken JSON, JSON of another kind; or a form that
-    is not known here."""
+    is not known here, or more than is read."""
     start = body[:200].lstrip(_LEADING)
     if not start or is_page(body):
         return Answer(good=False)
+    if start.startswith((b"{", b"[")) and is_too_much(body):
+        return Answer(good=False, unread=True)
     kind = media_type(content_type)
     known = kind == "text/event-stream" or "html" in kind
     known = known or ("json" in kind and charset_of(content_type) in _READ_CHARSETS)

@@ -1,4 +1,4 @@
-"""Multipart forms: reads and replaces single fields, the rest byte for byte.
+"""Multipart forms (RFC 7578): reads and replaces single fields, the rest byte for byte.
 
 Pure: no mitmproxy, no clock, no I/O.
 """
@@ -6,54 +6,109 @@ Pure: no mitmproxy, no clock, no I/O.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
-_BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^";\s]+))', re.IGNORECASE)
+from sidestep.dialects.bodies import NotReadError
+
+MAX_PARTS = 1_000
+"""Forms of these APIs have some tens of fields and files."""
+MAX_HEAD = 16 << 10
+"""Bytes of one part's header fields."""
+_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^";\s]{1,200}))', re.IGNORECASE)
+_AFTER_MARK = re.compile(rb"--|[ \t]*+\r\n")
+_DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition:([^\r\n]*+)", re.IGNORECASE)
+_PARAMETER = re.compile(rb';\s*+([^=;\s"]++)\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^;"\s]*+)')
+
+
+class _Part(NamedTuple):
+    name: bytes
+    begin: int
+    """Where its boundary begins."""
+    value: int
+    """Where its value begins."""
+    end: int
+    """Where that ends."""
 
 
 class Form:
     """Reads, replaces and removes small text parts of a form; all else stays byte for byte."""
 
     def __init__(self, content_type: str, body: bytes) -> None:
+        """NotReadError: readers may take it for different forms, or it has more than is read."""
         self._body = body
-        found = _BOUNDARY.search(content_type)
-        self._mark = b"--" + (found[1] or found[2]).encode("latin-1", "replace") if found else b""
+        self._mark = _mark(content_type)
+        self._parts = _parts(self._mark, body)
 
-    def _find(self, name: str) -> tuple[int, int, int] | None:
-        """Where a part begins with its boundary, where its value begins, and where that ends."""
-        if not self._mark:
-            return None
-        header = re.compile(
-            rb'content-disposition:[^\r\n]*[;\s]name="?' + re.escape(name.encode()) + rb'"?(?:[;\r\n]|$)', re.IGNORECASE
-        )
-        body = self._body
-        at = 0 if body.startswith(self._mark) else body.find(b"\r\n" + self._mark) + 2
-        while at >= 0 and body.startswith(self._mark, at):
-            begin = at + len(self._mark)
-            end = body.find(b"\r\n" + self._mark, begin)
-            if end < 0:
-                return None
-            head_end = body.find(b"\r\n\r\n", begin, end + 2)
-            if head_end >= 0 and header.search(body[begin:head_end]):
-                return at, min(head_end + 4, end), end
-            at = end + 2
-        return None
+    def _find(self, name: str) -> _Part | None:
+        found = [part for part in self._parts if part.name == name.encode()]
+        if len(found) > 1:
+            raise NotReadError("its form has a field twice")
+        return found[0] if found else None
 
     def text(self, name: str) -> str | None:
-        place = self._find(name)
-        if place is None:
+        """A field's text, None if there is none. NotReadError: there are several."""
+        part = self._find(name)
+        if part is None:
             return None
-        return self._body[place[1] : place[2]].decode("utf-8", "replace").strip() or None
+        return self._body[part.value : part.end].decode("utf-8", "replace").strip() or None
 
     def with_text(self, name: str, value: str, *, add: bool = False) -> bytes:
         """`add`: also where there is no such part."""
-        place = self._find(name)
-        if place is None and add and (at := self._body.find(self._mark)) >= 0 and self._mark:
-            part = f'\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-            return self._body[:at] + self._mark + part + self._body[at:]
-        if place is None or self._body[place[1] : place[2]] == value.encode():
+        part = self._find(name)
+        if part is None and add and self._parts:
+            at, mark = self._parts[0].begin, self._mark
+            added = f'\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+            return self._body[:at] + mark + added + self._body[at:]
+        if part is None or self._body[part.value : part.end] == value.encode():
             return self._body
-        return self._body[: place[1]] + value.encode() + self._body[place[2] :]
+        return self._body[: part.value] + value.encode() + self._body[part.end :]
 
     def without(self, name: str) -> bytes:
-        place = self._find(name)
-        return self._body if place is None else self._body[: place[0]] + self._body[place[2] + 2 :]
+        """The form without this field, however often it is there."""
+        body = self._body
+        for part in reversed(self._parts):
+            if part.name == name.encode():
+                body = body[: part.begin] + body[part.end + 2 :]
+        return body
+
+
+def _mark(content_type: str) -> bytes:
+    """How each line begins that divides the parts."""
+    boundaries = _BOUNDARY.findall(content_type)
+    if len(boundaries) != 1:
+        raise NotReadError("its form names no boundary, or several")
+    return b"--" + "".join(boundaries[0]).encode("latin-1", "replace")
+
+
+def _parts(mark: bytes, body: bytes) -> list[_Part]:
+    line = b"\r\n" + mark
+    begin = 0 if body.startswith(mark) else body.find(line) + 2
+    parts: list[_Part] = []
+    while body.startswith(mark, begin) and len(parts) <= MAX_PARTS:
+        after = _AFTER_MARK.match(body, begin + len(mark))
+        if after is None:
+            break
+        end = body.find(line, after.end() - 2)
+        if after[0] == b"--":
+            if end >= 0:
+                break  # more parts after the last one
+            return parts
+        # Where there are no header fields the blank line is the boundary's own.
+        head = body.find(b"\r\n\r\n", after.end() - 2, after.end() + MAX_HEAD)
+        if end < 0 or not 0 <= head < end:
+            break
+        parts.append(_Part(_name_in(body[after.end() : head + 2]), begin, min(head + 4, end), end))
+        begin = end + 2
+    raise NotReadError("its form is not one that every reader takes for the same")
+
+
+def _name_in(head: bytes) -> bytes:
+    """The field that a part's header fields name; empty if they name none."""
+    dispositions = _DISPOSITION.findall(head)
+    names = [(k.lower(), v) for d in dispositions for k, v in _PARAMETER.findall(d) if k.lower().startswith(b"name")]
+    if not names:
+        return b""
+    if len(names) > 1 or names[0][0] != b"name" or b"\\" in names[0][1]:
+        raise NotReadError("its form has a part whose name is spelled in an unusual way")
+    name: bytes = names[0][1]
+    return name.strip(b'"')

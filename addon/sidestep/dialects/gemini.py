@@ -16,6 +16,8 @@ import msgspec
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common, sealed_gemini
 from sidestep.dialects.base import Answer, Call, Event, Mark, Pin, PinKind, StreamReader, Usage
+from sidestep.dialects.bodies import NotReadError, fields_in, named, value_in
+from sidestep.dialects.bounds import is_crowded
 from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.reader import (
@@ -25,7 +27,6 @@ from sidestep.dialects.reader import (
     TERMINAL,
     Reader,
     Reading,
-    decode_event,
     error_reading,
 )
 from sidestep.dialects.sse import ArrayScanner, Scanned
@@ -88,15 +89,18 @@ class Gemini:
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
         found = _TAIL.fullmatch(tail)
-        body = common.pruned(body)
-        fields = fields_of(body) or {}
+        try:
+            body, fields = fields_in(body)
+            model = named(unquote(found["model"])) if found else None
+            pin, sealed = _pin(body)
+        except NotReadError as e:
+            return Call(self.name, operation, None, stream=False, unread=str(e))
         config = value_of(fields.get("generationConfig"))
         limit = int_of(config.get("maxOutputTokens")) if isinstance(config, dict) else 0
-        pin, sealed = _pin(body)
         return Call(
             self.name,
             operation,
-            unquote(found["model"]) if found else None,
+            model,
             stream=operation == "streamGenerateContent",
             pin=pin,
             sealed=sealed,
@@ -133,6 +137,8 @@ class Gemini:
         )
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
+        if is_crowded(body):
+            return common.seen_from_outside(body, [_EMBEDDED.get(call.operation, "candidates")], _usage)
         fields = common.answer_fields(content_type, body)
         if fields is None:
             return common.not_read(content_type, body)
@@ -230,7 +236,7 @@ def _pin(body: bytes) -> tuple[Pin | None, tuple[str, ...]]:
     """What ties the call to one provider, and the names of its signatures, the newest first."""
     if not any(word in body for word in _PIN_WORDS):
         return None, ()
-    request = value_of(body)
+    request = value_in(msgspec.Raw(body))
     caches: list[str] = []
     files: list[str] = []
     stores: list[str] = []
@@ -273,7 +279,7 @@ class _GeminiReader(Reader):
         self._open: set[Any] = set()
 
     def read(self, name: bytes, data: bytes) -> Reading:
-        chunk = decode_event(_chunk, data)
+        chunk = self.decoded(_chunk, data)
         if name == b"error":
             return error_reading(data)
         if chunk is None:

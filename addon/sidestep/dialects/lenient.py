@@ -14,11 +14,13 @@ from typing import Any
 
 import msgspec
 
+from sidestep.dialects.bounds import is_crowded
+
 _any = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
 
 STRICTLY_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-MAX_BYTES = 32 << 20
+MAX_BYTES = 4 << 20
 """What is not strict JSON and longer than this is not read: Python's reader is slow, and other calls wait for it."""
 _CHARSETS = re.compile(
     r"utf-?(?:16|32)(?:-?[lb]e)?|iso-8859-\d{1,2}|latin-?1|(?:windows-|cp)125\d|gb(?:k|2312|18030)|big5|shift_jis|"
@@ -35,8 +37,15 @@ class UnreadableError(Exception):
     """No JSON for any reader."""
 
 
+def is_too_much(data: bytes) -> bool:
+    """Whether it is more than is read, so that it may be JSON for others."""
+    return len(data) > MAX_BYTES or is_crowded(data)
+
+
 def loads(data: bytes, charset: str = "") -> Any:
     """A JSON value as Python has it. `charset`: the one that was declared, if any. Numbers that are none are None."""
+    if is_crowded(data):
+        raise UnreadableError
     try:
         return _any.decode(data)
     except STRICTLY_UNREADABLE:
@@ -57,7 +66,7 @@ def strict(data: bytes, charset: str = "") -> bytes:
 
 
 def _loads(data: bytes, charset: str) -> Any:
-    if len(data) > MAX_BYTES:
+    if is_too_much(data):
         raise UnreadableError
     try:
         return json.loads(_text(data, charset), strict=False, parse_constant=_none, parse_int=_int, parse_float=_float)

@@ -17,7 +17,9 @@ import msgspec
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import azure, common
 from sidestep.dialects.base import WEBSOCKET, Answer, Call, Pin, PinKind, StreamReader
-from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, texts, value_of
+from sidestep.dialects.bodies import NotReadError, fields_in, model_in, named
+from sidestep.dialects.bounds import is_crowded
+from sidestep.dialects.common import bounded, dicts_in, int_of, items_of, text_of, texts, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.forms import Form
 from sidestep.dialects.openai_pins import pin_of
@@ -67,6 +69,8 @@ _WANTED = {
     "moderations": "results",
 }
 """The list without which an answer is none."""
+_PLAIN = frozenset({"embeddings", "completions", "fim/completions", "moderations", "rerank"})
+"""Calls of which no more is looked at than the fields: what they hold may be long lists of numbers."""
 _SAID = {"responses": "input", "responses/compact": "input"}
 """Where the conversation is, elsewhere than in `messages`."""
 _CHATS = frozenset({"chat/completions", "completions", "fim/completions"})
@@ -102,39 +106,14 @@ class OpenAI:
         return None
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
-        if operation.endswith(WEBSOCKET):
-            asked = parse_qs(query)
-            ids = tuple(asked.get("call_id", ()))
-            # A second connection to a conversation that is held elsewhere, over WebRTC or by telephone.
-            pin = Pin(PinKind.STATE, "call_id", ids) if ids else None
-            return Call(self.name, operation, asked.get("model", [None])[0], stream=False, pin=pin)
-        if _is_form(content_type):
-            form = Form(content_type, body)
-            model, unnamed = azure.model_of(form.text("model"), base, tail)
-            # The models named whisper take the flag and answer in one piece.
-            stream = (form.text("stream") or "").lower() in ("true", "1") and "whisper" not in (model or "")
-            return Call(self.name, operation, model, stream=stream, unnamed=unnamed)
-        body = common.pruned(body)
-        fields = fields_of(body)
-        if fields is None:
-            return Call(self.name, operation, None, stream=False)
-        stream = common.asks_for_stream(fields.get("stream"))
-        if operation == "audio/speech":
-            stream = text_of(fields.get("stream_format")) == "sse"
-        limits = [int_of(value_of(fields[name])) for name in _LIMITS if name in fields]
-        pin, sealed = pin_of(operation, fields, body)
-        model, unnamed = azure.model_of(text_of(fields.get("model")), base, tail)
-        return Call(
-            self.name,
-            operation,
-            model,
-            stream=stream,
-            pin=pin,
-            sealed=sealed,
-            max_output_tokens=next(filter(None, limits), None),
-            messages=fields.get(_SAID.get(operation, "messages")),
-            unnamed=unnamed,
-        )
+        try:
+            if operation.endswith(WEBSOCKET):
+                return _handshake(operation, query)
+            if _is_form(content_type):
+                return _form(operation, content_type, body, base, tail)
+            return _document(operation, body, base, tail)
+        except NotReadError as e:
+            return Call(self.name, operation, None, stream=False, unread=str(e))
 
     def rewrite(
         self, call: Call, tail: str, content_type: str, body: bytes, model: str | None, drop: Collection[str]
@@ -171,6 +150,9 @@ class OpenAI:
 
     def judge_answer(self, call: Call, content_type: str, body: bytes) -> Answer:
         wanted = _WANTED.get(call.operation)
+        if is_crowded(body):
+            lists = ("results", "data") if call.operation == "rerank" else (wanted,) if wanted else ()
+            return common.seen_from_outside(body, lists, usage_in)
         if wanted == "choices" and (answer := _usual_answer(call.operation, body)) is not None:
             return answer
         fields = common.answer_fields(content_type, body)
@@ -227,6 +209,46 @@ class OpenAI:
 
     def keep_alive(self, call: Call) -> bytes:
         return b": keep-alive\n\n"
+
+
+def _handshake(operation: str, query: str) -> Call:
+    asked = parse_qs(query, keep_blank_values=True)
+    models = asked.get("model", [None])
+    if len(models) > 1:
+        raise NotReadError("its query names a model twice")
+    ids = tuple(filter(None, asked.get("call_id", ())))
+    # A second connection to a conversation that is held elsewhere, over WebRTC or by telephone.
+    pin = Pin(PinKind.STATE, "call_id", ids) if ids else None
+    return Call(OpenAI.name, operation, named(models[0]), stream=False, pin=pin)
+
+
+def _form(operation: str, content_type: str, body: bytes, base: str, tail: str) -> Call:
+    form = Form(content_type, body)
+    model, unnamed = azure.model_of(named(form.text("model")), base, tail)
+    # The models named whisper take the flag and answer in one piece.
+    stream = (form.text("stream") or "").lower() in ("true", "1") and "whisper" not in (model or "")
+    return Call(OpenAI.name, operation, model, stream=stream, unnamed=unnamed)
+
+
+def _document(operation: str, body: bytes, base: str, tail: str) -> Call:
+    body, fields = fields_in(body, looked_into=operation not in _PLAIN)
+    stream = common.asks_for_stream(fields.get("stream"))
+    if operation == "audio/speech":
+        stream = text_of(fields.get("stream_format")) == "sse"
+    limits = [int_of(value_of(fields[name])) for name in _LIMITS if name in fields]
+    pin, sealed = pin_of(operation, fields, body)
+    model, unnamed = azure.model_of(model_in(fields), base, tail)
+    return Call(
+        OpenAI.name,
+        operation,
+        model,
+        stream=stream,
+        pin=pin,
+        sealed=sealed,
+        max_output_tokens=next(filter(None, limits), None),
+        messages=fields.get(_SAID.get(operation, "messages")),
+        unnamed=unnamed,
+    )
 
 
 def _error(kind: ErrorKind, message: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import msgspec
 
 from sidestep.dialects import sealed_openai
 from sidestep.dialects.base import Pin, PinKind
-from sidestep.dialects.common import bounded, dicts_in, texts, value_of
+from sidestep.dialects.bodies import value_in
+from sidestep.dialects.common import bounded, dicts_in, texts
 
 _RESPONSE_WORDS = (
     *(b'"previous_response_id"', b'"conversation"', b'"file_id"', b'"file_ids"', b'"item_reference"'),
@@ -48,28 +49,28 @@ def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tu
             ids.extend(texts(*found))
 
     if operation.startswith("responses"):
-        needs("previous_response_id", value_of(fields.get("previous_response_id")))
-        conversation = value_of(fields.get("conversation"))
+        needs("previous_response_id", value_in(fields.get("previous_response_id")))
+        conversation = value_in(fields.get("conversation"))
         needs("conversation", conversation.get("id") if isinstance(conversation, dict) else conversation)
-        prompt = value_of(fields.get("prompt"))
+        prompt = value_in(fields.get("prompt"))
         needs("prompt", isinstance(prompt, dict) and prompt.get("id"))
-        if value_of(fields.get("background")) is True:
+        if value_in(fields.get("background")) is True:
             # The answer is fetched later, by its id, from where the app sent this.
             reasons.append("background")
-        items = value_of(fields.get("input"))
+        items = value_in(fields.get("input"))
         sealed = sealed_openai.reasoning(items)
         _references_need(needs, items)
         _items_need(needs, items)
-        _tools_need(needs, value_of(fields.get("tools")))
+        _tools_need(needs, value_in(fields.get("tools")))
     elif operation == "chat/completions":
-        _items_need(needs, value_of(fields.get("messages")))
-        audio = value_of(fields.get("audio"))
+        _items_need(needs, value_in(fields.get("messages")))
+        audio = value_in(fields.get("audio"))
         voice = audio.get("voice") if isinstance(audio, dict) else None
         needs("voice", isinstance(voice, dict) and voice.get("id"))
     elif operation == "images/edits":
-        _items_need(needs, [value_of(fields.get("images")), value_of(fields.get("mask"))])
+        _items_need(needs, [value_in(fields.get("images")), value_in(fields.get("mask"))])
     elif operation == "audio/speech":
-        voice = value_of(fields.get("voice"))
+        voice = value_in(fields.get("voice"))
         needs("voice", isinstance(voice, dict) and voice.get("id"))
     if reasons:
         return Pin(PinKind.STATE, reasons[0], bounded(ids)), tuple(sealed)

@@ -23,7 +23,6 @@ from sidestep.dialects.reader import (
     TERMINAL,
     Reader,
     Reading,
-    decode_event,
     error_reading,
 )
 
@@ -206,7 +205,7 @@ class ChatReader(Reader):
     def read(self, name: bytes, data: bytes) -> Reading:
         if data.startswith(b"[DONE]"):
             return self.end()
-        chunk = decode_event(CHUNK, data)
+        chunk = self.decoded(CHUNK, data)
         if name == b"error":
             return error_reading(data)
         if chunk is None:
@@ -293,7 +292,7 @@ class EventReader(Reader):
         if data.startswith(b"[DONE]"):
             # Some close a Responses stream with it; the end that the SDKs wait for is `response.completed`.
             return LIFECYCLE if self._operation == "responses" else self.end()
-        event = decode_event(_response_event, data)
+        event = self.decoded(_response_event, data)
         if name == b"error":
             return error_reading(data)
         if event is None:

@@ -13,9 +13,10 @@ import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects.base import Event, Mark, Usage
+from sidestep.dialects.bounds import MAX_VALUES, is_crowded
 from sidestep.dialects.common import BREAKDOWN, MAX_IDS, UNREADABLE
 from sidestep.dialects.errors import facts_in
-from sidestep.dialects.lenient import UnreadableError, strict
+from sidestep.dialects.lenient import MAX_BYTES, UnreadableError, strict
 from sidestep.dialects.sse import ArrayScanner, EventScanner, Scanned
 
 
@@ -32,12 +33,19 @@ def decode_event[T](decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
         return decoder.decode(data)
     except UNREADABLE:  # a ValidationError too: it says nothing of what follows
         pass
+    if len(data) > MAX_BYTES:
+        return None  # more than is read: others may read it
     try:
         return decoder.decode(strict(data))
     except UnreadableError:
         raise Malformed from None
     except UNREADABLE:
         return None
+
+
+SLOW_WORK = 8
+SLOW_BYTES = 200
+"""What reading JSON that is not strict takes, in events: so many, and one more for so many bytes."""
 
 
 _CALLS = (
@@ -97,11 +105,20 @@ class Reader:
         """An event was MALFORMED: something is missing."""
         self.usage: Usage | None = None
         self.model: str | None = None
+        self.work = 0
         self._ids: dict[str, None] = {}
 
     def read(self, name: bytes, data: bytes) -> Reading:
         """The meaning of one event that has data. May raise Malformed."""
         raise NotImplementedError
+
+    def decoded[T](self, decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
+        """`decode_event`, with the work counted that it takes."""
+        try:
+            return decoder.decode(data)
+        except UNREADABLE:
+            self.work += SLOW_WORK + len(data) // SLOW_BYTES
+            return decode_event(decoder, data)
 
     def raises(self, name: bytes, data: bytes) -> bool:
         """Whether the official SDK raises its own API error from an event that has the meaning of one."""
@@ -124,8 +141,12 @@ class Reader:
     def pending(self) -> int:
         return self._scanner.pending
 
+    def work_in(self, data: bytes) -> int:
+        return self._scanner.work_in(data)
+
     def feed(self, data: bytes) -> list[Event]:
         scanned = self._scanner.feed(data)
+        self.work += len(scanned) * self._scanner.WORK
         if self._given and scanned:
             return [self._rest_of(scanned[0]), *map(self._event, scanned[1:])]
         return [self._event(s) for s in scanned]
@@ -145,8 +166,12 @@ class Reader:
     def skim(self, data: bytes) -> bool:
         if self._over or not self._scanner.at_rest or not data.endswith(b"\n\n") or b"\r" in data:
             return False
+        if len(data) > MAX_VALUES:
+            return False
         before = self.content
-        for event in data[:-2].split(b"\n\n"):
+        events = data[:-2].split(b"\n\n")
+        self.work += len(events)
+        for event in events:
             name = b""
             if event.startswith(b"event: "):
                 head, _, event = event.partition(b"\n")
@@ -200,7 +225,7 @@ class Reader:
 
     def _event(self, scanned: Scanned) -> Event:
         raw, name, data, whole = scanned
-        if self._over:
+        if self._over or is_crowded(data):
             return Event(raw, Mark.LIFECYCLE)
         if not data and name != b"error":
             # Of an event that was cut off before its data, the SDKs would make one without any once anything follows.

@@ -10,6 +10,8 @@ import enum
 import re
 from typing import NamedTuple
 
+from sidestep.dialects.bounds import marks
+
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?:\r\n|\n|\r)")
 """The end of a line and a line with nothing in it. Line ends are CR LF, LF or CR and nothing else
 (WHATWG HTML, 9.2.5); the first is matched atomically, so that CR LF is never taken for two ends."""
@@ -17,10 +19,16 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 _CR, _LF = 0x0D, 0x0A
 
-_OUTSIDE = re.compile(rb'["{}\[\]]')
-_INSIDE = re.compile(rb'["\\]')
+_OUTSIDE = re.compile(rb'(?:[^"{}\[\]]|"(?:[^"\\]|\\.)*+")*+', re.DOTALL)
+"""Up to the next bracket, or to a text whose end has not come; whole texts are passed over."""
+_INSIDE = re.compile(rb'(?:[^"\\]|\\.)*+', re.DOTALL)
+"""Up to the quote that ends a text, or to a backslash after which nothing has come."""
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 _OPENING = b"{["
+
+MARKS_AN_EVENT = 16
+MARKS_AN_ELEMENT = 2
+"""Commas and brackets that take as long as an event does, in the data of one and in an array."""
 
 
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:")
@@ -72,6 +80,8 @@ class EventScanner:
     event came before.
     """
 
+    WORK = 1
+    """What one event takes, in events."""
     __slots__ = ("_after_cr", "_begun", "_buffer", "_crs", "_given", "_searched")
 
     def __init__(self) -> None:
@@ -91,6 +101,11 @@ class EventScanner:
     def at_rest(self) -> bool:
         """Between two events: the next byte begins one."""
         return self._begun and not self._buffer and not self._after_cr
+
+    @staticmethod
+    def work_in(data: bytes) -> int:
+        """About what reading these bytes takes, in events: the lines, and what their JSON may hold."""
+        return (data.count(b"\n") + data.count(b"\r")) // 2 + marks(data) // MARKS_AN_EVENT
 
     def feed(self, data: bytes) -> list[Scanned]:
         """The events that these bytes complete."""
@@ -184,6 +199,12 @@ class EventScanner:
         return Scanned(raw, name, b"\n".join(values))
 
 
+def _end_of(pattern: re.Pattern[bytes], buffer: bytearray, at: int) -> int:
+    """Where what these patterns match ends, which may be where it begins."""
+    match = pattern.match(buffer, at)
+    return at if match is None else match.end()
+
+
 class ArrayScanner:
     """Splits `[{…}, {…}]` into its elements as they come; a document that is one object is one element.
 
@@ -192,6 +213,8 @@ class ArrayScanner:
     inside a string, the depth at which elements lie, where the present one began.
     """
 
+    WORK = 6
+    """What one element takes, in events."""
     __slots__ = ("_base", "_begin", "_buffer", "_depth", "_given", "_in_string", "_searched", "closed", "elements")
 
     def __init__(self) -> None:
@@ -220,6 +243,11 @@ class ArrayScanner:
         """The document is no array but one object."""
         return self._base == 0
 
+    @staticmethod
+    def work_in(data: bytes) -> int:
+        """About what reading these bytes takes, in events: each bracket is looked at, and may be an element's."""
+        return marks(data) // MARKS_AN_ELEMENT
+
     def feed(self, data: bytes) -> list[Scanned]:
         """The elements that these bytes complete; the array's end comes as an event without data."""
         buffer = self._buffer
@@ -227,25 +255,18 @@ class ArrayScanner:
         events: list[Scanned] = []
         start, at = 0, self._searched
         while not self.closed and at < len(buffer):
-            match = (_INSIDE if self._in_string else _OUTSIDE).search(buffer, at)
-            if match is None:
-                at = len(buffer)
+            at = _end_of(_INSIDE if self._in_string else _OUTSIDE, buffer, at)
+            if at == len(buffer) or buffer[at] == _BACKSLASH:
                 break
-            byte = buffer[match.start()]
-            if byte == _BACKSLASH:
-                if match.end() == len(buffer):
-                    at = match.start()
-                    break
-                at = match.end() + 1
-                continue
-            at = match.end()
+            byte = buffer[at]
+            at += 1
             if byte == _QUOTE:
                 self._in_string = not self._in_string
             elif byte in _OPENING:
                 if self._base is None:
                     self._base = int(byte == _OPENING[1])
                 if self._depth == self._base:
-                    self._begin = match.start()
+                    self._begin = at - 1
                 self._depth += 1
             elif self._depth:
                 self._depth -= 1

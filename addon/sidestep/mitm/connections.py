@@ -17,6 +17,7 @@ from mitmproxy.proxy.tunnel import TunnelLayer
 from mitmproxy.tls import ClientHelloData, TlsData
 
 from sidestep.calls import replies
+from sidestep.calls.clients import may_use_keys
 from sidestep.calls.shared import Core
 from sidestep.mitm.handlers import report_end
 from sidestep.mitm.layer import FailoverLayer
@@ -52,7 +53,10 @@ class Connections:
 
     def next_layer(self, nextlayer: proxy_layer.NextLayer) -> None:
         """Adopt the HTTP layer that is chosen, by mitmproxy or by another addon that was asked before this one."""
+        client, engine = nextlayer.context.client, self.core.engine
         try:
+            if engine is not None and not may_use_keys(client, engine.settings.proxy.allow_clients):
+                return  # what is none of our business costs what it costs without us
             if nextlayer.layer is None:
                 ctx.master.addons.get("nextlayer").next_layer(nextlayer)
             found = nextlayer.layer
@@ -62,7 +66,7 @@ class Connections:
                 return  # another protocol, or a layer that has begun its work
             if type(found) is HttpLayer:
                 FailoverLayer.adopt(found, self._conductor, self.core.clock)
-                self.core.adopted.add(nextlayer.context.client.id)
+                self.core.adopted.add(client.id)
             elif type(found) not in self._foreign:
                 self._foreign.add(type(found))
                 kind = f"{type(found).__module__}.{type(found).__qualname__}"

@@ -289,6 +289,8 @@ FACTS: tuple[Fact, ...] = (
             "Http1Client.stream_id": Value(),
             "Http1Client.state": Value(),
             "Http1Client.buf": Kept(),
+            "Http1Client.conn": Kept(),
+            "Http1Client.done": _step("event"),
             "Http1Client.mark_done": _step("request", "response"),
             "Http1Server": Made(base="Layer"),
             "Http1Server.send": _step("event"),
@@ -299,6 +301,18 @@ FACTS: tuple[Fact, ...] = (
     *_facts("mitmproxy.net.http.validate", "stream", {"validate_headers": Function(("message",))}),
     *_facts("h11._receivebuffer", "protocols", {"ReceiveBuffer.maybe_extract_lines": Function()}),
     *_facts(f"{_HTTP}._http2", "layer", {"Http2Client": Made(base="Layer"), "Http2Client.stream_queue": Kept()}),
+    *_facts(
+        f"{_HTTP}._http2",
+        "protocols",
+        {
+            "Http2Server": Made(base="Layer"),
+            "Http2Server.handle_h2_event": _step("event"),
+            "Http2Server.streams": Kept(),
+            "StreamState": Made(),
+            "StreamState.HEADERS_RECEIVED": Value(),
+        },
+    ),
+    *_facts("h2.events", "protocols", {"Event": Made(), "StreamReset": Made(base="Event")}),
     *_facts(
         "mitmproxy.proxy.layers.websocket",
         "protocols",

@@ -16,7 +16,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 from mitmproxy.proxy.tunnel import TunnelLayer
 
-from sidestep.mitm.protocols import PatientHttp1Client, QuickHttp1Server
+from sidestep.mitm.protocols import AttentiveHttp2Server, PatientHttp1Client, QuickHttp1Server
 from sidestep.mitm.stream import (
     GRACE_SECONDS,
     TIMER_SLACK_SECONDS,
@@ -72,6 +72,7 @@ class FailoverLayer(HttpLayer):
             server = self.connections[self.context.client]
             if type(server) is Http1Server:
                 server.__class__ = QuickHttp1Server
+            AttentiveHttp2Server.adopt(server)
 
     # --- connections
 

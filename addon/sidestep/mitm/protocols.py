@@ -9,11 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from h2.events import Event, StreamReset
 from mitmproxy import http
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
-from mitmproxy.proxy.layers.http._events import ResponseData, ResponseEndOfMessage, ResponseProtocolError
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseProtocolError,
+)
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Server, StreamState
 from mitmproxy.proxy.layers.websocket import WebsocketConnection, WebsocketEndHook, WebsocketLayer
 from wsproto import events as wsevents
 from wsproto.connection import ConnectionState as WebsocketState
@@ -34,12 +41,24 @@ class MalformedHeadError(ResponseProtocolError):
 GOING_AWAY, INTERNAL_ERROR = 1001, 1011
 """Close codes of a client and of a server (RFC 6455, 7.4.1)."""
 INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d[ \r\n]")
+_TELLING_BYTES = len(b"HTTP/1.1 100 ")
+MAX_INFORMATIONAL = 100
+"""Informational heads before an answer: more lead to none."""
+MAX_HEAD_BYTES = 1 << 20
+"""Of one head that does not end. Clients and other proxies take 8 to 256 KB."""
 
 
 class PatientHttp1Client(Http1Client):
     """mitmproxy's HTTP/1 client takes a 103 for the answer itself; this one passes over all 1xx but 101, and over
     trailers. What has come of a body in one read it gives on in a few pieces, whatever the chunks it came in: one chunk
-    first, so that it does not wait for the others, then twice as many each time."""
+    first, so that it does not wait for the others, then twice as many each time.
+
+    State beside the base's: whether the head that is coming is an informational one (None: it is not known yet), how
+    many of these there were before this answer.
+    """
+
+    is_informational: bool | None = None
+    informational: int = 0
 
     @classmethod
     def adopt(cls, client: layer.Layer) -> None:
@@ -49,17 +68,43 @@ class PatientHttp1Client(Http1Client):
             client.state = client.read_headers
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
-        while isinstance(event, events.DataReceived) and self.request is not None:
-            if INFORMATIONAL.match(bytes(self.buf)) is None or self.buf.maybe_extract_lines() is None:
-                break
+        awaited = isinstance(event, events.DataReceived) and self.request is not None
+        if awaited:
+            self._pass_over_informational()
+            if self.informational > MAX_INFORMATIONAL:
+                yield from self._refuse()
+                return
         for command in super().read_headers(event):
-            if type(command) is ReceiveHttp and type(command.event) is ResponseProtocolError:
-                error = command.event
-                if isinstance(event, events.DataReceived):  # it has said something, else it would just have gone
-                    error = MalformedHeadError(error.stream_id, error.message, error.code)
-                yield ReceiveHttp(error)
-            else:
-                yield command
+            if type(command) is ReceiveHttp:
+                if type(command.event) is ResponseProtocolError:
+                    error = command.event
+                    if isinstance(event, events.DataReceived):  # it has said something, else it would just have gone
+                        error = MalformedHeadError(error.stream_id, error.message, error.code)
+                    yield ReceiveHttp(error)
+                    continue
+                self.is_informational = None
+                self.informational = 0
+            yield command
+        reads_on = self.request is not None and self.state == self.read_headers
+        if awaited and reads_on and len(self.buf) > MAX_HEAD_BYTES:
+            yield from self._refuse()
+
+    def _refuse(self) -> Commands:
+        assert self.stream_id is not None
+        self.state = self.done
+        yield commands.CloseConnection(self.conn)
+        text = "the server sends a head without an end"
+        yield ReceiveHttp(MalformedHeadError(self.stream_id, text, ErrorCode.GENERIC_SERVER_ERROR))
+
+    def _pass_over_informational(self) -> None:
+        while self.informational <= MAX_INFORMATIONAL:
+            if self.is_informational is None and len(self.buf) >= _TELLING_BYTES:
+                # Not for each byte that comes: all that is there is copied.
+                self.is_informational = INFORMATIONAL.match(bytes(self.buf)) is not None
+            if not self.is_informational or self.buf.maybe_extract_lines() is None:
+                return
+            self.is_informational = None
+            self.informational += 1
 
     def read_body(self, event: events.Event) -> Commands:
         pieces: list[bytes] = []
@@ -111,6 +156,23 @@ class QuickHttp1Server(Http1Server):
         data = event.data
         if data:  # an empty chunk would end the body
             yield commands.SendData(self.conn, b"%x\r\n%s\r\n" % (len(data), data) if self.chunked else data)
+
+
+class AttentiveHttp2Server(Http2Server):
+    """mitmproxy's HTTP/2 server does not hear of a reset that comes in one piece with the end of its request: such a
+    call would be waited for as if its app were still there. This one tells of it."""
+
+    @classmethod
+    def adopt(cls, server: layer.Layer) -> None:
+        """Make a server that has read nothing yet one of these."""
+        if type(server) is Http2Server:
+            server.__class__ = cls
+
+    def handle_h2_event(self, event: Event) -> layer.CommandGenerator[bool]:
+        if isinstance(event, StreamReset) and event.remote_reset:
+            # It was forgotten as soon as it had ended. A stream that is done with is not there to be told.
+            self.streams.setdefault(event.stream_id, StreamState.HEADERS_RECEIVED)
+        return (yield from super().handle_h2_event(event))
 
 
 class SiftedConnection(WebsocketConnection):

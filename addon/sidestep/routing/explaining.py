@@ -46,7 +46,7 @@ def explain(settings: Settings, url: str, model: str | None, method: str | None 
         return found | {"why": _why_not(settings, base, path, method)}
     asked = model if model is not None else read.model
     call = Call(read.dialect, read.operation, asked, stream=read.stream)
-    candidates = routes.candidates(match, asked, trusted_client=True)
+    candidates = routes.candidates(match, asked)
     plan = table.plan(candidates, call, home_issuer=match.home_issuer, issuer_of=lambda _: None, knows_model=None)
     chosen = [c.provider for c in plan.candidates]
     found |= {

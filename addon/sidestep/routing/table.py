@@ -48,6 +48,11 @@ class Match:
         return self.dialect.read(self.operation, self.tail, query, content_type, body, self.intercept.path)
 
     @property
+    def takes_own_credential(self) -> bool:
+        """The app addressed a provider for which we have no key: as it is sent, the call is answered there."""
+        return any(p.base_url.place == self.intercept and p.api_key is None for p in self.route.providers)
+
+    @property
     def home_issuer(self) -> str:
         """The issuer of what the app brings along from before, as far as its address tells."""
         own = (p.issuer for p in self.route.providers if p.base_url.place == self.intercept)
@@ -110,7 +115,7 @@ class RouteTable:
     __slots__ = ("_by_port", "_candidates")
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._candidates: Bounded[tuple[str, BaseURL, str | None, bool], tuple[Candidate, ...]] = Bounded(
+        self._candidates: Bounded[tuple[str, BaseURL, str | None], tuple[Candidate, ...]] = Bounded(
             KEPT_CANDIDATES, CANDIDATES_BYTES, _bytes_of
         )
         self._by_port: dict[tuple[str, int], list[tuple[BaseURL, Route]]] = {}
@@ -124,9 +129,9 @@ class RouteTable:
         """Whether any intercept has this host and port (what must not be tunnelled unopened)."""
         return (canonical(host), port) in self._by_port
 
-    def candidates(self, match: Match, model: str | None, *, trusted_client: bool) -> tuple[Candidate, ...]:
+    def candidates(self, match: Match, model: str | None) -> tuple[Candidate, ...]:
         """Who may be asked for a model, in the route's order. Kept, for apps ask for the same few models."""
-        key = (match.route.name, match.intercept, model, trusted_client)
+        key = (match.route.name, match.intercept, model)
         found = self._candidates.use(key)
         if found is None:
             found = tuple(
@@ -134,7 +139,6 @@ class RouteTable:
                 for provider in match.route.providers
                 if provider.serves(model)
                 for own in (provider.base_url.place == match.intercept,)
-                if trusted_client or provider.api_key is None
             )
             self._candidates.put(key, found)
         return found

@@ -1,0 +1,183 @@
+"""Clients that may use no key: their calls pass as if Sidestep were not there, and change nothing of what it knows.
+
+They are real ones, in a network namespace of their own; where the machine cannot make one the tests skip.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import tables
+from support.namespaces import GATEWAY, Networks, networks
+from support.provider import Behaviour, Provider, text_of
+from support.proxy import Mitmdump
+from support.raw import Wire, chat, request
+from support.settings import key_of, table
+from support.waiting import until
+
+Make = Callable[..., Provider]
+Start = Callable[..., Mitmdump]
+KEYED = "http://keyed.test/v1"
+QUICK = table("circuit", {"failure_threshold": 2}) + table("attempts", {"wait_seconds": 0})
+
+
+@pytest.fixture
+def net() -> Iterator[Networks]:
+    """Two networks and a cable; the proxy and the providers are in the first, strangers come from the second."""
+    with networks() as made:
+        made.join_by_cable()
+        yield made
+
+
+def settings(own: Provider, b: Provider, more: str = "") -> str:
+    """`own` is addressed, with the app's own credential; b has a key of ours, as the only one at another intercept."""
+    return "\n".join(
+        [
+            QUICK + more,
+            f'[[providers]]\nname = "own"\ndialect = "openai"\nbase_url = "{own.url()}"\n',
+            f'headers = {{ X-Ours = "{key_of("own")}" }}\n',
+            f'[[providers]]\nname = "b"\ndialect = "openai"\nbase_url = "{b.url()}"\napi_key = "{key_of("b")}"\n',
+            f'[[routes]]\nintercept = ["{own.url()}"]\nproviders = ["own", "b"]\n',
+            f'[[routes]]\nintercept = ["{KEYED}"]\nproviders = ["b"]\n',
+        ]
+    )
+
+
+def stranger(net: Networks, m: Mitmdump) -> Wire:
+    with net.as_client():
+        return Wire.over(socket.create_connection((GATEWAY, m.port), timeout=15))
+
+
+@pytest.fixture
+def start(net: Networks, proxy: Start) -> Callable[[str], Mitmdump]:
+    return lambda text: proxy(text, "-s", str(Path(tables.__file__)), listen="0.0.0.0")
+
+
+def known(m: Mitmdump) -> dict[str, Any]:
+    """All that is known of the providers, and how large each table is."""
+    with Wire(m) as wire:
+        sizes = json.loads(wire.send(request("http://tables.test/", b"", method="GET")).answer()[2])
+    return {**sizes, "health": m.health(), "metrics": m.page("/metrics")[1].decode().splitlines()}
+
+
+def at_first(net: Networks, m: Mitmdump) -> dict[str, Any]:
+    """The same, once a stranger has been there, our pages were read, and so was the price list."""
+    with stranger(net, m) as wire:
+        wire.send(request("http://sidestep.internal/health", b"", method="GET")).answer()
+    until(lambda: known(m)["sidestep.routing.prices.rates"] > 0, "the price list is read")
+    return known(m)
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Without what belongs to the proxy as a whole: tasks, one entry for each kind of hook."""
+    return {
+        name: (before.get(name), after.get(name))
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name) and not name.startswith(("addon._tasks", "addon._quickened"))
+    }
+
+
+def test_calls_of_a_stranger_pass_as_they_are(net: Networks, provider: Make, start: Callable[[str], Mitmdump]) -> None:
+    """To whom they were addressed, with nothing of ours; what the provider does to them counts for no one else."""
+    own, b = provider("own"), provider("b")
+    m = start(settings(own, b))
+    with Wire(m) as wire:
+        assert wire.send(chat(own.url())).answer()[0] == 200
+        assert wire.send(chat(KEYED)).answer()[0] == 200
+    before = at_first(net, m)
+    gate = [
+        Behaviour(),
+        Behaviour(status=429, headers={"retry-after": "86400"}),
+        *[Behaviour(status=500)] * 5,
+        Behaviour(status=401),
+        Behaviour(reset=True),
+        Behaviour(body=b"<html>"),
+        Behaviour(headers={"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1h"}),
+    ]
+    for behaviour in gate:
+        own.then(behaviour)
+        with stranger(net, m) as wire:
+            status, fields, _ = wire.send(chat(own.url(), key="sk-stranger", model="m")).answer()
+        assert status == (502 if behaviour.reset else behaviour.status)
+        assert not [name for name in fields if name.startswith("x-sidestep")]
+        seen = own.requests[-1]
+        assert seen.header("authorization") == "Bearer sk-stranger"
+        assert key_of("own").encode() not in seen.raw_head
+    own.then(Behaviour(tokens=9, pace=0.02), Behaviour(cut_after=2), Behaviour(stall_after=1))
+    with stranger(net, m) as wire:
+        got = wire.send(chat(own.url(), stream=True)).answer()[2]
+        assert got.count(b"\n\n") > 9
+    with stranger(net, m) as wire:
+        wire.send(chat(own.url(), stream=True)).rest()
+    with stranger(net, m) as wire:
+        wire.send(chat(own.url(), stream=True))
+        until(lambda: bool(own.requests) and own.requests[-1].waits, "the answer has stopped in the middle")
+    assert changed(before, known(m)) == {}
+    assert own.count == 1 + len(gate) + 3
+    assert b.count == 1
+
+
+def test_a_stranger_uses_no_key(net: Networks, provider: Make, start: Callable[[str], Mitmdump]) -> None:
+    """Where a call takes one it is refused, in the app's dialect; the pages tell one word."""
+    own, b = provider("own"), provider("b")
+    m = start(settings(own, b))
+    before = at_first(net, m)
+    with stranger(net, m) as wire:
+        for _ in range(3):
+            status, _, body = wire.send(chat(KEYED)).answer()
+            assert (status, "allow_clients" in json.loads(body)["error"]["message"]) == (403, True)
+        status, _, body = wire.send(request("http://sidestep.internal/health", b"", method="GET")).answer()
+        assert (status, json.loads(body)) == (200, {"status": "ok"})
+        for path in ("", "metrics"):
+            status, _, body = wire.send(request(f"http://sidestep.internal/{path}", b"", method="GET")).answer()
+            assert (status, b"own" in body) == (403, False)
+    with stranger(net, m) as wire:
+        handshake = f"GET {KEYED}/realtime?model=m HTTP/1.1\r\nHost: keyed.test\r\nUpgrade: websocket\r\n"
+        assert wire.send(f"{handshake}Connection: upgrade\r\n\r\n".encode()).head()[0] == 403
+    assert changed(before, known(m)) == {}
+    assert (own.count, b.count) == (0, 0)
+
+
+def test_rights_are_given_by_a_reload_and_taken_again(
+    net: Networks, provider: Make, start: Callable[[str], Mitmdump]
+) -> None:
+    """A connection that was open before may go on as it began; nothing is used that is not allowed now."""
+    own, b = provider("own"), provider("b")
+    m = start(settings(own, b))
+    plain = m.config.read_text()
+    with stranger(net, m) as old:
+        assert old.send(chat(KEYED)).answer()[0] == 403
+        m.config.write_text('[proxy]\nallow_clients = ["192.0.2.0/24"]\n' + plain)
+        m.wait_for_log("configuration reloaded")
+        with stranger(net, m) as new:
+            status, _, body = new.send(chat(KEYED)).answer()
+            assert (status, json.loads(body)["choices"][0]["message"]["content"]) == (200, text_of("b", Behaviour()))
+            m.config.write_text(plain)
+            until(lambda: m.log.count("configuration reloaded") == 2, "the rights are taken again")
+            assert new.send(chat(KEYED)).answer()[0] == 403
+            assert old.send(chat(KEYED)).answer()[0] == 403
+    assert b.count == 1
+
+
+def test_a_strangers_body_is_not_read(net: Networks, provider: Make, start: Callable[[str], Mitmdump]) -> None:
+    """Neither decoded nor looked into: what would become gigabytes costs the bytes that came."""
+    own, b = provider("own"), provider("b")
+    m = start(settings(own, b))
+    before, memory = at_first(net, m), m.peak_memory
+    bomb = gzip.compress(b'{"model":"m","messages":[{"file_id":"a"}' + b",[]" * (20 << 20) + b"]}")
+    fields = ("Content-Type", "application/json"), ("Content-Encoding", "gzip")
+    for base, status in ((own.url(), 200), (KEYED, 403)) * 3:
+        with stranger(net, m) as wire:
+            assert wire.send(request(f"{base}/chat/completions", bomb, *fields)).answer()[0] == status
+    assert own.requests[-1].body == bomb
+    assert m.peak_memory - memory < 16 << 20
+    assert re.search("error", m.log, re.IGNORECASE) is None
+    assert changed(before, known(m)) == {}

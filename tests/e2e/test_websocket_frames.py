@@ -483,6 +483,31 @@ def test_sealed_reasoning_is_left_out_of_a_message_for_who_did_not_issue_it(talk
     assert json.loads(b.heard[-1]) == {**history, "input": [history["input"][0], history["input"][2]]}  # type: ignore[index]
 
 
+def test_a_client_that_comes_back_is_spared_the_refusal_of_what_is_sealed(talker: Make, proxy: Start) -> None:
+    """A proxy that never saw who sealed it: the socket is closed in place of the refusal, and it is left out of what is
+    asked over the next one. A refusal that stays is the app's, and so it is for a client that does not come back."""
+    refused = {
+        "type": "error",
+        "status": 400,
+        "error": {"message": "The encrypted content gAAA could not be verified."},
+    }
+    sealed = {"id": "rs_1", "type": "reasoning", "encrypted_content": "gAAA", "summary": []}
+    history = {**CREATE, "input": [{"role": "user", "content": "hi"}, sealed, {"role": "user", "content": "go on"}]}
+    a, b = talker("a", [refused], [refused], said(), [refused]), talker("b", status=404)
+    m = proxy(config(a, b))
+    with dial(m) as ws:
+        assert ask(ws, history) == [refused]
+    with dial(m, headers={"session-id": "s1"}) as ws:
+        ws.send(json.dumps(history))
+        with pytest.raises(ConnectionClosed):
+            ws.recv(10)
+    with dial(m, headers={"session-id": "s1"}) as ws:
+        assert ask(ws, history) == said()
+        assert json.loads(a.heard[-1]) == {**history, "input": [history["input"][0], history["input"][2]]}  # type: ignore[index]
+        assert ask(ws, history) == [refused]
+    assert at_rest(m)["a"]["failure_count"] == 0
+
+
 @pytest.mark.filterwarnings("ignore:connect.* must be used as a context manager:DeprecationWarning")
 def test_the_official_sdk(talker: Make, proxy: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """It connects, asks twice and reads the answers."""

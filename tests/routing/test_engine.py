@@ -217,9 +217,9 @@ def test_what_a_provider_refused_has_no_issuer(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(engines, "ISSUED_IDS", 1)
     w = world()
     w.engine.issued(("1",), w.engine.settings.providers[0])
-    w.engine.disown(["1"])
+    w.engine.disown(["1"], "nobody")
     assert w.engine.issuer_of("1") == NOBODY
-    w.engine.disown(["2"])
+    w.engine.disown(["2"], "nobody")
     assert [w.engine.issuer_of(i) for i in "12"] == [None, NOBODY]
 
 

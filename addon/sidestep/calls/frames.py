@@ -4,9 +4,10 @@ No mitmproxy, no waiting. What passes is read and never held up: nothing of it c
 was learnt counts for the next call, and for the next handshake. Until something is asked for, no permit is held, and no
 attempt is under way; the first response is the attempt that made the handshake.
 
-One message is kept back: the failure of a provider in place of a response, where another one would take the call over
-HTTP and the client is one that comes back. Coding agents give up at such a message, and ask again where their socket is
-closed; their next handshake is then answered 426.
+Two messages are kept back where the client is one that comes back: the failure of a provider in place of a response,
+where another one would take the call over HTTP, and the refusal of sealed reasoning that can be left out. Coding agents
+give up at such a message, and ask again where their socket is closed; after a failure their next handshake is answered
+426.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def conversation_of(original: Original, route: str) -> str:
 
 class Turn:
     """One response, as an attempt. State: when it was asked for, when the provider was last heard, whether there was
-    content, what of the call its provider must hold."""
+    content, what of the call its provider must hold, and what sealed pieces it was sent."""
 
     def __init__(self, flight: Flight, reply: Reply | None, now: float, held: tuple[str, ...] = ()) -> None:
         self.flight = flight
@@ -69,6 +70,7 @@ class Turn:
         self.heard_at: float | None = None
         self.content = False
         self.held = held
+        self.sealed: frozenset[str] = frozenset()
 
     @property
     def due(self) -> float | None:
@@ -92,7 +94,7 @@ class Frames:
         self._first: Flight | None = flight
         self._model: str | None = None
         self.closes = False
-        """The client is to come back over HTTP: nothing more is passed on, and the socket is to be closed."""
+        """The client is to come back: nothing more is passed on, and the socket is to be closed."""
         operation = flight.exchange.call.operation
         self._asks_by_model = operation == RESPONSES
         self._operation = OPERATION if self._asks_by_model else operation
@@ -192,6 +194,15 @@ class Frames:
         if self._is_better_elsewhere(turn):
             self.closes = True
             turn.flight.note("its failure was kept back, for the client to come again over HTTP")
+
+    def _repair(self, turn: Turn) -> None:
+        """Its provider refuses sealed reasoning: it is left out once the client has come back."""
+        session, provider = self.session, turn.flight.provider
+        if not session.acting or not session.conversation or self.turns or provider.routing.sealed != "drop":
+            return
+        if session.engine.disown(turn.sealed, provider.name):
+            self.closes = True
+            turn.flight.note("its refusal of sealed reasoning was kept back, for the client to come again")
 
     def _is_better_elsewhere(self, turn: Turn) -> bool:
         """Whether a response has failed before any of it came, another provider would take the call over HTTP, and the
@@ -297,6 +308,8 @@ class Frames:
         outcome = self._judge(turn, said.error, said.body, said.headers)
         if turn is not None:
             self._end(turn, outcome)
+            if said.error.kind is ErrorKind.SEALED and not turn.content:
+                self._repair(turn)
         elif outcome.kind is not Kind.NEUTRAL:
             self._blame(outcome)
 
@@ -343,6 +356,7 @@ class Frames:
             )
             found = next((c for c in plan.candidates if c.provider is provider), None)
             leaves_out = leaves_out if found is None else found.leaves_out
+        turn.sealed = frozenset(call.sealed) - leaves_out
         body = content
         if leaves_out or (not candidate.own and sealed.may_demand(call, candidate.target)):
             body = sealed.unsealed(call, candidate.target, body, leaves_out)

@@ -383,10 +383,13 @@ class Engine:
         """Remember which provider issued these identifiers, for later calls that are pinned by them."""
         self._note_issued(ids, Issued(provider.name, provider.issuer))
 
-    def disown(self, ids: Iterable[str]) -> None:
-        """Remember that a provider refused these pieces as none of its issuer's: whosever they are, they are left out
-        from now on."""
-        self._note_issued(ids, NOBODY)
+    def disown(self, ids: Iterable[str], provider: str) -> list[str]:
+        """A provider refuses these pieces. Those that it was not itself seen to issue: whosever they are, they are left
+        out from now on."""
+        issued_by = {identifier: self.issuer_of(identifier) for identifier in ids}
+        others = [identifier for identifier, by in issued_by.items() if by is None or by.provider != provider]
+        self._note_issued(others, NOBODY)
+        return others
 
     def _note_issued(self, ids: Iterable[str], by: Issued) -> None:
         for identifier in ids:

@@ -559,10 +559,7 @@ class Exchange:
         if self._repaired or not left or candidate.provider.routing.sealed != "drop":
             return False
         self._repaired = True
-        issued_by = {name: self.engine.issuer_of(name) for name in left}
-        name_here = candidate.provider.name
-        others = [name for name, by in issued_by.items() if by is None or by.provider != name_here]
-        self.engine.disown(others)
+        others = self.engine.disown(left, candidate.provider.name)
         repaired = replace(candidate, leaves_out=candidate.leaves_out.union(others or left))
         # However often this request comes back to it.
         candidates = tuple(repaired if c is candidate else c for c in self.plan.candidates)

@@ -1,13 +1,12 @@
-"""What is a credential: in header fields, query parameters and subprotocols; taking them off, and putting them on.
+"""What is a credential: telling one from another, finding copies of it, and putting a provider's on what is sent.
 
-No mitmproxy: fields are pairs of bytes.
+Which part of a request another provider gets at all is not decided by this (`forwarding`). No mitmproxy: fields are
+pairs of bytes.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable
-from functools import lru_cache
 from hashlib import blake2b
 from secrets import token_bytes
 
@@ -16,11 +15,6 @@ from sidestep.config.urls import is_credential
 
 CREDENTIAL_HEADERS = frozenset(
     {
-        b"authorization",
-        b"proxy-authorization",
-        b"x-api-key",
-        b"api-key",
-        b"x-goog-api-key",
         b"cookie",
         b"openai-organization",
         b"openai-project",
@@ -28,10 +22,16 @@ CREDENTIAL_HEADERS = frozenset(
         b"x-goog-user-project",
     }
 )
-"""Headers that bear a credential or name an account, in every dialect (clients-facts)."""
-CREDENTIAL_WORDS = (b"auth", b"api-key", b"api_key", b"apikey", b"token", b"secret", b"credential", b"cookie")
+"""Headers that bear a credential or name an account and whose names do not tell (clients-facts)."""
+CREDENTIAL_WORDS = (b"auth", b"key", b"token", b"secret", b"credential", b"jwt", b"cookie", b"passw")
 """A header whose name contains one of these is taken for a credential too."""
-ACCOUNT_SUBPROTOCOLS = (b"openai-organization.", b"openai-project.")
+NO_CREDENTIALS = frozenset({b"sec-websocket-key", b"idempotency-key", b"x-idempotency-key"})
+"""They contain one of these words, and something else for each request."""
+ACCOUNT_WORDS = (b"account", b"assertion", b"cert", b"organi", b"pass", b"principal", b"project", b"session", b"sig")
+"""Words in the names of headers that say whose a request is."""
+SUBPROTOCOLS = b"sec-websocket-protocol"
+"""Browsers cannot set header fields on a WebSocket: OpenAI's Realtime takes the key, the organisation and the project
+as subprotocols, `openai-insecure-api-key.KEY`."""
 SECRET_LENGTH = 8
 """Shorter values are no keys; looking for them would find them everywhere."""
 _FINGERPRINT_KEY = token_bytes(32)
@@ -40,86 +40,47 @@ _FINGERPRINT_KEY = token_bytes(32)
 Field = tuple[bytes, bytes]
 
 
-class FieldKind(enum.Enum):
-    """What a header's name says of it."""
-
-    OTHER = 0
-    CREDENTIAL = 1
-    SUBPROTOCOL = 2
-    EXPECT = 3
-    CONTENT_TYPE = 4
-    CONTENT_ENCODING = 5
+def is_credential_header(name: bytes) -> bool:
+    """Whether a header of this name, in lower case, is taken for a credential."""
+    return name in CREDENTIAL_HEADERS or (any(w in name for w in CREDENTIAL_WORDS) and name not in NO_CREDENTIALS)
 
 
-_KINDS = {
-    b"sec-websocket-protocol": FieldKind.SUBPROTOCOL,
-    b"expect": FieldKind.EXPECT,
-    b"content-type": FieldKind.CONTENT_TYPE,
-    b"content-encoding": FieldKind.CONTENT_ENCODING,
-}
+def names_a_credential(name: bytes) -> bool:
+    """Whether a header of this name, in lower case, may well bear a credential, or say whose the request is."""
+    return is_credential_header(name) or any(word in name for word in ACCOUNT_WORDS)
 
 
-@lru_cache(maxsize=1024)
-def kind_of(name: bytes) -> FieldKind:
-    name = name.lower()
-    if name in CREDENTIAL_HEADERS or any(word in name for word in CREDENTIAL_WORDS):
-        return FieldKind.CREDENTIAL
-    return _KINDS.get(name, FieldKind.OTHER)
+def _names_an_account(entry: bytes) -> bool:
+    return is_credential_header(entry) or entry.startswith((b"openai-organization.", b"openai-project."))
 
 
-def bears_credential(field: Field) -> bool:
-    """Whether a header field is, or holds, a credential of the app."""
-    kind = kind_of(field[0])
-    return kind is FieldKind.CREDENTIAL or (kind is FieldKind.SUBPROTOCOL and any(secret_subprotocols(field[1])))
+def copies_to_find(fields: Iterable[Field], parameters: Iterable[str]) -> tuple[bytes, ...]:
+    """The secret strings in fields that bear a credential, and in those of these query parameters that do, to find
+    copies of them."""
+    found: list[bytes] = []
+    for name, value in fields:
+        if len(name) == len(SUBPROTOCOLS) and name.lower() == SUBPROTOCOLS:
+            entries = [entry.strip() for entry in value.split(b",")]
+            found += [entry.partition(b".")[2] for entry in entries if _names_an_account(entry.lower())]
+        else:
+            found.append(value.rpartition(b" ")[2])
+    found += [as_bytes(part.partition("=")[2]) for part in parameters if is_credential(part)]
+    return tuple([v for v in found if len(v) >= SECRET_LENGTH])
 
 
-def secret_subprotocols(value: bytes) -> list[bool]:
-    """Which of the subprotocols offered are a credential. Browsers cannot set headers on a WebSocket: OpenAI's Realtime
-    takes the key, the organisation and the project as subprotocols."""
-    lowered = value.lower()
-    if b"." not in lowered:
-        return []
-    return [
-        entry.strip().startswith(ACCOUNT_SUBPROTOCOLS) or any(word in entry for word in CREDENTIAL_WORDS)
-        for entry in lowered.split(b",")
-    ]
-
-
-def public_part(field: Field) -> Field | None:
-    """What is left of a field that bears a credential: of subprotocols those that are none."""
-    if kind_of(field[0]) is not FieldKind.SUBPROTOCOL:
-        return None
-    entries = zip(field[1].split(b","), secret_subprotocols(field[1]), strict=False)
-    kept = [entry.strip() for entry, secret in entries if not secret]
-    return (field[0], b", ".join(kept)) if kept else None
-
-
-def without_credentials(path: str) -> str:
-    """A path without the query parameters that bear a credential; the rest byte for byte."""
-    bare, mark, query = path.partition("?")
-    if not mark:
-        return path
-    kept = [part for part in query.split("&") if not is_credential(part)]
-    return f"{bare}?{'&'.join(kept)}" if kept else bare
-
-
-def with_credentials(path: bytes, original: bytes) -> bytes:
-    """A path that was rewritten, with the query parameters that bear a credential in the original."""
-    secret = [part for part in original.partition(b"?")[2].split(b"&") if is_credential(as_text(part))]
-    return path + (b"&" if b"?" in path else b"?") + b"&".join(secret) if secret else path
-
-
-def fingerprint(fields: Iterable[Field], path: bytes) -> str:
-    """A short name of the credential in these header fields and in this path's query: the same for the same one in this
-    process, and nothing can be learnt from it. Empty where there is none. Cookies do not count, for servers renew
-    them while the key stays the same.
+def fingerprint(fields: Iterable[Field], parameters: Iterable[str]) -> str:
+    """A short name of the credential in these header fields, which all bear one, and in those of these query parameters
+    that do: the same for the same one in this process, and nothing can be learnt from it. Empty where there is none.
+    Cookies do not count, for servers renew them while the key stays the same.
     """
-    digest = blake2b(key=_FINGERPRINT_KEY, digest_size=16)
     parts = [name.lower() + b":" + value for name, value in fields if name.lower() != b"cookie"]
-    parts += [part for part in path.partition(b"?")[2].split(b"&") if is_credential(as_text(part))]
+    parts += [as_bytes(part) for part in parameters if is_credential(part)]
+    if not parts:
+        return ""
+    digest = blake2b(key=_FINGERPRINT_KEY, digest_size=16)
     for part in sorted(parts):
         digest.update(len(part).to_bytes(8) + part)
-    return digest.hexdigest() if parts else ""
+    return digest.hexdigest()
 
 
 def as_text(path: bytes) -> str:
@@ -128,18 +89,6 @@ def as_text(path: bytes) -> str:
 
 def as_bytes(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
-
-
-def with_secrets(fields: tuple[Field, ...], secrets: tuple[tuple[int, Field], ...]) -> tuple[Field, ...]:
-    """Header fields with the credentials put back at the places they stood at."""
-    whole = list(fields)
-    for place, field in secrets:
-        part = public_part(field)
-        if part is not None and part in whole:
-            whole[whole.index(part)] = field
-        else:
-            whole.insert(place, field)
-    return tuple(whole)
 
 
 def credential_fields(provider: Provider) -> tuple[Field, ...]:

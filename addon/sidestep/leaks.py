@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sidestep.config.settings import Provider
-from sidestep.credentials import SECRET_LENGTH, FieldKind, kind_of
+from sidestep.credentials import SECRET_LENGTH, is_credential_header
 
 TELLING_LENGTH = 16
 """Shorter words of natural language (`lm-studio`, `not-needed`) and shorter numbers are not looked for in content: an
@@ -200,7 +200,7 @@ def secrets_of(providers: Iterable[Provider]) -> tuple[bytes, ...]:
         if provider.api_key is not None:
             found += _parts(provider.api_key.reveal())
         for name, value in provider.headers:
-            named = kind_of(name.encode("latin-1")) is FieldKind.CREDENTIAL
+            named = is_credential_header(name.lower().encode("latin-1"))
             found += [p for p in _parts(value.reveal()) if (_is_telling(p) if named else _RANDOM.search(p))]
     return tuple(part.encode("latin-1", "replace") for part in dict.fromkeys(found))
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from mitmproxy import http
 
-from sidestep.calls.flows import Original, point_at
+from sidestep.calls.flows import Original, outgoing, point_at
 from sidestep.config import reading
+from sidestep.forwarding import AllowList
 from sidestep.routing.table import RouteTable
 
 TEXT = """
@@ -46,7 +47,7 @@ def pointed(body: Any, provider: int, *, leaves_out: bool, encoding: str = "") -
     routes = RouteTable(reading.parse(TEXT, {}).routes)
     match = routes.match("POST", "http", "app.test", 80, "/v1/messages")
     assert match is not None
-    original = Original.take(request)
+    original = Original.take(request, AllowList(match.dialect.name))
     original.refresh(request, strips=True)
     call = match.dialect.read("messages", match.tail, "", "application/json", json.dumps(body).encode())
     candidate = routes.candidates(match, call.model)[provider]
@@ -123,7 +124,7 @@ def test_a_base_with_a_query(provider: int, query: str, path: str) -> None:
     match = routes.match("POST", "http", "east.test", 80, request.path)
     assert match is not None
     assert match.addressed == "east"
-    original = Original.take(request)
+    original = Original.take(request, AllowList(match.dialect.name))
     original.refresh(request, strips=True)
     call = match.read("", "application/json", request.content or b"")
     candidate = routes.candidates(match, call.model)[provider]
@@ -182,7 +183,7 @@ def test_from_a_deployment_at_azure(provider: str, path: str, model: str | None)
     routes = RouteTable(reading.parse(FROM_AZURE, {}).routes)
     match = routes.match("POST", "http", "east.test", 80, request.path)
     assert match is not None
-    original = Original.take(request)
+    original = Original.take(request, AllowList(match.dialect.name))
     original.refresh(request, strips=True)
     call = match.read("", "application/json", body)
     candidates = routes.candidates(match, call.model)
@@ -201,8 +202,115 @@ def test_what_is_only_looked_on_keeps_its_credential(strips: bool) -> None:
     told = ((b"X-Api-Key", b"sk-app"), (b"Accept", b"*/*"))
     request = http.Request.make("POST", "http://app.test/v1/messages", b"{}", told)
     fields = request.data.headers.fields
-    original = Original.take(request)
+    original = Original.take(request, AllowList("anthropic"))
     original.refresh(request, strips=strips)
     assert ("x-api-key" in request.headers) is not strips
-    assert original.whole() == fields
-    assert original.fingerprint() != Original.take(http.Request.make("POST", "http://app.test/")).fingerprint()
+    assert original.whole == fields
+    assert original.fingerprint() != ""
+
+
+KEYED = """
+[[providers]]
+name = "own"
+dialect = "openai"
+base_url = "http://app.test/v1"
+api_key = "our-own-key"
+
+[[providers]]
+name = "other"
+dialect = "openai"
+base_url = "http://other.test/v1"
+api_key = "our-other-key"
+
+[[routes]]
+intercept = ["http://app.test/v1"]
+providers = ["own", "other"]
+"""
+FIELDS = (
+    (b"Host", b"app.test"),
+    (b"X-First", b"1"),
+    (b"Authorization", b"Bearer the-app-s-own"),
+    (b"Expect", b"100-continue"),
+    (b"User-Agent", b"app"),
+    (b"X-Api-Key", b"the-app-s-other"),
+    (b"X-Copy", b"the-app-s-own"),
+    (b"Accept-Language", b"the-app-s-own"),
+    (b"Idempotency-Key", b"once"),
+)
+
+
+def taken(fields: tuple[tuple[bytes, bytes], ...] = FIELDS, text: str = KEYED) -> tuple[http.Request, Original, Any]:
+    """A request as it is after its hooks, its original, and what makes it the one for a provider, as it is sent."""
+    request = http.Request.make("POST", "http://app.test/v1/chat/completions?key=k&who=me&beta", b'{"model": "m"}')
+    request.data.headers.fields = fields
+    routes = RouteTable(reading.parse(text, {}).routes)
+    match = routes.match("POST", "http", "app.test", 80, "/v1/chat/completions")
+    assert match is not None
+    original = Original.take(request, AllowList("openai"))
+    original.strip(request)
+    request.headers.pop("expect", None)  # as mitmproxy does
+    original.refresh(request, strips=True)
+    call = match.dialect.read(match.operation, match.tail, "", "", b'{"model": "m"}')
+    candidates = {c.provider.name: c for c in routes.candidates(match, "m")}
+
+    def sent(name: str) -> http.Request:
+        point_at(request, original, match, call, candidates[name])
+        return outgoing(request, original, candidates[name], to_http1=False, to_proxy=False)
+
+    return request, original, sent
+
+
+def test_the_flow_bears_what_any_provider_may_see() -> None:
+    """No credential, no copy of one, and no name that is not known."""
+    request, _, _ = taken()
+    assert [name for name, _ in request.headers.fields] == [b"Host", b"User-Agent"]
+    assert request.path == "/v1/chat/completions?beta"
+
+
+def test_the_app_s_own_host_gets_all_that_was_sent() -> None:
+    """In its order and case; but for `Expect`, which mitmproxy answers."""
+    _, _, sent = taken(text=KEYED.replace('api_key = "our-own-key"\n', ""))
+    whole = sent("own")
+    assert whole.headers.fields == tuple(f for f in FIELDS if f[0] != b"Expect")
+    assert whole.path == "/v1/chat/completions?key=k&who=me&beta"
+
+
+def test_the_app_s_own_host_with_a_key_of_ours() -> None:
+    """Everything that is no credential of the app's, and ours in its place."""
+    _, _, sent = taken()
+    whole = sent("own")
+    names = [b"Host", b"X-First", b"User-Agent", b"X-Copy", b"Accept-Language", b"Idempotency-Key", b"authorization"]
+    assert sorted(name for name, _ in whole.headers.fields) == sorted(names)
+    assert whole.headers["authorization"] == "Bearer our-own-key"
+    assert whole.path == "/v1/chat/completions?beta&who=me"
+
+
+def test_a_stand_in_gets_what_is_listed() -> None:
+    _, _, sent = taken()
+    whole = sent("other")
+    assert whole.headers.fields == (
+        (b"Host", b"other.test"),
+        (b"User-Agent", b"app"),
+        (b"authorization", b"Bearer our-other-key"),
+    )
+    assert whole.path == "/v1/chat/completions?beta"
+
+
+def test_what_another_addon_sets_is_sorted_too() -> None:
+    """Between the headers and the whole request: it counts in place of what the app sent."""
+    request, original, sent = taken(text=KEYED.replace('api_key = "our-own-key"\n', ""))
+    request.headers["x-first"] = "2"
+    request.headers["accept"] = "*/*"
+    original.refresh(request, strips=True)
+    assert [name for name, _ in request.headers.fields] == [b"Host", b"User-Agent", b"accept"]
+    whole = sent("own")
+    assert whole.headers["x-first"] == "2"
+    assert whole.headers["authorization"] == "Bearer the-app-s-own"
+
+
+def test_a_call_s_own_identity_is_no_other_account() -> None:
+    """What differs from call to call says nothing of whose limit is spent."""
+    first, second = (taken((*FIELDS[:-1], (b"Idempotency-Key", value)))[1] for value in (b"one", b"two"))
+    assert first.fingerprint() == second.fingerprint()
+    other = taken(((b"Host", b"app.test"), (b"Authorization", b"Bearer another")))[1]
+    assert first.fingerprint() != other.fingerprint()

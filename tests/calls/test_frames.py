@@ -18,6 +18,7 @@ from sidestep.calls.flows import Original
 from sidestep.calls.frames import Frames, conversation_of
 from sidestep.calls.session import Session
 from sidestep.dialects import sealed_openai
+from sidestep.forwarding import AllowList
 from sidestep.routing import table
 from sidestep.routing.engine import Attempt
 from sidestep.routing.exchange import Exchange, Exhausted
@@ -687,7 +688,7 @@ def test_which_handshakes_name_their_conversation(fields: dict[str, str], named:
     def name(route: str = "r", **more: str) -> str:
         told = tuple((k.encode(), v.encode()) for k, v in {**fields, **more}.items())
         request = http.Request.make("GET", "http://app.test/v1/responses", b"", told)
-        return conversation_of(Original.take(request), route)
+        return conversation_of(Original.take(request, AllowList("openai")), route)
 
     assert bool(name()) is named
     if named:

@@ -151,14 +151,27 @@ def visit(world: World, path: str, method: str = "GET", *, details: bool = True)
     return replies.page(request, world.engine, world.now, details=details)
 
 
+GUARDED = {
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
+    "x-frame-options": "DENY",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+"""So that no page of the web learns anything from ours."""
+
+
 @pytest.mark.parametrize("query", ["", "?x=1"])
 def test_the_three_pages(query: str) -> None:
     """Each is what `status` says, with its type; a query changes nothing."""
     world = opened(20, 30)
     health = visit(world, f"/health{query}")
+    fields = {"content-type": "application/json", "content-length": str(len(health.content or b"")), **GUARDED}
     assert told(health) == (
         503,
-        {"content-type": "application/json", "content-length": str(len(health.content or b""))},
+        fields,
         status.health(world.engine, world.now)[1],
     )
     metrics = visit(world, f"/metrics{query}")
@@ -167,6 +180,18 @@ def test_the_three_pages(query: str) -> None:
     page = visit(world, f"/{query}")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert page.content == status.page(world.engine, world.now)
+
+
+def test_strangers_learn_how_it_is_in_a_word() -> None:
+    """Without details: the status code and its word, and no other page."""
+    world = opened(20, 30)
+
+    def see(path: str) -> http.Response:
+        request = flow_of("GET", f"http://sidestep.internal{path}").request
+        return replies.page(request, world.engine, world.now, details=False)
+
+    assert (see("/health").status_code, json.loads(see("/health").content or b"")) == (503, {"status": "unhealthy"})
+    assert [see(path).status_code for path in ("/", "/metrics", "/nothing")] == [403, 403, 403]
 
 
 def test_health_is_fine_where_calls_are_answered() -> None:

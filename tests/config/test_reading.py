@@ -85,6 +85,9 @@ max_share = 0.05
 
 [proxy]
 allow_clients = []
+hosts = []
+forward_headers = []
+forward_parameters = []
 response_headers = true
 tunnel_others = false
 """
@@ -326,7 +329,10 @@ EXACT: list[tuple[str, str, list[str]]] = [
     (
         "unknown key",
         "[proxy]\nx = 1\n",
-        ["proxy.x: expected a known key, found 'x'; known are allow_clients, response_headers, tunnel_others"],
+        [
+            "proxy.x: expected a known key, found 'x'; known are allow_clients, forward_headers, "
+            "forward_parameters, hosts, response_headers, tunnel_others"
+        ],
     ),
     (
         "key of a provider",
@@ -580,6 +586,34 @@ EXACT: list[tuple[str, str, list[str]]] = [
         "network",
         '[proxy]\nallow_clients = ["10.0.0.0/8", "office"]\n',
         ["proxy.allow_clients[1]: expected a network such as 10.0.0.0/8, found 'office'"],
+    ),
+    (
+        "names of the proxy",
+        '[proxy]\nhosts = ["box.lan", "box:80", "Box", "*.lan", ""]\n',
+        [
+            f"proxy.hosts[{i}]: expected a host name in lower case, without a port, found {found!r}"
+            for i, found in [(1, "box:80"), (2, "Box"), (3, "*.lan"), (4, "")]
+        ],
+    ),
+    (
+        "headers for other providers",
+        '[proxy]\nforward_headers = ["X-Team", "x team", "Host", "Cookie"]\n',
+        [
+            "proxy.forward_headers[1]: expected a header name, found 'x team'",
+            "proxy.forward_headers[2]: expected a header name, found 'Host'",
+            "proxy.forward_headers[3]: expected a header that is no credential, found 'Cookie'; "
+            "the app's own credential goes only to the host that the app addressed",
+        ],
+    ),
+    (
+        "parameters for other providers",
+        '[proxy]\nforward_parameters = ["team", "a=b", "", "api_key"]\n',
+        [
+            "proxy.forward_parameters[1]: expected the name of a query parameter, found 'a=b'",
+            "proxy.forward_parameters[2]: expected the name of a query parameter, found ''",
+            "proxy.forward_parameters[3]: expected a parameter that is no credential, found 'api_key'; "
+            "the app's own credential goes only to the host that the app addressed",
+        ],
     ),
     (
         "route to nobody known",

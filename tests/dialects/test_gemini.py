@@ -55,6 +55,19 @@ def read(body: Any, tail: str = TAIL) -> Call:
         ("GET", "/v1beta/models", None),
         ("POST", "/v1beta/cachedContents", None),
         ("POST", "/upload/v1beta/files", None),
+        ("POST", "/v1beta/models/google%2Fgemma3%3A27b:countTokens", "countTokens"),
+        *[
+            ("POST", f"{tail}:generateContent", None)
+            for tail in (
+                *("/v1beta/../models/g", "/../../models/g", "/v1beta/./models/g", "/v1beta/%2e%2e/models/g"),
+                *("/v1beta/%2E./models/g", "/v1beta/..;/models/g", "/v1beta/..%2fadmin/models/g", "/a\\..\\b/models/g"),
+                *("/v1beta/..%5c/models/g", "/v1beta//models/g", "/v1beta/models/..", "/v1beta/models/%2e%2e"),
+                *("/v1beta/models/..%2f..%2fx", "/v1beta/models/a%2f..%2f..%2fx", "/v1beta/models/%252e%252e"),
+                *("/v1beta/models/a%5c..%5cx", "/v1beta/models/a%3fkey=x", "/v1beta/models/a%23"),
+                *("/v1beta/models/a%00", "/v1beta/;k=v/models/g", "/v1beta/models/a;k=v", "/user@host/models/g"),
+                "/v1beta/models/%ff",
+            )
+        ],
     ],
 )
 def test_operations(method: str, tail: str, operation: str | None) -> None:

@@ -128,21 +128,25 @@ def test_rewriting(provider: Make, proxy: Start) -> None:
         ("Cookie", "app-secret-3"),
         ("OpenAI-Project", "app-secret-4"),
         ("X-Custom-Auth-Token", "app-secret-5"),
-        ("X-Note", "app-secret-1 again"),
-        ("X-Keep", "kept"),
+        ("User-Agent", "app-secret-1 again"),
+        ("X-Plain", "nothing"),
+        ("Traceparent", "kept"),
     ]
     body = b'{"model": "gpt-4o", "store": true, "seed": 1.50, "messages": []}'
-    sent = request("http://api.openai.com:443/v1/chat/completions?key=app-secret-6&v=2", body, *app_headers)
+    sent = request(
+        "http://api.openai.com:443/v1/chat/completions?key=app-secret-6&v=2&api-version=2", body, *app_headers
+    )
     with Wire(m) as wire:
         # An absolute-form request for https is not what clients send: go over the http port of the same route.
         wire.send(sent.replace(b"http://api.openai.com:443", b"https://api.openai.com")).answer()
     seen = a.requests[0]
-    assert seen.path == "/v1/chat/completions?v=2"
+    assert seen.path == "/v1/chat/completions?api-version=2"
     assert seen.body == b'{"model":"x/gpt-4o","seed":1.50,"messages":[]}'
     assert seen.header("api-key") == key_of("a")
     assert seen.header("authorization") is None
     assert seen.header("x-title") == "side"
-    assert seen.header("x-keep") == "kept"
+    assert seen.header("traceparent") == "kept"
+    assert seen.header("x-plain") is None
     assert seen.header("host") == f"127.0.0.1:{a.port}"
     assert b"app-secret" not in seen.raw_head
 

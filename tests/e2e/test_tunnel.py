@@ -169,10 +169,11 @@ def test_others_pass_through_the_companys_proxy(other: Provider, ca_file: Path, 
 
 
 def test_in_reverse_mode_all_is_ours(ca: trustme.CA, provider: Make, proxy: Start) -> None:
-    """TLS to a reverse-mode port was meant for us, whatever name the client used."""
+    """TLS to a reverse-mode port was meant for us, by whichever of the proxy's names the client has called."""
     a = provider("a", tls=server_context(ca))
     mode = f"reverse:{a.origin}@127.0.0.2:0"
-    m = proxy(config("chat", a, own=a, **TUNNEL), "--mode", "regular", "--mode", mode, "--set", "ssl_insecure=true")
+    text = config("chat", a, own=a, proxy={"tunnel_others": True, "hosts": ["llm.test"]})
+    m = proxy(text, "--mode", "regular", "--mode", mode, "--set", "ssl_insecure=true")
     address = listening(m, "reverse proxy to .*")
     with tls(plain(address), m.ca, "llm.test") as sock, Wire.over(sock) as wire:
         status, headers, _ = wire.send(to_server(chat("https://llm.test/v1"))).answer()

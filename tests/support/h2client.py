@@ -80,10 +80,22 @@ class H2Client:
             assert b" 200 " in answer.split(b"\r\n")[0] + b" ", answer
             context = ssl.create_default_context(cafile=str(ca or proxy.ca))
             context.set_alpn_protocols(["h2"])
-            self.sock = context.wrap_socket(raw, server_hostname=host)
+            self._begin(context.wrap_socket(raw, server_hostname=host))
         except BaseException:
             raw.close()
             raise
+
+    @classmethod
+    def over(cls, sock: ssl.SSLSocket, host: str) -> Self:
+        """On a connection that was made elsewhere."""
+        client = cls.__new__(cls)
+        client.host = host
+        client.streams = {}
+        client._begin(sock)
+        return client
+
+    def _begin(self, sock: ssl.SSLSocket) -> None:
+        self.sock = sock
         assert self.sock.selected_alpn_protocol() == "h2"
         self.connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
         self.connection.initiate_connection()
@@ -95,7 +107,15 @@ class H2Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.sock.close()
 
-    def send(self, path: str, body: bytes, *headers: tuple[str, str], method: str = "POST", ends: bool = True) -> int:
+    def send(
+        self,
+        path: str,
+        body: bytes,
+        *headers: tuple[str, str],
+        method: str = "POST",
+        ends: bool = True,
+        trailers: tuple[tuple[str, str], ...] = (),
+    ) -> int:
         """Begin a request; its stream's id. Bodies larger than the window are sent as it opens. `ends`: it is all."""
         number: int = self.connection.get_next_available_stream_id()
         head = [(":method", method), (":scheme", "https"), (":authority", self.host), (":path", path), *headers]
@@ -110,7 +130,10 @@ class H2Client:
                 self._receive()
                 continue
             piece, body = body[:room], body[room:]
-            self.connection.send_data(number, piece, end_stream=ends and not body)
+            self.connection.send_data(number, piece, end_stream=ends and not body and not trailers)
+            self._flush()
+        if trailers:
+            self.connection.send_headers(number, trailers, end_stream=True)
             self._flush()
         return number
 

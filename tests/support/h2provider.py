@@ -37,7 +37,8 @@ def server_context(ca: trustme.CA, host: str = "127.0.0.1", *protocols: str) -> 
 
 
 class H2Provider(Provider):
-    """As `Provider`; a `reset` or cut resets the stream and leaves the connection to the others.
+    """As `Provider`, with the trailers of a request among its fields, named `trailer-…`. A `reset` or cut
+    resets the stream and leaves the connection to the others.
 
     `connections` counts TLS connections; `Seen.connection` numbers streams here.
     """
@@ -127,6 +128,8 @@ class _Connection:
                     case h2.events.DataReceived(stream_id=number, data=piece):
                         self.bodies[number] += piece
                         self.h2.acknowledge_received_data(event.flow_controlled_length, number)
+                    case h2.events.TrailersReceived(stream_id=number, headers=headers):
+                        self.heads[number] += [(b"trailer-" + bytes(k), v) for k, v in headers or ()]
                     case h2.events.StreamEnded(stream_id=number):
                         self.tasks[number] = asyncio.ensure_future(self.answer(number))
                     case h2.events.StreamReset(stream_id=number, error_code=code):

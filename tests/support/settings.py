@@ -17,6 +17,8 @@ def key_of(name: str) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_text, value))}]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

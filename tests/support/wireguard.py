@@ -44,9 +44,11 @@ def open_tun(networks: Networks, address: str = ADDRESS) -> int:
 class WireGuard:
     """Use as a context manager: carries packets between a TUN device and the peer, on a thread."""
 
-    def __init__(self, tun: int, peer: Address, client_key: str, server_key: str) -> None:
-        """The server's private key, as it stands in mitmproxy's file: its public one is derived."""
+    def __init__(self, tun: int, peer: Address, client_key: str, server_key: str, source: str = ADDRESS) -> None:
+        """The server's private key, as it stands in mitmproxy's file: its public one is derived. `source`: the address
+        that the client gives itself."""
         self._tun = tun
+        self._source = source
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.connect(peer)
         self._udp.settimeout(10)
@@ -112,7 +114,7 @@ class WireGuard:
             if self._wake in ready:
                 return
             if self._tun in ready:
-                packet = os.read(self._tun, 65536)
+                packet = self._readdressed(os.read(self._tun, 65536), 12, self._source)
                 padded = packet + bytes(-len(packet) % 16)
                 sealed = self._sending.encrypt(_nonce(self._sent), padded, b"")
                 self._udp.send(struct.pack("<IIQ", 4, self._theirs, self._sent) + sealed)
@@ -126,7 +128,27 @@ class WireGuard:
             return
         packet = self._receiving.decrypt(_nonce(counter), data[16:], b"")
         if packet and packet[0] >> 4 == 4:  # an empty one keeps the tunnel alive
-            os.write(self._tun, packet[: struct.unpack_from("!H", packet, 2)[0]])
+            os.write(self._tun, self._readdressed(packet[: struct.unpack_from("!H", packet, 2)[0]], 16, ADDRESS))
+
+    def _readdressed(self, packet: bytes, at: int, address: str) -> bytes:
+        """A packet of TCP over IPv4 with another source (at 12) or destination (at 16)."""
+        if self._source == ADDRESS or packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_TCP:
+            return packet
+        size = 4 * (packet[0] & 15)
+        head, segment = bytearray(packet[:size]), bytearray(packet[size:])
+        head[at : at + 4] = socket.inet_aton(address)
+        head[10:12] = segment[16:18] = b"\0\0"
+        head[10:12] = _checksum(bytes(head))
+        segment[16:18] = _checksum(bytes(head[12:20]) + struct.pack("!HH", 6, len(segment)) + bytes(segment))
+        return bytes(head + segment)
+
+
+def _checksum(data: bytes) -> bytes:
+    """The Internet's (RFC 1071)."""
+    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~total & 0xFFFF)
 
 
 def _hash(*parts: bytes) -> bytes:

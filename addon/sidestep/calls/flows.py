@@ -1,4 +1,4 @@
-"""mitmproxy messages ↔ plain facts: credentials off and on, a request pointed at another provider.
+"""mitmproxy messages ↔ plain facts: what is the app's own host's off and on, a request pointed at another provider.
 
 mitmproxy's public types only. No policy: which provider is asked was decided before.
 """
@@ -14,27 +14,25 @@ from mitmproxy import http
 from mitmproxy.net.http import url
 
 from sidestep.calls.decoding import IDENTITY, EncodingError, TooMuchError, decoder
+from sidestep.config.urls import is_credential
 from sidestep.credentials import (
-    SECRET_LENGTH,
     Field,
-    FieldKind,
     as_bytes,
     as_text,
-    bears_credential,
+    copies_to_find,
     credential_fields,
     fingerprint,
-    kind_of,
-    public_part,
-    secret_subprotocols,
-    with_credentials,
-    with_secrets,
-    without_credentials,
 )
 from sidestep.dialects import sealed
 from sidestep.dialects.base import Call
 from sidestep.dialects.bodies import NotReadError
+from sidestep.dialects.common import READ_CHARSETS, charset_of
+from sidestep.forwarding import FRAMING, AllowList, FieldKind, Kept, with_kept, with_parameters
 from sidestep.routing.table import Candidate, Match
 
+# Enumerations are slow to look into, and this is done for each field.
+_FORWARDED, _KEPT = FieldKind.FORWARDED, FieldKind.KEPT
+_CREDENTIAL, _SUBPROTOCOL = FieldKind.CREDENTIAL, FieldKind.SUBPROTOCOL
 MAX_HEAD_BYTES = 64 << 10
 MAX_FIELDS = 500
 MAX_NAME_BYTES = 256
@@ -46,23 +44,31 @@ MAX_AUTHORITY_BYTES = 300
 
 
 def _host_in(authority: bytes) -> str:
-    return url.parse_authority(as_text(authority), check=False)[0] if len(authority) <= MAX_AUTHORITY_BYTES else ""
+    if len(authority) > MAX_AUTHORITY_BYTES:
+        return ""
+    return url.parse_authority(as_text(authority.rpartition(b"@")[2]), check=False)[0]
 
 
 _kept_host_in = lru_cache(maxsize=1024)(_host_in)
 
 
+def authority_of(request: http.Request) -> bytes | None:
+    """The host, and the port if it is given, by which the app calls its server."""
+    data = request.data
+    if data.authority and data.http_version.startswith((b"HTTP/2", b"HTTP/3")):
+        return data.authority
+    for name, value in data.headers.fields:
+        if len(name) == 4 and name.lower() == b"host":
+            return value
+    return None
+
+
 def host_of(request: http.Request, *, keep: bool) -> str:
     """The host that the app meant: mitmproxy's `pretty_host`, with less to do; empty for a name that can be none.
     `keep`: what is read now is not to be read again; for clients whose calls concern us."""
-    data = request.data
-    if data.authority and data.http_version.startswith((b"HTTP/2", b"HTTP/3")):
-        authority = data.authority
-    else:
-        named = (value for name, value in data.headers.fields if len(name) == 4 and name.lower() == b"host")
-        if (found := next(named, None)) is None:
-            return data.host
-        authority = found
+    authority = authority_of(request)
+    if authority is None:
+        return request.data.host
     return _kept_host_in(authority) if keep and len(authority) <= MAX_AUTHORITY_BYTES else _host_in(authority)
 
 
@@ -79,79 +85,108 @@ def is_overlong(request: http.Request) -> bool:
 
 @dataclass(slots=True)
 class Original:
-    """A request as the app sent it, its credentials apart. Never shown, never saved."""
+    """A request as the app sent it, what goes to its own host alone apart. Never shown, never saved."""
 
+    allowed: AllowList
     scheme: bytes
     host: str
     port: int
     path: bytes
     authority: bytes
-    fields: tuple[Field, ...]
-    secrets: tuple[tuple[int, Field], ...]
-    """Credential headers with the places they stood at."""
-    bare_path: bytes
-    content_type: str
-    content_encoding: str
+    whole: tuple[Field, ...] = ()
+    """All header fields, as they came."""
+    fields: tuple[Field, ...] = ()
+    """Those that any provider gets."""
+    kept: tuple[Kept, ...] = ()
+    bare_path: bytes = b""
+    kept_parameters: tuple[str, ...] = ()
+    content_type: str = ""
+    content_encoding: str = ""
+    origin: bytes | None = None
+    fetch_site: bytes | None = None
+    """What a browser says of the page that asks."""
+    by_name: bool = False
+    """The app has looked its server up by itself and given an address, which proves nothing: its own provider is asked
+    by name."""
+    trailers: http.Headers | None = None
     body: bytes | None = None
     sent_body: bytes | None = None
     """The body that was last put on the flow in its place."""
 
     @classmethod
-    def take(cls, request: http.Request) -> Original:
+    def take(cls, request: http.Request, allowed: AllowList) -> Original:
         data = request.data
-        path = data.path
-        original = cls(data.scheme, data.host, data.port, path, data.authority, (), (), path, "", "")
-        if b"?" in path:
-            original.bare_path = as_bytes(without_credentials(as_text(path)))
+        original = cls(allowed, data.scheme, data.host, data.port, data.path, data.authority, bare_path=data.path)
+        if b"?" in data.path:
+            path = as_text(data.path)
+            original.kept_parameters = tuple(allowed.kept_parameters(path))
+            if original.kept_parameters:
+                original.bare_path = as_bytes(allowed.forwarded_path(path))
         original._read(data.headers.fields)
         return original
 
     def _read(self, fields: tuple[Field, ...]) -> None:
-        kept: list[Field] = []
-        secrets: list[tuple[int, Field]] = []
-        place = 0
+        self._sort(fields, ())
+        if copies := copies_to_find(self._credentials(), self.kept_parameters):
+            everything = b"\n".join([value for _, value in self.fields])
+            if any(copy in everything for copy in copies):
+                # The app may have repeated its key in a field of another name.
+                self._sort(fields, copies)
+
+    def _sort(self, fields: tuple[Field, ...], copies: tuple[bytes, ...]) -> None:
+        allowed, known = self.allowed, self.allowed.known
+        shown: list[Field] = []
+        kept: list[Kept] = []
+        unplaced = 0
         self.content_type = self.content_encoding = ""
         for field in fields:
-            kind = kind_of(field[0])
-            if kind is not FieldKind.OTHER:
-                if bears_credential(field):
-                    secrets.append((place, field))
-                    place += 1
-                    if (part := public_part(field)) is not None:
-                        kept.append(part)
-                    continue
-                if kind is FieldKind.EXPECT:
-                    place -= 1  # mitmproxy itself answers it and takes it off: it holds no place
+            name, value = field
+            kind = known.get(name) or allowed.kind_of(name)
+            if copies and name.lower() not in FRAMING and any(copy in value for copy in copies):
+                kind = _KEPT if kind is _FORWARDED else kind
+            if kind is not _FORWARDED:
+                part = allowed.forwarded_part(kind, field)
+                if part is not field:
+                    kept.append(Kept(len(shown) + len(kept) - unplaced, field, part, kind))
+                    if kind is FieldKind.ORIGIN:
+                        self.origin = value
+                    elif kind is FieldKind.FETCH_SITE:
+                        self.fetch_site = value
+                    if part is None:
+                        continue
+                    unplaced += 1  # it takes one place, and stands in both lists
+                    field = part
+                elif kind is FieldKind.EXPECT:
+                    unplaced += 1  # mitmproxy itself answers it and takes it off: it holds no place
                 elif kind is FieldKind.CONTENT_TYPE:
-                    self.content_type = field[1].decode("latin-1")
+                    self.content_type = value.decode("latin-1")
                 elif kind is FieldKind.CONTENT_ENCODING:
-                    self.content_encoding = field[1].decode("latin-1").strip().lower()
-            kept.append(field)
-            place += 1
-        self.fields, self.secrets = tuple(kept), tuple(secrets)
+                    self.content_encoding = value.decode("latin-1").strip().lower()
+            shown.append(field)
+        self.whole, self.fields, self.kept = fields, tuple(shown), tuple(kept)
 
     def refresh(self, request: http.Request, *, strips: bool) -> None:
-        """Take over what other addons changed between the headers and the whole request. `strips`: credentials that
-        they put on the flow are taken off it."""
+        """Take over what other addons changed between the headers and the whole request. `strips`: what goes to the
+        app's own host alone is taken off the flow."""
         self.body = request.data.content
+        self.trailers = request.data.trailers
+        if strips:
+            request.data.trailers = None
         fields = request.data.headers.fields
         if fields is self.fields:
             return
-        before = self.secrets
+        before = self.kept if strips else ()
         self._read(fields)
-        if self.secrets:
-            names = {f[0].lower() for _, f in self.secrets}
-            self.secrets = (*(s for s in before if s[1][0].lower() not in names), *self.secrets)
-            if strips:
-                request.data.headers.fields = self.fields
-        else:
-            self.secrets = before
+        names = {k.field[0].lower() for k in self.kept}
+        self.kept = (*(k for k in before if k.field[0].lower() not in names), *self.kept)
+        self.whole = with_kept(self.fields, self.kept)
+        if strips:
+            request.data.headers.fields = self.fields
 
     @property
     def weight(self) -> int:
         """About the bytes of memory that it takes."""
-        fields = (*self.fields, *(field for _, field in self.secrets))
-        heads = 2 * len(self.path) + sum(len(name) + len(value) + FIELD_BYTES for name, value in fields)
+        heads = 2 * len(self.path) + sum(len(name) + len(value) + FIELD_BYTES for name, value in self.whole)
         bodies = len(self.body or b"")
         if self.sent_body is not None and self.sent_body is not self.body:
             bodies += len(self.sent_body)
@@ -159,48 +194,43 @@ class Original:
 
     def fingerprint(self) -> str:
         """Stands for the app's own credential where nothing but its sameness counts."""
-        return fingerprint((field for _, field in self.secrets), self.path)
+        return fingerprint(self._credentials(), self.kept_parameters)
 
     def strip(self, request: http.Request) -> None:
-        """Take the app's credentials off the flow; `outgoing` puts them back on what is sent."""
+        """Take off the flow what goes to the app's own host alone; `outgoing` puts it back on what is sent."""
         request.data.headers.fields = self.fields
         request.data.path = self.bare_path
 
-    def restore(self, request: http.Request, *, credentials: bool) -> None:
-        """Make the flow what the app sent, with or without its credentials."""
+    def restore(self, request: http.Request, *, whole: bool) -> None:
+        """Make the flow what the app sent, with or without what goes to its own host alone."""
         data = request.data
         data.scheme, data.host, data.port = self.scheme, self.host, self.port
         data.authority = self.authority
-        data.path = self.path if credentials else self.bare_path
-        data.headers.fields = self.whole() if credentials else self.fields
+        data.path = self.path if whole else self.bare_path
+        data.headers.fields = self.whole if whole else self.fields
+        data.trailers = self.trailers if whole else None
         if self.body is not None:
             data.content = self.body
 
-    def whole(self) -> tuple[Field, ...]:
-        """All header fields in their order."""
-        return with_secrets(self.fields, self.secrets)
-
     def said(self) -> bytes:
         """All that the app has said, to find something in it."""
-        fields = [part for field in self.whole() for part in field]
+        fields = [part for field in self.whole for part in field]
         return b"\n".join([self.path, *fields, readable_body(self)])
 
     @property
-    def values(self) -> tuple[bytes, ...]:
-        """The secret strings themselves, to find copies of them."""
-        found: list[bytes] = []
-        for _, field in self.secrets:
-            if kind_of(field[0]) is FieldKind.SUBPROTOCOL:
-                entries = zip(field[1].split(b","), secret_subprotocols(field[1]), strict=False)
-                found += [entry.strip().partition(b".")[2] for entry, secret in entries if secret]
-            else:
-                found.append(field[1].rpartition(b" ")[2])
-        return tuple(v for v in found if len(v) >= SECRET_LENGTH)
+    def harmless(self) -> tuple[Kept, ...]:
+        """What is no credential among that which goes to the app's own host alone."""
+        return tuple(k for k in self.kept if k.part is None and k.kind is not FieldKind.CREDENTIAL)
+
+    def _credentials(self) -> list[Field]:
+        return [k.field for k in self.kept if k.kind is _CREDENTIAL or k.kind is _SUBPROTOCOL]
 
 
 def readable_body(original: Original) -> bytes:
     """The body as the dialect reads it, decoded where it is compressed. NotReadError: it cannot be decoded."""
     body = original.body or b""
+    if charset_of(original.content_type) not in READ_CHARSETS:
+        raise NotReadError("its body has a character set that is not read")
     if original.content_encoding in IDENTITY:
         return body
     decode = decoder(original.content_encoding)
@@ -227,12 +257,11 @@ def copied(request: http.Request) -> http.Request:
 
 def point_at(request: http.Request, original: Original, match: Match, call: Call, candidate: Candidate) -> None:
     """Make the flow's request the one that this candidate gets, without any credential."""
-    original.restore(request, credentials=False)
+    original.restore(request, whole=False)
     provider, data = candidate.provider, request.data
     base = provider.base_url
-    if candidate.own and (provider.api_key is not None or provider.headers):
-        # The route was found by the Host header: a key of ours goes to the provider's own address, whatever
-        # address the app connected to.
+    if candidate.own and (provider.api_key is not None or provider.headers or original.by_name):
+        # A key of ours goes to the provider's own address, whatever address the app connected to.
         data.scheme, data.host, data.port = base.scheme.encode("ascii"), base.host, base.port
     # A provider of another layout does not find it in the address.
     model = candidate.model if candidate.model != call.model or (call.unnamed and not candidate.own) else None
@@ -245,20 +274,13 @@ def point_at(request: http.Request, original: Original, match: Match, call: Call
     authority = base.authority.encode("ascii" if base.authority.isascii() else "idna")
     if data.authority:
         data.authority = authority
-    _readdress(data.headers, authority, original.values, uncompressed=call.stream)
+    _readdress(data.headers, authority, uncompressed=call.stream)
 
 
-def _readdress(headers: http.Headers, authority: bytes, secrets: tuple[bytes, ...], *, uncompressed: bool) -> None:
-    """Header fields for another host. `secrets`: copies of these go to no other host. `uncompressed`: ask for an answer
-    that is not."""
-    given = headers.fields
-    if secrets:
-        # The app may have repeated its key in a header of another name.
-        everything = b"\n".join([value for _, value in given])
-        if any(s in everything for s in secrets):
-            given = tuple(f for f in given if not any(s in f[1] for s in secrets))
+def _readdress(headers: http.Headers, authority: bytes, *, uncompressed: bool) -> None:
+    """Header fields for another host. `uncompressed`: ask for an answer that is not."""
     fields: list[Field] = []
-    for field in given:
+    for field in headers.fields:
         size = len(field[0])
         if size == 4 and field[0].lower() == b"host":
             field = (field[0], authority)
@@ -314,14 +336,21 @@ def outgoing(
     """A copy of the request's head as it is sent, with the credential; the flow never bears it. `to_proxy`: another
     proxy gets it in absolute form, without a CONNECT."""
     fields = request.data.headers.fields
+    trailers = None
     sent = copied(request)
     if candidate.own_credential:
-        fields = with_secrets(fields, original.secrets)
-        if original.path is not original.bare_path:
+        trailers = original.trailers
+        fields = original.whole if fields is original.fields else with_kept(fields, original.kept)
+        if original.kept_parameters:
             as_sent = sent.data.path == original.bare_path
-            sent.data.path = original.path if as_sent else with_credentials(sent.data.path, original.path)
-    elif to_proxy:
-        fields += tuple(f for _, f in original.secrets if f[0].lower() == b"proxy-authorization")
+            sent.data.path = original.path if as_sent else with_parameters(sent.data.path, original.kept_parameters)
+    elif candidate.own:
+        # The app's own host, with a key of ours in place of the app's credential.
+        fields = with_kept(fields, original.harmless)
+        parameters = [p for p in original.kept_parameters if not is_credential(p)]
+        sent.data.path = with_parameters(sent.data.path, parameters)
+    if not candidate.own_credential and to_proxy:
+        fields += tuple(k.field for k in original.kept if k.field[0].lower() == b"proxy-authorization")
     if not candidate.own and not to_proxy and not request.is_http2:
         sent.data.authority = b""  # absolute form is for proxies
     added = credential_fields(candidate.provider)
@@ -333,7 +362,7 @@ def outgoing(
         fields = (*fields, (b"content-length", b"%d" % len(content)))
     sent.data.headers.fields = fields
     sent.data.content = None
-    sent.data.trailers = None
+    sent.data.trailers = trailers
     return sent
 
 

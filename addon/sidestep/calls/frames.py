@@ -55,7 +55,7 @@ _CONVERSATION = frozenset({b"session-id", b"session_id", b"thread-id", b"convers
 
 def conversation_of(original: Original, route: str) -> str:
     """A name for the conversation that a handshake goes on with; empty if it does not say."""
-    named = sorted((k.lower(), v) for k, v in original.whole() if k.lower() in _CONVERSATION and v)
+    named = sorted((k.lower(), v) for k, v in original.whole if k.lower() in _CONVERSATION and v)
     return f"socket:{common.digest(route.encode(), *(part for field in named for part in field))}" if named else ""
 
 

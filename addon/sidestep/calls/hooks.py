@@ -19,7 +19,8 @@ from sidestep.breaker import judging
 from sidestep.breaker.bounded import Bounded
 from sidestep.breaker.outcomes import ErrorKind, Result
 from sidestep.calls import replies, story
-from sidestep.calls.clients import may_use_keys
+from sidestep.calls.clients import gives_an_address, goes_to, may_use_keys
+from sidestep.calls.entrance import Entrance
 from sidestep.calls.flight import Flight
 from sidestep.calls.flows import Original, host_of, is_overlong, readable_body
 from sidestep.calls.frames import Frames, conversation_of
@@ -33,7 +34,7 @@ from sidestep.dialects.common import media_type
 from sidestep.dialects.openai_frames import RESPONSES
 from sidestep.routing import table
 from sidestep.routing.engine import Attempt, Engine
-from sidestep.routing.exchange import Exchange, Exhausted, Wait
+from sidestep.routing.exchange import Exchange, Exhausted, Wait, new_id
 from sidestep.routing.repeats import said_in
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ KEPT_MESSAGES_BYTES = 64 << 20
 
 class Calls:
     """State: live sessions by flow id, originals of finished requests for a replay, the hosts that a user's proxy is
-    not asked for, what was said of calls that are not read."""
+    not asked for, what was said of calls that are not read, what tells web pages from programs."""
 
     name = "sidestep.calls"
 
@@ -62,6 +63,7 @@ class Calls:
         self.replayable: Bounded[str, Original] = Bounded(REPLAYABLE, REPLAYABLE_TOTAL, lambda o: o.weight)
         self.direct_hosts: str | None = None
         self._unread: set[str] = set()
+        self.entrance = Entrance()
 
     def done(self) -> None:
         for session in self.sessions.values():
@@ -94,7 +96,7 @@ class Calls:
     def _recognise(self, flow: http.HTTPFlow, engine: Engine) -> None:
         request = flow.request
         if flow.is_replay == "request" and (original := self.replayable.get(flow.id)) is not None:
-            original.restore(request, credentials=True)
+            original.restore(request, whole=True)
         if flow.client_conn.id not in self.core.adopted or not _has_a_say(flow, engine):
             return
         match = _match(flow, engine, _host_of(flow))
@@ -102,6 +104,9 @@ class Calls:
             return
         acting = engine.mode == "enforce"
         session = Session(flow, match, engine, self.core.clock, acting=acting)
+        if self.entrance.is_page(request, session.original, engine.settings.proxy.hosts):
+            return
+        session.original.by_name = gives_an_address(flow, match.intercept)
         session.direct_hosts = self.direct_hosts
         self.sessions[flow.id] = session
         if acting:
@@ -129,12 +134,14 @@ class Calls:
         has_a_say = _has_a_say(flow, engine)
         host = _host_of(flow, keep=has_a_say)
         if host == replies.INTERNAL_HOST:
-            flow.response = replies.page(flow.request, engine, self.core.clock(), details=has_a_say)
+            refused = self.entrance.refuse_page(flow.request, engine.settings.proxy.hosts)
+            flow.response = refused or replies.page(flow.request, engine, self.core.clock(), details=has_a_say)
         elif engine.mode == "enforce" and not has_a_say:
             match = _match(flow, engine, host)
             if match is not None and not match.takes_own_credential:
                 text = "this client may not use the provider keys: see allow_clients in sidestep's [proxy] table"
-                flow.response = replies.error(match.dialect, 403, ErrorKind.CREDENTIAL, text)
+                told = {"x_sidestep_request_id": new_id()} if engine.settings.proxy.response_headers else {}
+                flow.response = replies.error(match.dialect, 403, ErrorKind.CREDENTIAL, text, **told)
 
     def _plan(self, session: Session) -> bool:
         """Read the call and choose the providers that may answer. False: it goes where the app sent it."""
@@ -435,7 +442,10 @@ class Calls:
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
             self.replayable.put(flow.id, session.original)
 
-    # --- what the layer asks
+    # --- what the layer asks and tells
+
+    def called(self, request: http.Request) -> None:
+        self.entrance.called(request)
 
     def session(self, flow: http.HTTPFlow) -> Session | None:
         session = self.sessions.get(flow.id)
@@ -491,12 +501,13 @@ def _has_a_say(flow: http.HTTPFlow, engine: Engine) -> bool:
 
 
 def _match(flow: http.HTTPFlow, engine: Engine, host: str) -> table.Match | None:
-    """The route of a request, by its head alone."""
+    """The route of a request, by its head alone; None, too, where it goes elsewhere than its `Host` says."""
     request = flow.request
     method = request.method
     if method == "GET" and request.headers.get("upgrade", "").lower() != "websocket":
         return None
-    return engine.routes.match(method, request.scheme, host, request.port, request.path)
+    match = engine.routes.match(method, request.scheme, host, request.port, request.path)
+    return match if match is not None and goes_to(flow, match.intercept) else None
 
 
 def _host_of(flow: http.HTTPFlow, *, keep: bool = True) -> str:

@@ -50,10 +50,28 @@ def _reason(refused: Refused) -> str:
     return f"{refused.provider} is {refused.reason}{when}"
 
 
+_OURS = {
+    # No other page may load, frame or keep one of ours; without this it could tell 200 from 503 by what loads.
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
+    "x-frame-options": "DENY",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+def forbidden(text: str) -> http.Response:
+    """In place of a page of ours."""
+    return http.Response.make(403, text.encode() + b"\n", {"content-type": "text/plain", **_OURS})
+
+
 def page(request: http.Request, engine: Engine, now: float, *, details: bool) -> http.Response:
     """What `sidestep.internal` says; to HEAD without its body. `details`: False to a client that may use no key, which
     learns whether calls are served, and nothing else."""
     response = _page(request, engine, now) if details else _word(request, engine, now)
+    response.headers.update(_OURS)
     if request.method == "HEAD":
         response.data.content = b""
     return response

@@ -17,6 +17,7 @@ from sidestep.breaker.outcomes import ErrorKind, Outcome, Then
 from sidestep.calls import clients, flows
 from sidestep.config.advice import without_issuer
 from sidestep.config.settings import Provider
+from sidestep.forwarding import allow_list
 from sidestep.leaks import Leaks
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.exchange import Exchange
@@ -44,7 +45,9 @@ class Session:
         self.engine = engine
         self.clock = clock
         self.acting = acting
-        self.original = flows.Original.take(flow.request)
+        proxy = engine.settings.proxy
+        allowed = allow_list(match.dialect.name, proxy.forward_headers, proxy.forward_parameters)
+        self.original = flows.Original.take(flow.request, allowed)
         self.exchange: Exchange | None = None
         self.flight: Flight | None = None
         self.flights: list[Flight] = []
@@ -112,7 +115,7 @@ class Session:
     def release(self) -> None:
         """Give the flow back as the app sent it, credential included: it goes where it was going."""
         self.drop(judging.INTERNAL)
-        self.original.restore(self.flow.request, credentials=True)
+        self.original.restore(self.flow.request, whole=True)
 
     def drop(self, outcome: Outcome) -> None:
         """Whatever is still open of this flow is closed with this outcome."""

@@ -31,7 +31,7 @@ from sidestep.config.settings import (
     Secret,
     Settings,
 )
-from sidestep.config.urls import BaseURL
+from sidestep.config.urls import BaseURL, is_credential
 from sidestep.config.values import REFERENCE, Values
 
 OWN_CREDENTIAL = "the app's own credential goes only to the host that the app addressed"
@@ -39,6 +39,7 @@ OWN_CREDENTIAL = "the app's own credential goes only to the host that the app ad
 MAX_FILE_BYTES = 4 << 20
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A header name (RFC 9110, 5.6.2)."""
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.(?!-)[a-z0-9_-]{1,63})*")
 _CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key")
 _FRAMING_HEADERS = (
     *("host", "content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive"),
@@ -145,6 +146,7 @@ class _Reader(Values):
         tables: dict[str, Any] = {name: self.table(kind(), data, name, "") for name, kind in TABLES.items()}
         proxy = self.table(ProxySettings(), data, "proxy", "")
         self.networks(proxy.allow_clients)
+        self.additions(proxy)
         raw_providers = self.tables(data, "providers")
         raw_routes = self.tables(data, "routes")
         intercepts = _intercepts_by_provider(raw_providers or [], raw_routes or [])
@@ -163,6 +165,24 @@ class _Reader(Values):
                 ipaddress.ip_network(network, strict=False)
             except ValueError:
                 self.problem(f"proxy.allow_clients[{i}]", "a network such as 10.0.0.0/8", in_words(network))
+
+    def additions(self, proxy: ProxySettings) -> None:
+        """What the `[proxy]` table adds to the names that are known."""
+        for i, host in enumerate(proxy.hosts):
+            if not _HOST.fullmatch(host):
+                self.problem(f"proxy.hosts[{i}]", "a host name in lower case, without a port", in_words(host))
+        for i, name in enumerate(proxy.forward_headers):
+            where, lowered = f"proxy.forward_headers[{i}]", name.lower()
+            if not _TOKEN.fullmatch(name) or lowered in _FRAMING_HEADERS:
+                self.problem(where, "a header name", in_words(name))
+            elif lowered in _CREDENTIAL_HEADERS:
+                self.problem(where, "a header that is no credential", in_words(name), OWN_CREDENTIAL)
+        for i, name in enumerate(proxy.forward_parameters):
+            where = f"proxy.forward_parameters[{i}]"
+            if not name or set(name) & {*"?&=;#"} or not name.isprintable():
+                self.problem(where, "the name of a query parameter", in_words(name))
+            elif is_credential(name):
+                self.problem(where, "a parameter that is no credential", in_words(name), OWN_CREDENTIAL)
 
     # --- providers
 

@@ -100,6 +100,9 @@ class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[proxy]` table."""
 
     allow_clients: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    forward_headers: tuple[str, ...] = ()
+    forward_parameters: tuple[str, ...] = ()
     response_headers: bool = True
     tunnel_others: bool = False
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, unquote_plus, urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "token"})
-"""Query parameters that bear a credential; Gemini's is `key`."""
+CREDENTIAL_PARAMETERS = frozenset({"key", "api-key", "apikey", "code", "sig", "auth", "jwt", "password"})
+"""Query parameters that bear a credential; Gemini's is `key`, Azure's functions take `code`, its storage `sig`."""
+CREDENTIAL_ENDINGS = ("-key", "token", "secret", "signature", "password")
+"""So do those whose names end like this, a `_` for the `-` as well: `subscription-key`, `access_token`."""
 _PLAIN = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 
@@ -100,8 +102,8 @@ class BaseURL:
         """The query of a call that goes here: with this base's own, which counts where both name the same."""
         if not self.query:
             return query
-        own = {_name(part) for part in self.query.split("&")}
-        return "&".join([self.query, *(part for part in query.split("&") if part and _name(part) not in own)])
+        own = {parameter_of(part) for part in self.query.split("&")}
+        return "&".join([self.query, *(part for part in query.split("&") if part and parameter_of(part) not in own)])
 
 
 def canonical(host: str) -> str:
@@ -117,10 +119,12 @@ def canonical(host: str) -> str:
 
 def is_credential(part: str) -> bool:
     """Whether a parameter of a query, with its value, bears a credential."""
-    return _name(part).lower() in CREDENTIAL_PARAMETERS
+    name = parameter_of(part).lower().replace("_", "-")
+    return name in CREDENTIAL_PARAMETERS or name.endswith(CREDENTIAL_ENDINGS)
 
 
-def _name(part: str) -> str:
+def parameter_of(part: str) -> str:
+    """The name of a parameter of a query, as a server reads it."""
     return unquote_plus(part.partition("=")[0])
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote
 
+from sidestep.dialects.common import is_model
+
 _DEPLOYMENT = re.compile(r"(?P<before>(?:/openai)?/deployments/)(?P<name>[^/]+)(?P<tail>/.+)")
 _VERSION = "api-version"
 
 
 def bare(tail: str) -> str:
-    """A tail without the deployment that it begins with, as OpenAI itself has it."""
+    """A tail without the deployment that it begins with, as OpenAI itself has it; as it is where that is no name."""
     found = _DEPLOYMENT.fullmatch(tail)
-    return tail if found is None else found["tail"]
+    return tail if found is None or not is_model(unquote(found["name"])) else found["tail"]
 
 
 def model_of(named: str | None, base: str, tail: str) -> tuple[str | None, bool]:

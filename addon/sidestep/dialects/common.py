@@ -24,7 +24,7 @@ encode = msgspec.json.Encoder().encode
 
 UNREADABLE = STRICTLY_UNREADABLE
 _CHARSET = re.compile(r"charset=\"?([\w.:-]{1,40})", re.IGNORECASE)
-_READ_CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii")
+READ_CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii")
 _LEADING = b" \t\r\n\xef\xbb\xbf"
 MAX_COUNT = 10**12
 """More tokens than any answer can cost: a greater number is none."""
@@ -150,6 +150,15 @@ def charset_of(content_type: str) -> str:
     return found[1].lower() if found else ""
 
 
+_MODEL = re.compile(r"[A-Za-z0-9_][\w .~@+:-]*(?:/[A-Za-z0-9_][\w .~@+:-]*)*", re.ASCII)
+
+
+def is_model(name: str) -> bool:
+    """Whether a name that stands in a path is a model's: no segment hides in it that leads out of the base URL (`..`,
+    `%2e%2e`), and nothing else that a server may take for more than a name."""
+    return _MODEL.fullmatch(name) is not None
+
+
 # --- whole answers
 
 
@@ -232,7 +241,7 @@ def not_read(content_type: str, body: bytes) -> Answer:
         return Answer(good=False, unread=True)
     kind = media_type(content_type)
     known = kind == "text/event-stream" or "html" in kind
-    known = known or ("json" in kind and charset_of(content_type) in _READ_CHARSETS)
+    known = known or ("json" in kind and charset_of(content_type) in READ_CHARSETS)
     return Answer(good=False, unread=not known and not start.startswith((b"{", b"[")))
 
 

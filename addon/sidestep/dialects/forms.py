@@ -17,6 +17,12 @@ MAX_HEAD = 16 << 10
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^";\s]{1,200}))', re.IGNORECASE)
 _AFTER_MARK = re.compile(rb"--|[ \t]*+\r\n")
 _DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition:([^\r\n]*+)", re.IGNORECASE)
+_UNUSUAL = re.compile(
+    rb"\r\n[ \t]|content-transfer-encoding(?!:\s*+(?:binary|[78]bit)\b)|charset\s*+=(?!\s*+\"?(?:utf-?8|us-ascii)\b)",
+    re.IGNORECASE,
+)
+"""A field that goes on in the next line, or a value in another form than it has to have: what browsers and SDKs never
+send, and not all servers understand."""
 _PARAMETER = re.compile(rb';\s*+([^=;\s"]++)\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^;"\s]*+)')
 
 
@@ -104,6 +110,8 @@ def _parts(mark: bytes, body: bytes) -> list[_Part]:
 
 def _name_in(head: bytes) -> bytes:
     """The field that a part's header fields name; empty if they name none."""
+    if _UNUSUAL.search(head):
+        raise NotReadError("its form has a part whose header fields are unusual")
     dispositions = _DISPOSITION.findall(head)
     names = [(k.lower(), v) for d in dispositions for k, v in _PARAMETER.findall(d) if k.lower().startswith(b"name")]
     if not names:

@@ -37,7 +37,7 @@ OPERATIONS = frozenset(
 _EMBEDDED = {"embedContent": "embedding", "batchEmbedContents": "embeddings"}
 """What holds the vectors, without which an answer is none."""
 _TALK = frozenset({"generateContent", "streamGenerateContent"})
-_TAIL = re.compile(r"(?P<before>/(?:[^/]+/)*models/)(?P<model>[^/:]+):(?P<operation>[A-Za-z]+)")
+_TAIL = re.compile(r"(?P<before>/(?:[A-Za-z0-9][\w.~-]*/)*models/)(?P<model>[^/:]+):(?P<operation>[A-Za-z]+)", re.ASCII)
 _FILE = re.compile(r"(?:https?://generativelanguage\.googleapis\.com/(?:[^?#]*/)?)?files/")
 """Files of the Files API live with the key that uploaded them; other addresses are open to all."""
 _PIN_WORDS = (
@@ -85,7 +85,9 @@ class Gemini:
 
     def operation(self, method: str, tail: str) -> str | None:
         found = _TAIL.fullmatch(tail) if method == "POST" else None
-        return found["operation"] if found is not None and found["operation"] in OPERATIONS else None
+        if found is None or found["operation"] not in OPERATIONS or not common.is_model(unquote(found["model"])):
+            return None
+        return found["operation"]
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
         found = _TAIL.fullmatch(tail)

@@ -237,7 +237,9 @@ def _document(operation: str, body: bytes, base: str, tail: str) -> Call:
         stream = text_of(fields.get("stream_format")) == "sse"
     limits = [int_of(value_of(fields[name])) for name in _LIMITS if name in fields]
     pin, sealed = pin_of(operation, fields, body)
-    model, unnamed = azure.model_of(model_in(fields), base, tail)
+    model, unnamed = azure.model_of(None, base, tail)
+    if not unnamed or value_of(fields.get("model")):
+        model, unnamed = azure.model_of(model_in(fields), base, tail)
     return Call(
         OpenAI.name,
         operation,

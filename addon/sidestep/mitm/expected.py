@@ -218,6 +218,7 @@ FACTS: tuple[Fact, ...] = (
         {
             "HttpStream": Made(("context", "stream_id"), "Layer"),
             "HttpStream._handle_event": _step("event"),
+            "HttpStream.state_wait_for_request_headers": _step("event"),
             "HttpStream.state_consume_request_body": _step("event"),
             "HttpStream.state_wait_for_response_headers": _step("event"),
             "HttpStream.state_done": _step("_"),

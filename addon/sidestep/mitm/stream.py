@@ -48,6 +48,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
+from mitmproxy.proxy.mode_specs import ReverseMode
 
 from sidestep.breaker import judging
 from sidestep.breaker.outcomes import Kind, Outcome
@@ -85,6 +86,10 @@ class Conductor(Protocol):
 
     def session(self, flow: http.HTTPFlow) -> Session | None:
         """The session of a routed flow on which Sidestep acts."""
+        ...
+
+    def called(self, request: http.Request) -> None:
+        """A request has come in reverse mode, as its client made it."""
         ...
 
     def unrouted(self, flow: http.HTTPFlow) -> None:
@@ -400,6 +405,11 @@ class FailoverStream(HttpStream):
 
     # --- the request
 
+    def state_wait_for_request_headers(self, event: RequestHeaders) -> Commands:
+        if isinstance(self.context.client.proxy_mode, ReverseMode):
+            self.parent.conductor.called(event.request)
+        yield from super().state_wait_for_request_headers(event)
+
     def state_consume_request_body(self, event: events.Event) -> Commands:
         if not self.asked_session:
             self.asked_session = True
@@ -466,7 +476,7 @@ class FailoverStream(HttpStream):
             yield from self._send(self.flow.request, self.flow.request, self.stream_id, self.context.server)
 
     def _send(self, head: http.Request, request: http.Request, stream_id: int, server: Connection) -> Commands:
-        content, trailers = request.raw_content, request.trailers
+        content, trailers = request.raw_content, head.trailers
         if trailers and server.alpn != b"h2":
             trailers = None  # mitmproxy's HTTP/1 client cannot send them
         yield SendHttp(RequestHeaders(stream_id, head, not (content or trailers)), server)

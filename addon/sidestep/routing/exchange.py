@@ -77,6 +77,11 @@ class Exhausted:
 Next = Attempt | Wait | Exhausted
 
 
+def new_id() -> str:
+    """An identity for a request."""
+    return "sx-" + secrets.token_hex(8)
+
+
 class Exchange:
     """State: tries by provider, when this request may ask a provider again that failed it, attempts made (and which of
     them beside a late one), waits taken, the budget's end."""
@@ -98,7 +103,7 @@ class Exchange:
         """`body_bytes`: the size of the request's body, from which its tokens are estimated. `credential`: a
         fingerprint of the app's own. `failed_at`: providers that have just failed this very call. `conversation`: a
         name for the one that a WebSocket's handshake goes on with."""
-        self.id = "sx-" + secrets.token_hex(8)
+        self.id = new_id()
         self.engine = engine
         self.match = match
         self.call = call

@@ -307,6 +307,77 @@ def test_gemini(row: str) -> None:
     assert copy_for("gemini", {"contents": before}, "google", name, out) == {"contents": after}
 
 
+ASKED = {"role": "user", "content": "a"}
+CALLING: dict[str, Any] = {"id": "t1", "type": "function", "function": {"name": "f", "arguments": '{"signature": "x"}'}}
+BY_GOOGLE = {**CALLING, "extra_content": {"google": {"thought_signature": "S"}}}
+BY_LITELLM = {**CALLING, "provider_specific_fields": {"thought_signature": "S"}}
+DETAILS = [
+    {"type": "reasoning.text", "text": "hm", "signature": None},
+    {"type": "reasoning.encrypted", "data": "S", "id": "rs_1"},
+]
+THOUGHTS = [{"type": "thinking", "thinking": "hm", "signature": "S"}, {"type": "redacted_thinking", "data": "T"}]
+
+
+def said(**more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": "x", **more}
+
+
+CHATS: dict[str, tuple[str, dict[str, Any], tuple[str, ...] | str, dict[str, Any]]] = {
+    "OpenRouter's details": ("openai", said(reasoning="hm", reasoning_details=DETAILS), ALL, said()),
+    "home's own stay": ("openrouter", said(reasoning_details=DETAILS), ("Z",), said(reasoning_details=DETAILS)),
+    "details without a seal": ("openai", said(reasoning_details=DETAILS[:1]), ALL, said(reasoning_details=DETAILS[:1])),
+    "LiteLLM's blocks": ("openai", said(thinking_blocks=THOUGHTS, reasoning_content="hm"), ("T",), said()),
+    "Gemini's signature": ("openai", said(tool_calls=[BY_GOOGLE]), ALL, said(tool_calls=[CALLING])),
+    "Gemini's signature, by LiteLLM": ("openai", said(tool_calls=[BY_LITELLM]), ALL, said(tool_calls=[CALLING])),
+    "Gemini's signature of text": ("openai", said(extra_content={"google": {"thought_signature": "S"}}), ALL, said()),
+    "signatures in a list": ("openai", said(provider_specific_fields={"thought_signatures": ["S"]}), ALL, said()),
+    "a demand stays met": (
+        "deepseek",
+        said(tool_calls=[BY_GOOGLE], reasoning_content="hm", reasoning_details=DETAILS),
+        *(ALL, said(tool_calls=[CALLING], reasoning_content="hm")),
+    ),
+    "a demand is met": (
+        "deepseek",
+        said(tool_calls=[BY_GOOGLE], reasoning_details=DETAILS),
+        *(ALL, said(tool_calls=[CALLING], reasoning_content="")),
+    ),
+}
+
+
+@pytest.mark.parametrize("row", CHATS)
+def test_chats(row: str) -> None:
+    """Of a chat, all reasoning of a message goes with what is sealed in it; the calls of tools stay."""
+    issuer, before, out, after = CHATS[row]
+    assert copy_for("chat", {"messages": [ASKED, before, ASKED]}, issuer, out=out) == {
+        "messages": [ASKED, after, ASKED]
+    }
+
+
+def test_what_is_sealed_in_a_chat() -> None:
+    """The newest first; neither what a tool is called with nor a dummy is a seal."""
+    dummy = {**CALLING, "extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}}
+    talk = [ASKED, said(reasoning_details=DETAILS), said(thinking_blocks=THOUGHTS, tool_calls=[dummy]), 5]
+    assert read("chat", {"messages": talk}).sealed == (digest(b"T"), digest(b"S"))
+    assert read("chat", {"messages": "reasoning_details"}).sealed == ()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_who_sealed_it_in_a_chat(whole: bool) -> None:
+    """An answer's seals are known by the names that the next call has for them, whole and streamed."""
+    openai, call = DIALECTS["openai"], read("chat", {"model": "m"})
+    message = said(reasoning_details=DETAILS, tool_calls=[{**BY_GOOGLE, "extra_content": {"thought_signature": "T"}}])
+    if whole:
+        body = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
+        ids = openai.judge_answer(call, JSON, json.dumps(body).encode()).ids
+    else:
+        reader = openai.reader(call, "text/event-stream")
+        for field in ("reasoning_details", "tool_calls"):
+            chunk = {"choices": [{"index": 0, "delta": {field: message[field]}}]}
+            reader.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        ids = reader.ids
+    assert ids == (digest(b"S"), digest(b"T"))
+
+
 @pytest.mark.parametrize(("issuer", "least"), [("deepseek", ""), ("moonshot", "."), ("groq", None)])
 def test_chat(issuer: str, least: str | None) -> None:
     """C1, C2: where a chat model demands reasoning beside a tool call, it gets the least that it takes."""

@@ -82,7 +82,7 @@ class Mitmdump:
     def __enter__(self) -> Self:
         self.start()
         try:
-            found = self.wait_for_log(rf"{self._port_in} listening at .*:(\d+)", 30)
+            found = self.wait_for_log(rf"{self._port_in} listening at .*:(\d+)", 60)
             self.port = int(found[1])
             if "HTTP" in self._port_in and any("addon/main.py" in a for a in self._command):
                 self.health()

@@ -36,6 +36,7 @@ from sidestep.dialects.openai_streams import (
     says_nothing,
     usage_in,
 )
+from sidestep.dialects.sealed_openai import CHAT_WORDS, chat_names
 
 OPERATIONS = frozenset(
     {
@@ -188,8 +189,9 @@ class OpenAI:
         if call.operation in ("responses", "responses/compact"):
             response = decoded(RESPONSE, common.encode(fields))
             ids = [*([] if response is None else response.ids), *item_ids(fields["output"])]
-        elif call.operation == "chat/completions" and b'"audio"' in body:
-            ids = _audio_ids(value_of(fields["choices"]))
+        elif call.operation == "chat/completions":
+            choices = value_of(fields["choices"])
+            ids = [*(_audio_ids(choices) if b'"audio"' in body else ()), *_sealed_in(choices)]
         usage = usage_in(value_of(fields.get("usage")))
         return Answer(True, None, usage, text_of(fields.get("model")), bounded(ids))
 
@@ -269,6 +271,8 @@ def _usual_answer(operation: str, body: bytes) -> Answer | None:
         return None
     if any(c.error or common.broke_down(c.finish_reason) for c in answer.choices) or b'"audio"' in body:
         return None
+    if any(word in body for word in CHAT_WORDS):
+        return None
     if not any(is_said(operation, c, answer.usage) for c in answer.choices):
         return None
     model = answer.model if isinstance(answer.model, str) and answer.model else None
@@ -295,6 +299,11 @@ def _failed_choices(operation: str, fields: Mapping[str, msgspec.Raw]) -> Answer
 
 
 # --- what a later call may refer to, and what this one refers to
+
+
+def _sealed_in(choices: Any) -> list[str]:
+    """The names of the sealed reasoning in whole answers."""
+    return [name for c in choices if isinstance(c, dict) for name in chat_names(c.get("message"))]
 
 
 def _audio_ids(choices: Any) -> list[str]:

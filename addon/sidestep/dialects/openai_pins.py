@@ -25,7 +25,7 @@ _STATE_WORDS = {
     "responses": _RESPONSE_WORDS,
     "responses/compact": _RESPONSE_WORDS,
     "responses/input_tokens": _RESPONSE_WORDS,
-    "chat/completions": (b'"file_id"', b'"audio"', b'"voice"'),
+    "chat/completions": (b'"file_id"', b'"audio"', b'"voice"', *sealed_openai.CHAT_WORDS),
     "audio/speech": (b'"voice"',),
     "images/edits": (b'"file_id"',),
 }
@@ -63,7 +63,13 @@ def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tu
         _items_need(needs, items)
         _tools_need(needs, value_in(fields.get("tools")))
     elif operation == "chat/completions":
-        _items_need(needs, value_in(fields.get("messages")))
+        messages = value_in(fields.get("messages"))
+        _items_need(needs, messages)
+        if any(word in body for word in sealed_openai.CHAT_WORDS):
+            found = [
+                name for m in (messages if isinstance(messages, list) else ()) for name in sealed_openai.chat_names(m)
+            ]
+            sealed = list(dict.fromkeys(reversed(found)))
         audio = value_in(fields.get("audio"))
         voice = audio.get("voice") if isinstance(audio, dict) else None
         needs("voice", isinstance(voice, dict) and voice.get("id"))

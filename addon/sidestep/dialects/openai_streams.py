@@ -231,6 +231,8 @@ class ChatReader(Reader):
                 speaks = delta.get("content") or any(value for key, value in delta.items() if key not in _SILENT)
                 if speaks and isinstance(audio := delta.get("audio"), dict):
                     self.note_ids(audio.get("id"))
+                if not sealed_openai.SEALING.isdisjoint(delta):
+                    self.note_ids(*sealed_openai.chat_names(delta))
                 if speaks and (delta.get("tool_calls") or delta.get("function_call")):
                     if self.dropped and index not in self._calls and not _begins_call(delta):
                         return Mark.ERROR, HALF_A_CALL

@@ -18,7 +18,8 @@ openai, Responses
     reasoning items; with them the ids of what followed. OpenRouter demands that nothing be stored.
     Stays: compactions, approvals, what is named by an id.
 openai, chat
-    nothing; DeepSeek and Kimi demand `reasoning_content` where a tool is called.
+    OpenRouter's details of reasoning, LiteLLM's blocks, signatures of Gemini beside calls of tools; with them all
+    reasoning of the message. DeepSeek and Kimi demand `reasoning_content` where a tool is called.
 gemini
     signatures; Gemini 3 demands a dummy on the first call of each step of the turn under way.
     Stays: cached content, files, whatever goes to image models.

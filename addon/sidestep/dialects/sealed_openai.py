@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from sidestep.dialects.common import UNSIGNED, digest, encode, fields_of, items_of, value_of
+from sidestep.dialects.common import UNSIGNED, dicts_in, digest, encode, fields_of, items_of, value_of
 
 OFFICIAL = "openai"
 STATELESS = frozenset({"openrouter"})
@@ -20,6 +20,18 @@ STATELESS = frozenset({"openrouter"})
 DEMANDING = {"deepseek": "", "moonshot": "."}
 """Issuers whose chat models want `reasoning_content` on every message that calls a tool, and the least that they
 take for it."""
+
+
+_OWN_JSON = frozenset({"arguments", "content", "input"})
+"""Fields of a message in which an app's or a model's own words may look like anything."""
+_BESIDE = ("reasoning_details", "thinking_blocks", "reasoning", "reasoning_content")
+"""Where a chat's message holds the reasoning before it, by OpenRouter, LiteLLM and others."""
+_DUMMIES = frozenset({"skip_thought_signature_validator", "context_engineering_is_the_way_to_go"})
+"""What stands for a signature by Google's documentation: nobody has issued it."""
+CHAT_WORDS = (b'"reasoning_details"', b'"thinking_blocks"', b'"thought_signature"', b'"thought_signatures"')
+"""What is in the bytes of a chat in which something is sealed."""
+SEALING = frozenset({"reasoning_details", "thinking_blocks", "tool_calls", "extra_content", "provider_specific_fields"})
+"""The fields of a chat's message, or of a piece of one, that may hold what is sealed."""
 
 
 # --- what is sealed
@@ -47,6 +59,20 @@ def reasoning(items: Any) -> list[str]:
     return [name for item in reversed(found) for name in names(item)]
 
 
+def chat_names(message: Any) -> list[str]:
+    """Names for what is sealed in one message of a chat, or in a piece of one that is streamed: OpenRouter's details,
+    LiteLLM's blocks, the signatures of Gemini behind this dialect."""
+    found: list[str] = []
+    for part in dicts_in(message, _OWN_JSON):
+        seals = [part.get("signature"), part.get("thought_signature")]
+        if part.get("type") in ("reasoning.encrypted", "redacted_thinking"):
+            seals.append(part.get("data"))
+        more = part.get("thought_signatures")
+        seals += more if isinstance(more, list) else []
+        found += [_digest(s) for s in seals if isinstance(s, str) and s and s not in _DUMMIES]
+    return found
+
+
 def _digest(text: str) -> str:
     return digest(text.encode("utf-8", "surrogatepass"))
 
@@ -66,7 +92,7 @@ def unsealed(operation: str, body: bytes, issuer: str, leave_out: Collection[str
     if fields is None:
         return body
     if operation == "chat/completions":
-        return _with_reasoning(body, fields, issuer)
+        return _chat(body, fields, issuer, leave_out)
     before = items_of(fields.get("input"))
     items = _without_reasoning(before, leave_out)
     changes: dict[str, msgspec.Raw] = {}
@@ -95,16 +121,42 @@ def _without_reasoning(items: list[msgspec.Raw], leave_out: Collection[str]) -> 
     return kept
 
 
-def _with_reasoning(body: bytes, fields: dict[str, msgspec.Raw], issuer: str) -> bytes:
-    """A chat in which each message that calls a tool has the least reasoning that its issuer takes."""
+def _chat(body: bytes, fields: dict[str, msgspec.Raw], issuer: str, leave_out: Collection[str]) -> bytes:
+    """A chat without foreign seals, and with the least reasoning that its issuer takes on messages that call a tool."""
     least = DEMANDING.get(issuer)
-    if least is None:
-        return body
     messages: list[Any] = items_of(fields.get("messages"))
     changed = False
     for i, raw in enumerate(messages):
         message = fields_of(raw) or {}
-        if value_of(message.get("tool_calls")) and "reasoning_content" not in message:
-            messages[i] = {**message, "reasoning_content": least}
+        is_foreign = leave_out and not SEALING.isdisjoint(message) and _bears(value_of(raw), leave_out)
+        if is_foreign:
+            message = _without_seals(message, keep=() if least is None else ("reasoning_content",))
+        lacks = least is not None and value_of(message.get("tool_calls")) and "reasoning_content" not in message
+        if lacks:
+            message = {**message, "reasoning_content": msgspec.Raw(encode(least))}
+        if is_foreign or lacks:
+            messages[i] = message
             changed = True
     return encode({**fields, "messages": messages}) if changed else body
+
+
+def _bears(message: Any, leave_out: Collection[str]) -> bool:
+    return any(name in leave_out for name in chat_names(message))
+
+
+def _without_seals(message: dict[str, msgspec.Raw], keep: Collection[str]) -> dict[str, msgspec.Raw]:
+    """All reasoning goes, for what is left of it is refused where a part is missing; a call of a tool stays."""
+    left = {k: v for k, v in message.items() if k in keep or k not in (*_BESIDE, *_EXTRAS)}
+    if "tool_calls" in left:
+        calls = [_without_extras(value_of(call)) for call in items_of(left["tool_calls"])]
+        left["tool_calls"] = msgspec.Raw(encode(calls))
+    return left
+
+
+_EXTRAS = ("extra_content", "provider_specific_fields")
+
+
+def _without_extras(call: Any) -> Any:
+    if not isinstance(call, dict):
+        return call
+    return {k: _without_extras(v) for k, v in call.items() if k not in _EXTRAS}

@@ -584,3 +584,61 @@ def test_who_is_reached_without_the_users_proxy(users: str, host: str, port: int
 
 def test_intercepted_loopback_hosts_are_not_passed_by() -> None:
     assert no_proxy.no_proxy({"no_proxy": "a.b"}, {"127.0.0.1"}) == ["a.b", "localhost", "::1"]
+
+
+# --- trust
+
+
+def test_trust_tells_what_a_file_reaches_and_ends_with_revoke(runner: CliRunner) -> None:
+    Path("sidestep.toml").write_text(GOOD)
+    before = runner.invoke(main, ["check"])
+    assert "sidestep trust" in before.output
+    result = runner.invoke(main, ["trust"])
+    assert result.exit_code == 0
+    first, *reached = result.output.splitlines()
+    assert first.endswith("sidestep.toml is trusted with:")
+    assert any("p.test" in line for line in reached)
+    assert any("KEY_OF_P" in line for line in reached)
+    assert "sk-very-secret" not in result.output
+    assert "note:" not in runner.invoke(main, ["check"]).output
+    assert "is not trusted any more" in runner.invoke(main, ["trust", "--revoke"]).output
+    assert "was not trusted" in runner.invoke(main, ["trust", "--revoke"]).output
+    assert "sidestep trust" in runner.invoke(main, ["check"]).output
+
+
+def test_trust_of_a_folder_is_of_its_file(runner: CliRunner) -> None:
+    Path("folder").mkdir()
+    Path("folder/sidestep.toml").write_text(GOOD)
+    result = runner.invoke(main, ["trust", "folder"])
+    assert (result.exit_code, "folder/sidestep.toml is trusted with:" in result.output) == (0, True)
+
+
+def test_trust_of_another_name_says_where_it_is_used(runner: CliRunner) -> None:
+    Path("mine.toml").write_text(GOOD)
+    Path("mine.toml").chmod(0o666)
+    output = runner.invoke(main, ["trust", "mine.toml"]).output
+    assert "in a folder only sidestep.toml is looked for" in output
+    assert "others may write it" in output
+
+
+@pytest.mark.parametrize(("text", "told"), [("no = [toml", "TOML"), (None, "found nothing there")])
+def test_what_cannot_be_trusted(text: str | None, told: str, runner: CliRunner) -> None:
+    if text is not None:
+        Path("sidestep.toml").write_text(text)
+    result = runner.invoke(main, ["trust"])
+    assert result.exit_code == 1
+    assert told in result.output
+
+
+def test_trust_that_cannot_be_kept_is_told(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    Path("sidestep.toml").write_text(GOOD)
+    monkeypatch.setattr(trusting, "trust", fails)
+    result = runner.invoke(main, ["trust"])
+    assert (result.exit_code, "could not be trusted: Permission denied" in result.output) == (1, True)
+    Path("sidestep.toml").unlink()
+    result = runner.invoke(main, ["init"])
+    assert result.exit_code == 0
+    assert "it could not be trusted, so name it with --config: Permission denied" in result.output

@@ -5,6 +5,7 @@ Pure: no mitmproxy, no clock, no I/O.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -87,6 +88,7 @@ class Reader:
         self.usage: Usage | None = None
         self.model: str | None = None
         self.work = 0
+        self.limit = sys.maxsize
         self._ids: dict[str, None] = {}
 
     def read(self, name: bytes, data: bytes) -> Reading:
@@ -103,7 +105,7 @@ class Reader:
         except UNREADABLE:  # a ValidationError too: it says nothing of what follows
             pass
         self.work += SLOW_WORK + len(data) // SLOW_BYTES
-        if len(data) > MAX_BYTES:
+        if len(data) > MAX_BYTES or self.work > self.limit:
             return None  # more than is read: others may read it
         try:
             return decoder.decode(strict(data))

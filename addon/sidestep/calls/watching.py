@@ -330,6 +330,7 @@ class Watch:
     def _is_too_fast(self, reader: StreamReader, decoded: bytes) -> bool:
         """Whether more has come than is read of a stream in its time."""
         allowed = WORK_AT_ONCE + int(self.seconds * WORK_A_SECOND)
+        reader.limit = allowed
         self._skims_to = min(allowed, reader.work + WORK_AT_ONCE)
         if len(decoded) >= BULK:
             self._bulk_work += reader.work_in(decoded)  # also of an event that is not complete

@@ -126,6 +126,8 @@ class StreamReader(Protocol):
     model: str | None
     work: int
     """What reading has taken so far, in events."""
+    limit: int
+    """Once it has taken more, what is hard to read is not read."""
 
     @property
     def answered(self) -> bool:

@@ -5,6 +5,7 @@ Pure: no mitmproxy, no clock, no I/O.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -106,6 +107,7 @@ class Reader:
         self.usage: Usage | None = None
         self.model: str | None = None
         self.work = 0
+        self.limit = sys.maxsize
         self._ids: dict[str, None] = {}
 
     def read(self, name: bytes, data: bytes) -> Reading:
@@ -118,7 +120,7 @@ class Reader:
             return decoder.decode(data)
         except UNREADABLE:
             self.work += SLOW_WORK + len(data) // SLOW_BYTES
-            return decode_event(decoder, data)
+            return None if self.work > self.limit else decode_event(decoder, data)
 
     def raises(self, name: bytes, data: bytes) -> bool:
         """Whether the official SDK raises its own API error from an event that has the meaning of one."""

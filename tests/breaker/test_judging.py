@@ -154,19 +154,19 @@ ANSWERS: list[tuple[Any, ...]] = [
     (403, OTHER, b"error code: 1010", None, NEUTRAL, "page", NEXT, None, False),
     # A failure that an aggregator relays.
     (400, OTHER, said("Provider returned error", code=502, metadata={"raw": "x y"}), None,
-     FAILURE, "http_5xx", RETRY, None, False),
+     FAILURE, "http_5xx", NEXT, None, False),
     (400, OWN, said("Provider returned error", code=400, metadata={"raw": "ERROR"}), None,
-     FAILURE, "http_5xx", RETRY, None, False),
+     FAILURE, "http_5xx", NEXT, None, False),
     (400, OTHER, said("Provider returned error", code=400, metadata={"raw": json.dumps({"error": {"code": 503}})}),
-     None, FAILURE, "http_5xx", RETRY, None, False),
+     None, FAILURE, "http_5xx", NEXT, None, False),
     (400, OTHER, said("Provider returned error", code=400, metadata={"raw": INVALID.decode()}), None,
      NEUTRAL, "client_error", HAND, None, False),
     (400, OTHER, said("litellm.ServiceUnavailableError: VertexAIException - x"), None,
-     FAILURE, "http_5xx", RETRY, None, False),
+     FAILURE, "http_5xx", NEXT, None, False),
     (404, OTHER, said("bad response status code 502", "upstream_error", "bad_response_status_code"), None,
-     FAILURE, "http_5xx", RETRY, None, False),
+     FAILURE, "http_5xx", NEXT, None, False),
     (403, OTHER, said("upstream connect error or disconnect/reset before headers"), None,
-     FAILURE, "http_5xx", RETRY, None, False),
+     FAILURE, "http_5xx", NEXT, None, False),
 ]  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def judge_status(
     if kind is ErrorKind.PAGE:
         return Outcome(Kind.NEUTRAL, "page", Then.NEXT, status)
     if kind is ErrorKind.RELAYED:
-        return Outcome(Kind.FAILURE, "http_5xx", Then.RETRY, status)
+        return Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, status)
     if kind is ErrorKind.CONTEXT_TOO_LONG:
         return Outcome(Kind.NEUTRAL, "context_too_long", Then.LARGER, status)
     return _judge_refusal(status, kind, own_provider=own_provider, own_credential=own_credential)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -33,11 +35,15 @@ def chromium(folder: Path, url: str, *flags: str) -> Iterator[None]:
     assert program is not None
     command = [program, *_QUIET, f"--user-data-dir={folder}", *flags, url]
     with (folder.parent / "chromium.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder.parent)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=folder.parent, start_new_session=True
+        )
         try:
             yield
         finally:
-            process.kill()
+            # Its helpers as well: they would stay behind.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
 
 

@@ -100,7 +100,7 @@ class Calls:
         if match is None or flow.client_conn.id not in self.core.adopted:
             return
         acting = engine.mode == "enforce"
-        session = Session(flow, match, engine, self.core.clock, acting=acting)
+        session = Session(flow, match, engine, self.core.clock, acting=acting, log_bug=self.core.log_bug)
         session.direct_hosts = self.direct_hosts
         self.sessions[flow.id] = session
         if acting:

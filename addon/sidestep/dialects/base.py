@@ -106,11 +106,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts as the provider reported them; `input` includes cached input."""
+    """Token counts as the provider reported them; `input` includes cached input, and is never less than it."""
 
     input: int
     output: int
     cached: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cached > self.input:
+            object.__setattr__(self, "cached", self.input)
 
 
 class StreamReader(Protocol):
@@ -122,6 +126,8 @@ class StreamReader(Protocol):
     """Content has been seen."""
     usage: Usage | None
     model: str | None
+    bug: Exception | None
+    """A bug of ours in the reading of an event, which went on as it came: what is not seen may have been there."""
 
     @property
     def answered(self) -> bool:

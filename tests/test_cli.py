@@ -205,6 +205,8 @@ class Models(BaseHTTPRequestHandler):
                 self.wfile.write(b"sk-very-secret\r\n\r\n")
             case "none":
                 self._answer(404, b"")
+            case "deep":
+                self._answer(200, b"[" * 100_000)
             case _ if key is None or "sk-very-secret" not in key:
                 self._answer(401, f'{{"error": "no such key: {key}"}}'.encode())
             case _:
@@ -251,6 +253,7 @@ def test_check_probes(
         ("moved", "openai", f"{url}/moved", "KEY_OF_P"),
         ("rubbish", "openai", f"{url}/rubbish", "KEY_OF_P"),
         ("none", "openai", f"{url}/none", "KEY_OF_P"),
+        ("deep", "openai", f"{url}/deep", "KEY_OF_P"),
         ("nobody", "openai", nobody, "KEY_OF_P"),
     ]
     text = "".join(
@@ -270,6 +273,7 @@ def test_check_probes(
         "moved": (False, "HTTP 302 Found: is base_url right? A key follows no redirect"),
         "rubbish": (False, "no HTTP answer (BadStatusLine)"),
         "none": (False, "HTTP 404 Not Found: is base_url right?"),
+        "deep": (False, "HTTP 200, but no list of models"),
         "nobody": (False, "Connection refused"),
         "openai": (None, "not asked: it takes the app's own credential"),
     }

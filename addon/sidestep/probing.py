@@ -112,7 +112,7 @@ def _models(body: bytes) -> int | None:
     """How many models it lists; None: it is no such list."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     models = found.get("data", found.get("models")) if isinstance(found, dict) else found
     return len(models) if isinstance(models, list) else None

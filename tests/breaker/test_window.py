@@ -111,3 +111,11 @@ def test_never_older_than_the_window_never_short_by_more_than_a_step(start: floa
             possible = sum(1 for then in kept[name] if now - then < SECONDS + 1e-6)
             assert sure <= found <= possible
     assert len(window._epochs) == len(window._successes) == len(window._failures) == BUCKETS
+
+
+def test_a_window_that_is_none() -> None:
+    """Of a length next to nothing it forgets all at once, and counts nothing twice."""
+    window = Window(5e-324)
+    window.success(1e9)
+    assert window.totals(1e9).attempts == 1
+    assert window.totals(1e9 + 1).attempts == 0

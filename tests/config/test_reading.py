@@ -716,6 +716,10 @@ def test_keys_that_cannot_be_sent() -> None:
 @pytest.mark.parametrize(
     ("table", "most"),
     [
+        (
+            f"[attempts]\nmax = {10**400}",
+            "attempts.max: expected a whole number of at least 1 and at most 1000000000000",
+        ),
         ("[timeouts]\nconnect = 1e300", "timeouts.connect: expected a number greater than 0 and at most 31536000"),
         (
             "[attempts]\nwait_seconds = 1e9",

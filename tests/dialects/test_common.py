@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from sidestep.breaker.numbers import MAX_COUNT
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects.base import Answer
 from sidestep.dialects.common import (
-    MAX_COUNT,
     MAX_IDS,
     answer_fields,
     asks_for_stream,

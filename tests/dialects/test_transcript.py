@@ -13,6 +13,7 @@ from mitmproxy.test import tflow
 from sidestep.dialects.transcript import read
 from sidestep.view import LLM
 from support import corpus
+from support.odd import with_odd_values
 from support.provider import Provider
 from support.proxy import Mitmdump
 from support.raw import Wire, chat
@@ -295,3 +296,20 @@ def test_mitmdump_shows_it(provider: Callable[..., Provider], proxy: Callable[..
         wire.send(chat(a.url())).answer()
     m.wait_for_log(r"── user\s+hi")
     m.wait_for_log(r"── assistant\s+a w1 w2")
+
+
+@pytest.mark.parametrize("name", ["REQUEST", "MESSAGES", "RESPONSES", "chunk"])
+def test_odd_values(name: str) -> None:
+    """Whatever stands where a text or a tool is expected: what can be read is shown."""
+    call = {"function": {"name": "f", "arguments": "{}"}}
+    chunk = {
+        "choices": [{"delta": {"content": "hi", "tool_calls": [call]}, "finish_reason": "stop"}],
+        "usage": {"a": 1},
+    }
+    for where, odd in with_odd_values(chunk if name == "chunk" else globals()[name]):
+        for body in (odd, b"data: " + odd + b"\n\n"):
+            try:
+                found = read(body)
+                assert found is None or str(found).encode()
+            except Exception as e:
+                raise AssertionError(where) from e

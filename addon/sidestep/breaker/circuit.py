@@ -23,7 +23,7 @@ DAY = 86_400.0
 """Longest lease: one that never ended would keep its place for ever."""
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=YEAR)]
-AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
 
 JITTER = 0.1
 """The open time varies by this share, so that many processes do not probe in step."""

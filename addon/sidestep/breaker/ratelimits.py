@@ -6,7 +6,6 @@ that cannot be read is as good as none, and none is greater than MAX_SECONDS.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-_NUMBER = re.compile(r"[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
+from sidestep.breaker.numbers import MAX_LENGTH, decimal
+
 _DURATION = re.compile(r"([0-9]{1,20}(?:\.[0-9]{0,20})?)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 EPOCH_SECONDS = 1e9
@@ -46,7 +46,7 @@ def retry_after(headers: Mapping[str, str], wall_now: float, body: bytes = b"") 
     What its headers say outright comes first, then what the error's body says, then the resets of its limits: of those
     that are used up, else of those of which it does not say what remains. The latest one counts.
     """
-    if (value := _number(headers.get("retry-after-ms"))) is not None:
+    if (value := decimal(headers.get("retry-after-ms"))) is not None:
         return min(value / 1000, MAX_SECONDS)
     if (text := headers.get("retry-after")) is not None and (seconds := _retry_after(text, wall_now)) is not None:
         return seconds
@@ -115,21 +115,29 @@ def _delays(data: Any, wall_now: float) -> Iterator[float]:
                 if word in _LENGTHS or word in _TIMES:
                     if (seconds := _value(item, wall_now)) is not None:
                         yield seconds
-                elif word == "retry_after_ms" and (ms := _number(str(item))) is not None:
+                elif word == "retry_after_ms" and (ms := decimal(_as_text(item))) is not None:
                     yield _clamped(ms / 1000)
                 elif isinstance(item, (dict, list)) or word in ("message", "detail", "msg", "error", "raw"):
                     stack.append(item)
 
 
 def _value(item: Any, wall_now: float) -> float | None:
+    text = _as_text(item)
+    return None if text is None else _when(text, wall_now)
+
+
+def _as_text(item: Any) -> str | None:
+    """A number or a text as text."""
     if isinstance(item, bool) or not isinstance(item, (int, float, str)):
         return None
-    return _when(item if isinstance(item, str) else str(item), wall_now)
+    return item if isinstance(item, str) else str(item)
 
 
 def _retry_after(text: str, wall_now: float) -> float | None:
     """The header's value: seconds, a date, and against the rules a duration or a point in time. Of two fields that
     were joined by a comma the greater."""
+    if len(text) > MAX_LENGTH:
+        return None
     if (seconds := _when(text, wall_now)) is not None:
         return seconds
     if (date := _http_date(text)) is not None:
@@ -151,7 +159,7 @@ def _limits(headers: Mapping[str, str], wall_now: float) -> list[tuple[float | N
             seconds, remaining, limit = _when(text, wall_now), None, None
         elif "reset" in name:
             seconds = _when(text, wall_now)
-            remaining, limit = (_number(headers.get(name.replace("reset", word))) for word in ("remaining", "limit"))
+            remaining, limit = (decimal(headers.get(name.replace("reset", word))) for word in ("remaining", "limit"))
         else:
             continue
         if seconds is not None:
@@ -174,7 +182,9 @@ def _structured(text: str) -> list[tuple[float | None, float, float | None]]:
 
 def _when(text: str, wall_now: float) -> float | None:
     """Seconds until what a number, a duration or a date says."""
-    value = _number(text)
+    if len(text) > MAX_LENGTH:
+        return None
+    value = decimal(text)
     if value is not None:
         if value > EPOCH_SECONDS * 1000:
             value /= 1000
@@ -208,14 +218,6 @@ def _duration(text: str) -> float | None:
     if not parts or "".join(n + u for n, u in parts) != text:
         return None
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
-
-
-def _number(text: str | None) -> float | None:
-    # Blanks, not `strip`: beside a control character stands no number.
-    if text is None or _NUMBER.fullmatch(text.strip(" \t")) is None:
-        return None
-    value = float(text)
-    return value if math.isfinite(value) else None
 
 
 def _http_date(text: str) -> float | None:

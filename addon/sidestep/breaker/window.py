@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 BUCKETS = 20
 """The window moves in steps of a twentieth of its length."""
+SHORTEST_STEP = 1e-6
+"""Seconds: the number of a step has to be a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Window:
     __slots__ = ("_epochs", "_failures", "_step", "_successes")
 
     def __init__(self, seconds: float) -> None:
-        self._step = seconds / BUCKETS
+        self._step = max(seconds / BUCKETS, SHORTEST_STEP)
         self.clear()
 
     def clear(self) -> None:

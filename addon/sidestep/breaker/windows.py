@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sidestep.breaker.numbers import decimal
 from sidestep.breaker.ratelimits import point_in_time
 
 MAX_WINDOWS = 16
@@ -22,7 +23,6 @@ _CLAUDE = re.compile(r"anthropic-ratelimit-unified-(\d{1,3}[mhdw](?:_([a-z0-9_.]
 _CODEX = re.compile(
     r"x-codex-(?:([a-z0-9_.-]{1,40})-)?(primary|secondary)-(used-percent|window-minutes|reset-at|reset-after-seconds)"
 )
-_NUMBER = re.compile(r"\d{1,20}(?:\.\d{1,20})?")
 
 
 class Standing(enum.StrEnum):
@@ -142,6 +142,5 @@ def _codex(headers: Mapping[str, str], wall_now: float) -> list[Window]:
 
 
 def _share(text: str | None, whole: float) -> float | None:
-    if text is None or _NUMBER.fullmatch(text.strip(" \t")) is None:
-        return None
-    return min(float(text) / whole, 1_000.0)
+    value = decimal(text)
+    return None if value is None else min(value / whole, 1_000.0)

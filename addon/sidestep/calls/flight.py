@@ -345,12 +345,28 @@ class Flight:
         taken_back = outcome.kind in (Kind.FAILURE, Kind.SLOW) and not over
         if earlier is None or (earlier.kind is Kind.SUCCESS and taken_back):
             session.engine.settle(attempt, outcome, now)
-            told = self.watch.headers if self.watch and self.watch.tells_limits else {}
-            self.exchange.settled(attempt, told, now, time.time())
+            try:
+                told = self.watch.headers if self.watch and self.watch.tells_limits else {}
+                self.exchange.settled(attempt, told, now, time.time())
+            except Exception as e:
+                session.got_over("settled", e)
 
     def finish(self, outcome: Outcome) -> None:
         """The attempt is over, with this as the last word on it: the one door for every end."""
         self.settle(outcome)
+        engine, attempt = self.session.engine, self.attempt
+        try:
+            self._gather(outcome)
+        except Exception as e:
+            self.session.got_over("finish", e)
+        if self in self.session.flights:
+            self.session.flights.remove(self)
+            if attempt.beside is not None:
+                engine.hedge_ended(attempt, sent=self.is_sent)
+        engine.ended(attempt, self.session.clock())
+
+    def _gather(self, outcome: Outcome) -> None:
+        """What the attempt has cost, and what it teaches."""
         engine, attempt, watch = self.session.engine, self.attempt, self.watch
         if watch is not None:
             watch.note_usage()
@@ -363,11 +379,9 @@ class Flight:
                 if self.exchange.streamed(attempt, self.size, now):
                     self.note("far slower than is usual")
                     engine.slowed(attempt, now)
-        if self in self.session.flights:
-            self.session.flights.remove(self)
-            if attempt.beside is not None:
-                engine.hedge_ended(attempt, sent=self.is_sent)
-        engine.ended(attempt, self.session.clock())
+            if watch.bug is not None:
+                self.note("a bug of Sidestep's: not all of it was read")
+                self.session.got_over("reading", watch.bug)
 
     def outpaced(self, *, queued: bool) -> None:
         """Another attempt of this call has answered before it. `queued`: it has waited inside mitmproxy."""

@@ -103,7 +103,7 @@ class Calls:
         if match is None or is_overlong(request):
             return
         acting = engine.mode == "enforce"
-        session = Session(flow, match, engine, self.core.clock, acting=acting)
+        session = Session(flow, match, engine, self.core.clock, acting=acting, log_bug=self.core.log_bug)
         if self.entrance.is_page(request, session.original, engine.settings.proxy.hosts):
             return
         session.original.by_name = gives_an_address(flow, match.intercept)

@@ -36,15 +36,25 @@ LEFT_OUT = "reasoning of another issuer left out"
 
 class Session:
     """State: the exchange once the body was read, the attempts under way, the one that the flow shows, the one that
-    answered. `acting`
-    is False where Sidestep only looks on (mode `observe`)."""
+    answered. `acting` is False where Sidestep only looks on (mode `observe`)."""
 
-    def __init__(self, flow: http.HTTPFlow, match: Match, engine: Engine, clock: Clock, *, acting: bool) -> None:
+    def __init__(
+        self,
+        flow: http.HTTPFlow,
+        match: Match,
+        engine: Engine,
+        clock: Clock,
+        *,
+        acting: bool,
+        log_bug: Callable[[str, Exception], None] | None = None,
+    ) -> None:
+        """`log_bug`: told of bugs of ours that a call gets over."""
         self.flow = flow
         self.match = match
         self.engine = engine
         self.clock = clock
         self.acting = acting
+        self._log_bug = log_bug
         proxy = engine.settings.proxy
         allowed = allow_list(match.dialect.name, proxy.forward_headers, proxy.forward_parameters)
         self.original = flows.Original.take(flow.request, allowed)
@@ -74,6 +84,12 @@ class Session:
 
     def __repr__(self) -> str:
         return f"Session({self.exchange!r}, {self.flight!r}, answered_by={self.answered_by and self.answered_by.name})"
+
+    def got_over(self, where: str, bug: Exception) -> None:
+        """A bug of ours has cost the call nothing but what would have been learnt from it."""
+        if self._log_bug is None:
+            raise bug
+        self._log_bug(where, bug)
 
     @property
     def answered_by(self) -> Provider | None:

@@ -122,6 +122,8 @@ class Watch:
         self._content = False
         self._start = b""
         self._told: ErrorFacts | None = None
+        self.bug: Exception | None = None
+        """One of ours in the reading of this answer, which goes on as it came."""
         self._sieve = sieve
         self._find = None if sieve is None else sieve.find
         self._followed = False
@@ -211,7 +213,8 @@ class Watch:
     def finished(self) -> bool:
         """Whatever ends the stream now, the answer is whole: its terminal event has come, or at least the reason
         why it stopped. Many servers of the OpenAI dialect leave `[DONE]` out."""
-        return self._reader is not None and (self._reader.finished or self._reader.answered)
+        reader = self._reader
+        return reader is not None and (reader.finished or reader.answered or reader.bug is not None)
 
     @property
     def gave_up(self) -> bool:
@@ -456,6 +459,7 @@ class Watch:
         reader = self._reader
         if reader is not None:
             self.usage, self.model, self.ids = reader.usage, reader.model, reader.ids
+            self.bug = self.bug or reader.bug
 
     def error_event(self, kind: ErrorKind, message: str) -> bytes:
         """The event that ends this stream so that the app's SDK raises its own API error."""
@@ -488,6 +492,13 @@ class Watch:
 
     def judge_end(self) -> Outcome:
         """The outcome of an answer that has ended by itself."""
+        try:
+            return self._judge_end()
+        except Exception as e:
+            self.bug = e
+            return self._by_status(NO_ERROR) if self.shape is Shape.ERROR else judging.UNREAD
+
+    def _judge_end(self) -> Outcome:
         match self.shape:
             case Shape.ERROR:
                 return self._judge_error()
@@ -536,14 +547,16 @@ class Watch:
             refused = judging.judge_handshake(self.status, error, in_form="json" in self._content_type)
             if refused is not None:
                 return refused
-        outcome = judging.judge_status(
+        return self._by_plan(self._by_status(error, retry_after(headers, self._wall_now, body)))
+
+    def _by_status(self, error: ErrorFacts, seconds: float | None = None) -> Outcome:
+        return judging.judge_status(
             self.status,
             error,
             own_provider=self._own_provider,
             own_credential=self._own_credential,
-            retry_after=retry_after(headers, self._wall_now, body),
+            retry_after=seconds,
         )
-        return self._by_plan(outcome)
 
     def _by_plan(self, outcome: Outcome) -> Outcome:
         """The outcome of a limit, as a plan's windows explain it if they do."""

@@ -18,7 +18,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=YEAR)]
 SecondsOrNone = Annotated[float, msgspec.Meta(ge=0, le=YEAR)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
-AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
 
 DIALECT_NAMES = ("openai", "anthropic", "gemini")
 STRATEGIES = ("priority", "weighted", "cheapest", "fastest")

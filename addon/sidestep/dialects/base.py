@@ -108,11 +108,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts as the provider reported them; `input` includes cached input."""
+    """Token counts as the provider reported them; `input` includes cached input, and is never less than it."""
 
     input: int
     output: int
     cached: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cached > self.input:
+            object.__setattr__(self, "cached", self.input)
 
 
 class StreamReader(Protocol):
@@ -128,6 +132,8 @@ class StreamReader(Protocol):
     """What reading has taken so far, in events."""
     limit: int
     """Once it has taken more, what is hard to read is not read."""
+    bug: Exception | None
+    """A bug of ours in the reading of an event, which went on as it came: what is not seen may have been there."""
 
     @property
     def answered(self) -> bool:

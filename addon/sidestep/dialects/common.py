@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from sidestep.breaker import numbers
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind
 from sidestep.dialects.base import Answer, Usage
 from sidestep.dialects.errors import facts_in
@@ -26,8 +27,6 @@ UNREADABLE = STRICTLY_UNREADABLE
 _CHARSET = re.compile(r"charset=\"?([\w.:-]{1,40})", re.IGNORECASE)
 READ_CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii")
 _LEADING = b" \t\r\n\xef\xbb\xbf"
-MAX_COUNT = 10**12
-"""More tokens than any answer can cost: a greater number is none."""
 MAX_TOLD = 4096
 """Bytes of a report of tokens."""
 MAX_IDS = 64
@@ -68,8 +67,8 @@ def text_of(raw: msgspec.Raw | None) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def int_of(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else 0
+int_of = numbers.count
+"""A count in a JSON value; 0 where there is none."""
 
 
 def asks_for_stream(raw: msgspec.Raw | None) -> bool:

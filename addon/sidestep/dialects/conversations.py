@@ -21,7 +21,7 @@ END_LETTERS = 16_384
 megabytes, and a conversation is told by less."""
 END_BYTES = 65_536
 """The same for whatever else a message holds."""
-_ANSWERING = frozenset({"assistant", "model", "tool", "function"})
+_ANSWERING = ("assistant", "model", "tool", "function")  # no set: what is looked for need not be hashable
 _KEY = secrets.token_bytes(32)
 """Digests of what people say are keyed: no one can look for a sentence in the memory of another process."""
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from sidestep.breaker import numbers
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common, sealed_gemini
 from sidestep.dialects.base import Answer, Call, Event, Mark, Pin, PinKind, StreamReader, Usage
@@ -153,12 +154,12 @@ class Gemini:
             candidates = [c for c in map(value_of, items_of(fields.get("candidates"))) if isinstance(c, dict)]
             if not candidates and not _blocked(value_of(fields.get("promptFeedback"))):
                 return common.no_answer(body)
-            if any(common.broke_down(c.get("finishReason")) for c in candidates):
+            if any(common.broke_down(_reason(c)) for c in candidates):
                 return Answer(good=False, error=common.BREAKDOWN)
             if candidates and not any(_speaks(c) for c in candidates):
-                if any(c.get("finishReason") in _BAD_OUTPUT for c in candidates):
+                if any(_reason(c) in _BAD_OUTPUT for c in candidates):
                     return Answer(good=False, error=BAD_OUTPUT)
-                if not any(_ends_well(c.get("finishReason"), usage) for c in candidates):
+                if not any(_ends_well(_reason(c), usage) for c in candidates):
                     return common.no_answer(body)
         signed = b'"thoughtSignature"' in body or b'"thought_signature"' in body
         ids = sealed_gemini.names(value_of(fields.get("candidates"))) if signed else []
@@ -216,6 +217,12 @@ def _speaks(candidate: dict[str, Any]) -> bool:
     content = candidate.get("content")
     parts = content.get("parts") if isinstance(content, dict) else None
     return isinstance(parts, list) and any(_says_something(p) for p in parts)
+
+
+def _reason(candidate: dict[str, Any]) -> Any:
+    """Why a candidate has ended, in the provider's word or number; None if it does not say."""
+    reason = candidate.get("finishReason")
+    return None if isinstance(reason, (dict, list)) else reason
 
 
 def _ends_well(reason: Any, usage: Any) -> bool:
@@ -278,7 +285,7 @@ class _GeminiReader(Reader):
 
     def __init__(self, phrase: Callable[[ErrorKind, str], bytes], scanner: ArrayScanner | None = None) -> None:
         super().__init__(phrase, scanner)
-        self._open: set[Any] = set()
+        self._open: set[int] = set()
 
     def read(self, name: bytes, data: bytes) -> Reading:
         chunk = self.decoded(_chunk, data)
@@ -302,8 +309,8 @@ class _GeminiReader(Reader):
         for candidate in candidates if isinstance(candidates, list) else ():
             if not isinstance(candidate, dict):
                 continue
-            index = candidate.get("index") or 0
-            reason = candidate.get("finishReason")
+            index = numbers.index(candidate.get("index"))
+            reason = _reason(candidate)
             says = _speaks(candidate)
             if common.broke_down(reason):
                 return BROKE_DOWN

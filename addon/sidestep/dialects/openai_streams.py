@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from sidestep.breaker import numbers
 from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects import common, sealed_openai
 from sidestep.dialects.base import Mark, Usage
@@ -226,7 +227,7 @@ class ChatReader(Reader):
             if choice.error or (choice.finish_reason and common.broke_down(choice.finish_reason)):
                 return error_reading(common.encode({"error": choice.error})) if choice.error else BROKE_DOWN
             delta = choice.delta
-            index = choice.index if isinstance(choice.index, int) else 0
+            index = numbers.index(choice.index)
             if isinstance(delta, dict):
                 speaks = delta.get("content") or any(value for key, value in delta.items() if key not in _SILENT)
                 if speaks and isinstance(audio := delta.get("audio"), dict):

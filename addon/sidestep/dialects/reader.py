@@ -108,6 +108,7 @@ class Reader:
         self.model: str | None = None
         self.work = 0
         self.limit = sys.maxsize
+        self.bug: Exception | None = None
         self._ids: dict[str, None] = {}
 
     def read(self, name: bytes, data: bytes) -> Reading:
@@ -226,6 +227,14 @@ class Reader:
         return TERMINAL
 
     def _event(self, scanned: Scanned) -> Event:
+        try:
+            return self._meaning(scanned)
+        except Exception as e:
+            # A bug of ours stops no answer: what could not be read goes on as it came.
+            self.bug, self.content = e, True
+            return Event(scanned.raw, Mark.CONTENT)
+
+    def _meaning(self, scanned: Scanned) -> Event:
         raw, name, data, whole = scanned
         if self._over or is_crowded(data):
             return Event(raw, Mark.LIFECYCLE)

@@ -42,7 +42,7 @@ PLACEHOLDER = "(earlier reasoning not available)"
 SUMMARY_FOLLOWS = "(The conversation so far was summarised.)"
 """What the user says before a summary: a conversation begins with the user."""
 
-_THINKING = frozenset({"thinking", "redacted_thinking"})
+_THINKING = ("thinking", "redacted_thinking")  # no set: what is looked for need not be hashable
 _CLEAR_THINKING = "clear_thinking_"
 
 
@@ -82,10 +82,10 @@ def is_bound(messages: Any) -> bool:
     roles = [m.get("role") if isinstance(m, dict) else None for m in messages]
     if roles and roles[-1] == "assistant" and contents[-1]:
         last = contents[-1]
-        done = {b.get("tool_use_id") for b in last}
+        done = {_text(b.get("tool_use_id")) for b in last}
         if last[-1].get("type") in _THINKING:
             return True
-        if any(b.get("type") == "server_tool_use" and b.get("id") not in done for b in last):
+        if any(b.get("type") == "server_tool_use" and _text(b.get("id")) not in done for b in last):
             return True
     for role, content in zip(reversed(roles), reversed(contents), strict=True):
         if role == "user" and not any(b.get("type") == "tool_result" for b in content):
@@ -148,7 +148,7 @@ class _Block:
         self.raw = raw
         value = value_of(raw)
         self.value: dict[str, Any] = value if isinstance(value, dict) else {}
-        self.kind = self.value.get("type")
+        self.kind = _text(self.value.get("type"))
 
     def having(self, name: str, value: Any) -> _Block:
         """The block with another value in one field, or without it (None); the rest byte for byte."""
@@ -210,7 +210,7 @@ class _Message:
                     kept.append(block)
             elif block.kind == "text":
                 kept.append(_without_citations(block, pieces))
-            elif block.kind == "compaction" or (block not in results and block.value.get("id") not in tools):
+            elif block.kind == "compaction" or (block not in results and _text(block.value.get("id")) not in tools):
                 kept.append(block)
         self.blocks = kept
 
@@ -218,6 +218,10 @@ class _Message:
         """Begin with some thinking where a tool is called."""
         if self.calls_a_tool and not self.thinks:
             self.blocks.insert(0, _Block(_encoded({"type": "thinking", "thinking": PLACEHOLDER})))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _encoded(value: Any) -> msgspec.Raw:

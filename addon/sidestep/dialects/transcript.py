@@ -43,7 +43,9 @@ class Transcript:
 
     def __str__(self) -> str:
         parts = [f"{name}: {value}" for name, value in self.facts]
-        return "\n\n".join(["\n".join(parts), *(f"── {who}\n{words}" for who, words in self.turns)]).strip()
+        text = "\n\n".join(["\n".join(parts), *(f"── {who}\n{words}" for who, words in self.turns)]).strip()
+        # Half a surrogate, as a text has that was cut amid a letter, fits into no page.
+        return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read(body: bytes) -> Transcript | None:
@@ -77,6 +79,10 @@ def _events(body: bytes) -> Iterator[dict[str, Any]]:
             yield value
 
 
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _dicts(value: Any) -> list[dict[str, Any]]:
     return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
 
@@ -89,7 +95,7 @@ def _document(found: Transcript, body: dict[str, Any]) -> None:
     found.say("instructions", body.get("instructions"))
     for name in ("system", "systemInstruction", "system_instruction"):
         _content(found, "system", body.get(name))
-    tools = [t.get("name") or (t.get("function") or {}).get("name") or t.get("type") for t in _dicts(body.get("tools"))]
+    tools = [t.get("name") or _dict(t.get("function")).get("name") or t.get("type") for t in _dicts(body.get("tools"))]
     found.note("tools", ", ".join(str(t) for t in tools if t))
     for message in _dicts(body.get("messages")):
         _message(found, message)
@@ -119,7 +125,7 @@ def _message(found: Transcript, message: dict[str, Any]) -> None:
     _content(found, role, message.get("content"))
     found.say(f"{role}, refusal", message.get("refusal"))
     for call in _dicts(message.get("tool_calls")):
-        function = call.get("function") or {}
+        function = _dict(call.get("function"))
         found.say(f"{role} calls {function.get('name')}", function.get("arguments"))
 
 
@@ -181,7 +187,7 @@ def _event(found: Transcript, event: dict[str, Any]) -> None:
         found.go_on("assistant, thinking", piece.get("reasoning_content") or piece.get("reasoning"))
         found.go_on("assistant", piece.get("content"))
         for call in _dicts(piece.get("tool_calls")):
-            function = call.get("function") or {}
+            function = _dict(call.get("function"))
             _call(found, function.get("name"), function.get("arguments"))
         found.note("finish", choice.get("finish_reason"))
     for candidate in _dicts(event.get("candidates")):

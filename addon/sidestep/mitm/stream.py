@@ -307,11 +307,12 @@ class FailoverStream(HttpStream):
 
     def _is_refused(self, response: http.Response) -> bool:
         """Whether this head would not be passed on: the app would get a page of mitmproxy's in its place. A 101 to what
-        was no handshake would make the app's next request a message to that server; below 100 there is no status."""
+        was no handshake would make the app's next request a message to that server; a status has three digits
+        (RFC 9110, 15)."""
         if response.status_code == 101:
             session = self.session
             return session is None or not session.is_websocket or not answers_handshake(session.flow.request, response)
-        if response.status_code < 100:
+        if not 100 <= response.status_code <= 999:
             return True
         if not self.context.options.validate_inbound_headers:
             return False

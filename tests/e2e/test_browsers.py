@@ -219,7 +219,7 @@ def test_a_page_in_a_browser_behind_the_proxy(
 REBOUND = """
 const base = "http://rebind.test:%(port)d";
 while (true) {
-    try { const answer = await fetch(base + "%(path)s"); if (answer.status) break; } catch (e) { /* not there yet */ }
+    try { const answer = await fetch(base + "%(path)s"); if (answer.status !== 200) break; } catch (e) { /* not yet */ }
     await wait(100);
 }
 await spend("rebound", base + "/v1");

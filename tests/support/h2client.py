@@ -66,8 +66,6 @@ class H2Client:
     ) -> None:
         """`ca`: trusted in place of the proxy's."""
         self.host = host
-        self.streams: dict[int, Stream] = {}
-        self._holds_back = False
         raw = socket.create_connection(("127.0.0.1", proxy.port), timeout=timeout)
         try:
             raw.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
@@ -90,12 +88,13 @@ class H2Client:
         """On a connection that was made elsewhere."""
         client = cls.__new__(cls)
         client.host = host
-        client.streams = {}
         client._begin(sock)
         return client
 
     def _begin(self, sock: ssl.SSLSocket) -> None:
         self.sock = sock
+        self.streams: dict[int, Stream] = {}
+        self._holds_back = False
         assert self.sock.selected_alpn_protocol() == "h2"
         self.connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
         self.connection.initiate_connection()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.calls import Client
 from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump

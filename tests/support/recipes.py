@@ -214,10 +214,10 @@ class Recipe:
         match self.framing:
             case _ if bodiless:
                 parts = []
-            case "length":
+            case "length" | "length, then close":
                 fields.append(("Content-Length", str(length if self.promised is None else self.promised)))
-            case "length, then close":
-                fields += [("Content-Length", str(length)), ("Connection", "close")]
+                if "close" in self.framing:
+                    fields.append(("Connection", "close"))
             case "chunked, then close":
                 fields += [("transfer-encoding", "Chunked"), ("connection", "Close")]
             case "close" | "old close":

@@ -144,11 +144,13 @@ def ends_in_band(recipe: Recipe, bare: Reading, side: Reading) -> bool:
     events = _events(side.body)
     if side.status != 200 or side.end != "clean" or not events or not is_error_event(recipe.api, events[-1]):
         return False
-    kept = b"".join(events[:-1])
-    rest = _events(bare.body[len(kept) :])
+    kept, whole = b"".join(events[:-1]), bare.body
+    if not whole.startswith(kept):
+        kept, whole = _rid(kept), _rid(whole)
+    rest = _events(whole[len(kept) :])
     # What comes behind an error is of no use: the SDKs raise from it, or crash.
     until = itertools.takewhile(lambda e: not is_error_event(recipe.api, e), rest)
-    return bare.body.startswith(kept) and not any(_EVENT_END.search(e) for e in until)
+    return whole.startswith(kept) and not any(_EVENT_END.search(e) for e in until)
 
 
 def _without(parts: list[Part]) -> bytes:
@@ -271,7 +273,9 @@ NAMED = (
         "left_to_mitmproxy",
         "A call that is not routed is mitmproxy's own business: a whole answer is collected, and where it was cut there"
         " is a page.",
-        lambda r, b, s: r.api == "models" and b.end != "clean" and (is_proxys_page(s) or not s.body),
+        lambda r, b, s: (
+            (r.api == "models" or r.method != "POST") and b.end != "clean" and (is_proxys_page(s) or not s.body)
+        ),
     ),
     Named(
         "answered_by_a_second_attempt",
@@ -364,7 +368,7 @@ def _judge_spare(recipe: Recipe, side: Reading) -> Verdict:
 
 def judge(recipe: Recipe, bare: Reading, side: Reading) -> Verdict:
     """The verdict on what a raw client read."""
-    if side.extra:
+    if side.extra and side.extra != bare.extra:
         return Verdict(kind="bytes behind the end of the message")
     if (side.header("x-sidestep-provider") or "").startswith("spare-"):
         return _judge_spare(recipe, side)

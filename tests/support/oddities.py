@@ -242,10 +242,14 @@ def _wire(r: Recipe, rng: random.Random) -> str:
 
 
 def _interim(r: Recipe, rng: random.Random) -> str:
-    number = rng.choice([b"103 Early Hints\r\nlink: </a>", b"100 Continue", b"102 Processing"])
-    r.before_head.append(b"HTTP/1.1 " + number + b"\r\n\r\n")
+    heads = [b"103 Early Hints\r\nlink: </a>", b"100 Continue", b"102 Processing"]
+    numbers = rng.sample(heads, rng.choice([1, 1, 2]))
+    for number in numbers:
+        r.before_head.append(b"HTTP/1.1 " + number + b"\r\n\r\n")
+        if rng.random() < 0.2:
+            r.before_head.append(0.3)
     r.faults.add("interim")
-    return number[:3].decode()
+    return " ".join(n[:3].decode() for n in numbers)
 
 
 def _earlier(r: Recipe, rng: random.Random) -> str:

@@ -274,7 +274,7 @@ NAMED = (
         "A call that is not routed is mitmproxy's own business: a whole answer is collected, and where it was cut there"
         " is a page.",
         lambda r, b, s: (
-            (r.api == "models" or r.method != "POST") and b.end != "clean" and (is_proxys_page(s) or not s.body)
+            not s.header("x-sidestep-request-id") and b.end != "clean" and (is_proxys_page(s) or not s.body)
         ),
     ),
     Named(
@@ -317,6 +317,7 @@ NAMED = (
         _all(
             _faulty("interim"),
             lambda r, b, s: s.status == r.status or ("unfinished" in r.faults and is_own_error(r, s)),
+            lambda r, b, s: r.faults != {"interim"} or r.method == "HEAD" or is_good(r, s),
         ),
     ),
     Named(

@@ -274,7 +274,8 @@ NAMED = (
         "A call that is not routed is mitmproxy's own business: a whole answer is collected, and where it was cut there"
         " is a page.",
         lambda r, b, s: (
-            not s.header("x-sidestep-request-id") and b.end != "clean" and (is_proxys_page(s) or not s.body)
+            (b.end != "clean" and is_proxys_page(s) and not s.header("x-sidestep-request-id"))
+            or (b.end != "clean" and not s.body and (r.api == "models" or r.method != "POST"))
         ),
     ),
     Named(

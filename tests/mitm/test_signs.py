@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 
 import pytest
 
@@ -76,6 +77,38 @@ def test_silence_after_the_head_of_a_stream(begun: bytes, driver: Driver) -> Non
     driver.says(driver.servers[1], EVENTS + _chunk(ROLE + WORDS) + _chunk(END) + LAST)
     _, body = _parted(told + driver.answer())
     assert body == LIFE + ROLE + WORDS + END
+
+
+def _told_then_refused(driver: Driver, body: bytes) -> bytes:
+    """What an app is sent whose first provider has given a head and no word, and whose second refuses its request."""
+    driver.says(driver.client, _call(stream=True))
+    driver.says(driver.servers[0], EVENTS)
+    driver.passes(5.1)
+    driver.leaves(driver.servers[0])
+    head = b"HTTP/1.1 400 no\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    driver.says(driver.servers[1], head + body)
+    return _parted(driver.answer())[1]
+
+
+def test_a_refusal_after_a_head_was_told(driver: Driver) -> None:
+    """Its status cannot be told any more, its words can."""
+    error = {"message": "messages: it must not be empty", "type": "invalid_request_error", "code": None}
+    sent = _told_then_refused(driver, json.dumps({"error": error}).encode())
+    life, _, event = sent.partition(LIFE)
+    told = json.loads(event.removeprefix(b"data: "))["error"]
+    assert (life, told["type"]) == (b"", "invalid_request_error")
+    assert told["message"] == "sidestep: b answered 400: messages: it must not be empty"
+
+
+@pytest.mark.parametrize("body", [b"", b'{"error":{"message":"your key %s"}}' % b"k-of-b-0123456789"])
+def test_a_refusal_that_cannot_be_repeated(body: bytes) -> None:
+    """Because it says nothing, or too much: the trail says what was tried."""
+    driver = Driver(
+        toml("priority", "attempts = { per_provider = 1 }", a="", b="").replace('"k"', '"k-of-b-0123456789"')
+    )
+    sent = _told_then_refused(driver, body)
+    assert b"no provider gave an answer: a:bad_response, b:400" in sent
+    assert b"0123456789" not in sent
 
 
 def test_a_large_first_event_that_comes_in_many_pieces(driver: Driver) -> None:

@@ -315,8 +315,6 @@ class Flight:
         self.ended = self.holding.ended
         if step.do is not Do.HOLD:
             self.sign_at = None
-        if step.do is Do.RELEASE:
-            self._fed = []
         if step.do in (Do.HOLD, Do.RELEASE, Do.FAIL) and step.data:
             self.data.append(step.data)
         if step.note:
@@ -431,6 +429,11 @@ class Flight:
             if length != watch.announced and "content-length" in headers:
                 headers["content-length"] = length.decode("ascii")
 
+    def take_held(self) -> list[bytes]:
+        """What was held back, to be passed on."""
+        held, self.data, self._fed = self.data, [], []
+        return held
+
     def as_it_came(self) -> None:
         """What has failed without a word may be the last one: then with all that a good answer would be rid of."""
         if self.watch is not None and not self.watch.begun and not self.watch.unwraps:
@@ -461,6 +464,17 @@ class Flight:
         if not error.message or self.session.leaks.in_words(error.message.encode("utf-8", "replace")):
             return error.kind, f"{name} ended the stream with an error"
         return error.kind, error.message
+
+    def phrase_refused(self) -> tuple[ErrorKind, str] | None:
+        """What its failed answer says, for an app that has been given a head already; None: nothing may be told."""
+        watch, response = self.watch, self.response
+        if watch is None or response is None:
+            return None
+        body = decoded_start(response.headers.get("content-encoding", ""), b"".join(self.data))
+        error = watch.dialect.read_error(response.status_code, watch.headers, body)
+        if not error.message or self.session.leaks.in_words(error.message.encode("utf-8", "replace")):
+            return None
+        return error.kind, f"{self.provider.name} answered {response.status_code}: {error.message}"
 
     def quotable(self, told: bytes) -> bytes:
         """A provider's own words, unless they repeat a key."""

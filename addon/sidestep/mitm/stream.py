@@ -615,7 +615,7 @@ class FailoverStream(HttpStream):
         if session.is_websocket:
             best = None  # on a 426 the clients that can come back over HTTP, on anything else they give up
         if self.made_up and (best is None or best is not self.told):
-            kind, message = session.phrase_exhausted()
+            kind, message = (best and best.phrase_refused()) or session.phrase_exhausted()
             session.broken_off = True
             yield from self._close_in_band(message, session.error_event(kind, message) if session.waiting else b"")
         elif best is not None:
@@ -668,8 +668,7 @@ class FailoverStream(HttpStream):
         assert flight.response is not None
         self.server_state = super().state_wait_for_response_headers
         yield from self.server_state(ResponseHeaders(self.stream_id, flight.response, flight.bodiless))
-        held, flight.data = flight.data, []
-        for data in held:
+        for data in flight.take_held():
             if not self._is_over():
                 yield from self.server_state(ResponseData(self.stream_id, data))
         if flight.ended and not self._is_over():

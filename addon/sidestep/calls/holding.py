@@ -15,6 +15,7 @@ from sidestep.breaker.outcomes import ErrorFacts, ErrorKind, Kind, Outcome, Then
 from sidestep.calls.decoding import EncodingError
 from sidestep.calls.watching import Piece, Shape, Watch
 from sidestep.config.settings import TimeoutSettings
+from sidestep.dialects.reader import HALF_A_CALL
 
 ERROR_BODY_SECONDS = 5.0
 """An error body that does not come in this time is judged by its status alone."""
@@ -48,7 +49,7 @@ class Step:
     `data`: what goes on of the bytes that were fed. `outcome`: what the attempt is given; with `ended` as the last word
     on it. `error`: what the provider gave up with, with BREAK, and with RELEASE where it came together with the first
     content. `told`: that error as it came, where the official SDK raises from it. `note`: something that the attempt's
-    story should tell.
+    story should tell. `goes_on`: with RELEASE, the error is told as it came, and what follows it goes on.
     """
 
     do: Do
@@ -58,6 +59,7 @@ class Step:
     error: ErrorFacts | None = None
     told: bytes = b""
     note: str = ""
+    goes_on: bool = False
 
 
 class Holding:
@@ -238,8 +240,18 @@ class Holding:
     def _release(self, outcome: Outcome | None, piece: Piece, now: float, note: str = "") -> Step:
         self.released = True
         self.deadline = now + self._timeouts.idle
-        told = piece.told if piece.raises or not self.watch.extensible else b""
-        return Step(Do.RELEASE, piece.forward, outcome, error=piece.error, told=told, note=note or _note(piece))
+        if piece.error is None:
+            return Step(Do.RELEASE, piece.forward, outcome, note=note or _note(piece))
+        goes_on = self._goes_on(piece.error)
+        told = piece.told if piece.raises or goes_on else b""
+        # What came in one compressed piece with the error holds it.
+        data = piece.forward if goes_on or self.watch.plain else b""
+        return Step(Do.RELEASE, data, outcome, False, piece.error, told, note or _note(piece), goes_on)
+
+    def _goes_on(self, error: ErrorFacts) -> bool:
+        """Whether a provider's error goes on as it came, and what follows it: no event of ours could end the stream.
+        Not where half a call of a tool would look whole."""
+        return not self.watch.extensible and error is not HALF_A_CALL
 
     # --- flowing
 
@@ -261,8 +273,9 @@ class Holding:
 
     def _broken(self, piece: Piece) -> Step:
         """The provider has given up after content. Where no event of ours can end the stream, its own does."""
-        do = Do.BREAK if self.watch.extensible else Do.FORWARD
-        told = piece.told if piece.raises or do is Do.FORWARD else b""
+        goes_on = piece.error is not None and self._goes_on(piece.error)
+        told = piece.told if piece.raises or goes_on else b""
+        do = Do.FORWARD if goes_on else Do.BREAK
         return Step(do, piece.forward, judging.STREAM_ERROR, error=piece.error, told=told, note=_note(piece))
 
     def _read(self, data: bytes) -> Piece:

@@ -649,8 +649,8 @@ class FailoverStream(HttpStream):
         if not flight.ended and response.status_code >= 200:
             response.stream = True  # else mitmproxy would collect it, however long it becomes
         yield from self._arm(flight)
-        goes_on = step.error is not None and not watch.extensible and flight.may_tell(step)
-        if goes_on:  # the error that came with the first content, where no event of ours could end the stream
+        goes_on = step.goes_on and flight.may_tell(step)
+        if goes_on:
             flight.data.append(step.told)
         yield from self._release(flight)
         if step.error is not None and not goes_on and not self._is_over():

@@ -724,6 +724,20 @@ def test_sealed_reasoning_of_another_issuer_is_left_out_of_a_message() -> None:
     assert json.loads(quiet.say(call)) == call
 
 
+@pytest.mark.parametrize(
+    ("conversation", "sealed", "closes"), [("c", "drop", True), ("", "drop", False), ("c", "pin", False)]
+)
+def test_a_refusal_of_sealed_reasoning(conversation: str, sealed: str, closes: bool) -> None:
+    """It is kept back where the client comes again, and then finds the reasoning left out; else it is the app's."""
+    w = world("a", "b", top=f'[routing]\nsealed = "{sealed}"')
+    socket = Socket(w, conversation=conversation)
+    reasoning = {"id": "rs1", "type": "reasoning", "encrypted_content": "gAAA", "summary": []}
+    socket.say({**CREATE, "input": [reasoning]})
+    refusal = {"type": "error", "status": 400, "error": {"code": "invalid_encrypted_content", "message": "no"}}
+    assert socket.hear(refusal) == [not closes]
+    assert socket.frames.closes is closes
+
+
 def test_a_stand_in_gets_what_it_demands() -> None:
     """OpenRouter refuses to store."""
     w = world(a='issuer = "openrouter"')

@@ -59,7 +59,9 @@ def events(answer: Stream) -> Iterator[dict[str, Any]]:
 
 
 class H2Client:
-    """One connection. State: the socket, the protocol's state, the streams by id."""
+    """One connection. State: the socket, the protocol's state, the streams by id, whether what is sent waits."""
+
+    _holds_back = False
 
     def __init__(
         self, proxy: Mitmdump, host: str, port: int = 443, timeout: float = 15, ca: Path | None = None
@@ -67,7 +69,6 @@ class H2Client:
         """`ca`: trusted in place of the proxy's."""
         self.host = host
         self.streams: dict[int, Stream] = {}
-        self._holds_back = False
         raw = socket.create_connection(("127.0.0.1", proxy.port), timeout=timeout)
         try:
             raw.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())

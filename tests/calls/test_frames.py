@@ -724,6 +724,20 @@ def test_sealed_reasoning_of_another_issuer_is_left_out_of_a_message() -> None:
     assert json.loads(quiet.say(call)) == call
 
 
+@pytest.mark.parametrize(
+    ("conversation", "sealed", "closes"), [("c", "drop", True), ("", "drop", False), ("c", "pin", False)]
+)
+def test_a_refusal_of_sealed_reasoning(conversation: str, sealed: str, closes: bool) -> None:
+    """It is kept back where the client comes again, and then finds the reasoning left out; else it is the app's."""
+    w = world("a", "b", top=f'[routing]\nsealed = "{sealed}"')
+    socket = Socket(w, conversation=conversation)
+    reasoning = {"id": "rs1", "type": "reasoning", "encrypted_content": "gAAA", "summary": []}
+    socket.say({**CREATE, "input": [reasoning]})
+    refusal = {"type": "error", "status": 400, "error": {"code": "invalid_encrypted_content", "message": "no"}}
+    assert socket.hear(refusal) == [not closes]
+    assert socket.frames.closes is closes
+
+
 def test_a_stand_in_gets_what_it_demands() -> None:
     """OpenRouter refuses to store."""
     w = world(a='issuer = "openrouter"')
@@ -748,7 +762,7 @@ def test_realtime_has_its_model_from_the_handshake() -> None:
 
 
 def test_what_is_asked_for_without_a_model_is_asked_of_the_one_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Realtime's is the handshake's; a message that is too long to be read goes on as it is."""
+    """Realtime's is the handshake's; a message that is too long to be read goes to no provider with a key of ours."""
     w = world(a='models = { "m" = "ours" }')
     socket = Socket(w, REALTIME)
     socket.say({"type": "response.create"})
@@ -764,10 +778,41 @@ def test_what_is_asked_for_without_a_model_is_asked_of_the_one_known(monkeypatch
     socket = Socket(w)
     assert json.loads(socket.say(CREATE))["model"] == "ours"
     socket.hear(COMPLETED)
-    long = {**CREATE, "input": "A" * 200}
-    assert json.loads(socket.say(long)) == long
+    assert not socket.frames.closes
+    socket.say({**CREATE, "input": "A" * 200})
+    assert socket.frames.closes
+    assert counts(w, model="ours") == (1, 0)
+
+
+AMBIGUOUS = [
+    b'{"type":"response.create","model":"m","model":"n"}',
+    b'{"type":"response.create","model":"m","Model":"n"}',
+    b'{"type":"response.create","model":["m"]}',
+    b'\xef\xbb\xbf{"type":"response.create","model":"m"}',
+    b'{"type":"response.create","model":"m","x":NaN}',
+    b'{"type":"session.update","type":"response.create","model":"m"}',
+    b'{"type":"\\u0072esponse.create","model":"m"}',
+    b'{"type":"response.create","model":"m","input":[' + b"[]," * 200_000 + b"[]]}",
+]
+
+
+@pytest.mark.parametrize("message", AMBIGUOUS)
+def test_a_message_that_servers_may_read_in_different_ways(message: bytes) -> None:
+    """With a key of ours it goes to no provider: the socket is closed, for the client to come back over HTTP, where the
+    call goes home. What goes to the app's own, and what only looks on, passes as it is."""
+    socket = Socket(world())
+    socket.say(CREATE)
     socket.hear(COMPLETED)
-    assert counts(w, model="ours") == (2, 0)
+    assert socket.frames.sent(message, is_text=True) is message
+    assert socket.frames.closes
+    assert "kept back" in " ".join(note for attempt in socket.exchange.attempts for note in attempt.notes)
+    socket.close(frames.COME_AGAIN)
+    assert (counts(socket.world), at_rest(socket.world)) == ((1, 0), True)
+    own = 'base_url = "http://app.test/v1"'
+    home = toml("priority", a="").replace('base_url = "http://a.test/v1"\napi_key = "k"', own)
+    for harmless in (Socket(world(), acting=False), Socket(World(home)), Socket(world(), REALTIME)):
+        harmless.frames.sent(message, is_text=True)
+        assert not harmless.frames.closes
 
 
 def test_of_several_responses_at_a_time_each_has_its_own_end() -> None:

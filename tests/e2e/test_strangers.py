@@ -5,10 +5,13 @@ They are real ones, in a network namespace of their own; where the machine canno
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,9 @@ from typing import Any
 import pytest
 
 from support import tables
+from support.hostile import hostile
 from support.namespaces import GATEWAY, Networks, networks
-from support.provider import Behaviour, Provider, text_of
+from support.provider import Behaviour, Provider, Seen, text_of
 from support.proxy import Mitmdump
 from support.raw import Wire, chat, request
 from support.settings import key_of, table
@@ -181,3 +185,100 @@ def test_a_strangers_body_is_not_read(net: Networks, provider: Make, start: Call
     assert m.peak_memory - memory < 16 << 20
     assert re.search("error", m.log, re.IGNORECASE) is None
     assert changed(before, known(m)) == {}
+
+
+def _badly(seen: Seen) -> Behaviour:
+    """What bad callers ask for, and good ones never get."""
+    try:
+        user = seen.json.get("user")
+    except (ValueError, AttributeError, RecursionError):
+        return Behaviour(body=b"{}")
+    return {
+        "429": Behaviour(status=429, headers={"retry-after": "86400"}),
+        "500": Behaviour(status=500),
+        "401": Behaviour(status=401),
+        "cut": Behaviour(reset=True),
+        "silent": Behaviour(silent=True),
+        "html": Behaviour(body=b"<html>", headers={"content-type": "text/html"}),
+        "limits": Behaviour(headers={"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9h"}),
+    }.get(user, Behaviour(body=b"{}"))
+
+
+def _latencies(m: Mitmdump, url: str, until_done: Callable[[], bool]) -> list[float]:
+    """Seconds of one app's calls, one after the other."""
+    found: list[float] = []
+    with Wire(m, timeout=30) as wire:
+        while not until_done() or len(found) < 100:
+            began = time.monotonic()
+            status, fields, _ = wire.send(chat(url, user="good")).answer()
+            found.append(time.monotonic() - began)
+            assert (status, fields["x-sidestep-attempts"]) == (200, "b:200")
+            time.sleep(0.005)
+    return sorted(found)
+
+
+SEED, HOSTILE = 10, 1_000
+
+
+def test_a_thousand_hostile_requests_of_strangers(
+    net: Networks, provider: Make, start: Callable[[str], Mitmdump]
+) -> None:
+    """What is known of the providers, the size of every table and other apps' waits are as they were before."""
+    own, b = provider("own"), provider("b")
+    own.chooser = _badly
+    m = start(settings(own, b))
+    # mitmproxy says of its own what it thinks of such requests, with tracebacks at times.
+    m.may_complain = True
+    _latencies(m, KEYED, lambda: True)  # what is made once is made
+    before_calls = _latencies(m, KEYED, lambda: True)
+    calls = b.count
+    before, memory = at_first(net, m), m.memory
+    todo = iter(list(hostile(SEED, HOSTILE, (own.url(), KEYED))))
+    taking = threading.Lock()
+    sent = threading.Semaphore(0)
+
+    def attack() -> None:
+        while True:
+            with taking:
+                request, leaves = next(todo, (None, None))
+            if request is None:
+                return
+            with contextlib.suppress(OSError, EOFError, ValueError, IndexError), stranger(net, m) as wire:
+                wire.sock.settimeout(2 if leaves is None else leaves or 0.001)
+                wire.send(request).head()
+                if leaves == 0.0:
+                    wire.reset()
+            sent.release()
+
+    attackers = [threading.Thread(target=attack) for _ in range(3)]
+    for attacker in attackers:
+        attacker.start()
+    meanwhile = _latencies(m, KEYED, lambda: not any(attacker.is_alive() for attacker in attackers))
+    for attacker in attackers:
+        attacker.join()
+    assert sent._value == HOSTILE
+    until(lambda: own.in_flight == 0, "no call of a stranger is left")
+    after = known(m)
+    mine = len(meanwhile)
+    assert b.count == calls + mine, "no key was used for a stranger"
+    # The app's own calls in the meantime have been counted; nothing else has.
+    counted = {name: values for name, values in changed(before, after).items() if name not in ("health", "metrics")}
+    assert counted == {}
+    for state in (before, after):
+        for status in state["health"]["providers"].values():
+            assert (status["state"], status["failures"], status["cooldown"], status["permits_out"]) == (
+                "closed",
+                0,
+                None,
+                0,
+            )
+    totals = [state["health"]["providers"]["b"]["totals"] for state in (before, after)]
+    assert totals[1] == {**totals[0], "success": totals[0]["success"] + mine}
+    assert after["health"]["providers"]["own"] == before["health"]["providers"]["own"]
+    assert m.memory - memory < 64 << 20
+    assert meanwhile[int(0.99 * mine)] - before_calls[int(0.99 * len(before_calls))] < 0.05 * SLACK
+    assert re.search("sidestep: internal error", m.log) is None
+
+
+SLACK = 4
+"""How many times the wait may be that was asked for: the attackers and the providers share the two cores."""

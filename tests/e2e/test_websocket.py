@@ -554,6 +554,19 @@ def test_frames_without_a_mapping_are_untouched(a: Echo, b: Echo, proxy: Start) 
         assert app.ask(CREATE) == f"a: {CREATE}"
 
 
+def test_a_frame_that_servers_may_read_in_different_ways_reaches_no_stand_in(a: Echo, b: Echo, proxy: Start) -> None:
+    """The socket is closed instead, with the code on which a client comes again: over HTTP such a call goes home."""
+    a.answer = 503
+    with App(proxy(config(a, b))) as app:
+        app.shake()
+        assert app.ask(CREATE) == f"b: {CREATE}"
+        app.say(TextMessage(CREATE.replace("{", '{"model": "o9", ', 1)))
+        closed = app.hear()
+        assert isinstance(closed, CloseConnection)
+        assert closed.code == 1012
+    assert b.seen[0].left.wait(5)
+
+
 def test_a_mapped_model_leaves_the_apps_key_in_the_query(a: Echo, proxy: Start) -> None:
     """The own provider gets the app's credential, in the query too, when the model is another."""
     base = f"http://127.0.0.1:{a.port}/v1"

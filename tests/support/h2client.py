@@ -59,7 +59,7 @@ def events(answer: Stream) -> Iterator[dict[str, Any]]:
 
 
 class H2Client:
-    """One connection. State: the socket, the protocol's state, the streams by id."""
+    """One connection. State: the socket, the protocol's state, the streams by id, whether what is sent waits."""
 
     def __init__(
         self, proxy: Mitmdump, host: str, port: int = 443, timeout: float = 15, ca: Path | None = None

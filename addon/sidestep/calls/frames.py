@@ -26,7 +26,16 @@ from sidestep.calls.session import LEFT_OUT, Session
 from sidestep.dialects import common, sealed
 from sidestep.dialects.base import Call
 from sidestep.dialects.errors import facts_in, facts_of_close
-from sidestep.dialects.openai_frames import ASKED_BYTES, RESPONSES, FrameReader, Reply, Said, Sign, is_object
+from sidestep.dialects.openai_frames import (
+    ASKED_BYTES,
+    RESPONSES,
+    FrameReader,
+    Reply,
+    Said,
+    Sign,
+    is_ambiguous,
+    is_object,
+)
 from sidestep.routing import table
 from sidestep.routing.sockets import OPERATION
 from sidestep.routing.table import Candidate
@@ -106,9 +115,20 @@ class Frames:
 
     def sent(self, content: bytes, *, is_text: bool) -> bytes:
         """The app sends a message: what the provider gets, the very same bytes where there is nothing to change."""
+        if is_text and self._is_withheld(content):
+            self.closes = True
+            self._flight.note("a message was kept back that cannot be read, for the client to come again over HTTP")
+            return content
         content = self._asked(content, is_text=is_text)
         self._bound()
         return content
+
+    def _is_withheld(self, content: bytes) -> bool:
+        """Whether it is not known what a message asks for: with a key of ours it goes to no provider."""
+        ours = self.session.acting and not self._candidate.own_credential
+        if not ours or not self._asks_by_model or not is_object(content):
+            return False
+        return len(content) > ASKED_BYTES or is_ambiguous(content)
 
     def _asked(self, content: bytes, *, is_text: bool) -> bytes:
         reply = self._reader.asked(content) if is_text else None

@@ -395,7 +395,9 @@ class Calls:
                 session.kept_bytes -= len(told.messages.pop(0).content)
             if message.from_client:
                 content = session.frames.sent(message.content, is_text=is_text)
-                if content is not message.content:
+                if session.frames.closes:
+                    message.drop()
+                elif content is not message.content:
                     message.content = content
             elif not message.injected and not session.frames.came(message.content, is_text=is_text):
                 message.drop()

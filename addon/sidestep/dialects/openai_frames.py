@@ -20,6 +20,8 @@ import msgspec
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind
 from sidestep.dialects import common
 from sidestep.dialects.base import Mark
+from sidestep.dialects.bodies import NotReadError, fields_in, model_in, value_in
+from sidestep.dialects.bounds import is_crowded
 from sidestep.dialects.common import items_of, value_of
 from sidestep.dialects.errors import facts_in
 from sidestep.dialects.openai_streams import EventReader, decoded
@@ -156,6 +158,17 @@ def is_object(content: bytes) -> bool:
     return content[:64].lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"{")
 
 
+def is_ambiguous(content: bytes) -> bool:
+    """Whether servers may read a message of the app in different ways, or more is in it than is read."""
+    try:
+        _, fields = fields_in(content)
+        model_in(fields)
+        kind = value_in(fields.get("type"))
+    except NotReadError:
+        return True
+    return kind in _ASKS and not any(b'"%s"' % ask.encode() in content for ask in _ASKS)  # by another spelling
+
+
 class FrameReader:
     """One socket. State: the responses under way, the oldest first; the ids of the last ones that were given up, of
     which more may come."""
@@ -179,7 +192,7 @@ class FrameReader:
     def came(self, content: bytes) -> list[Said]:
         """The provider has sent this text, which may bear several events. What comes of a response after its end is
         NOTHING."""
-        if len(content) > READ_BYTES:
+        if len(content) > READ_BYTES or is_crowded(content):
             return [self._closed(self._glance(content))]
         try:
             frame = decode_event(_frame, content)

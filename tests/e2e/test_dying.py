@@ -408,7 +408,6 @@ def test_an_app_that_leaves(case: Case, world: World) -> None:
 
 
 @pytest.mark.parametrize("case", DYING, ids=lambda case: case.id)
-@pytest.mark.xfail(reason="expects a call that is made again at the same provider", strict=False)
 def test_a_provider_that_dies(case: Case, world: World) -> None:
     """Whatever stage a provider dies at, with a reset or in good order, the app has a whole answer, or what came and
     an error event; the provider is blamed once for each connection that it broke, and the app's next calls are
@@ -591,7 +590,6 @@ def test_apps_that_leave_at_random(combo: Combo, world: World) -> None:
 
 
 @pytest.mark.parametrize("combo", COMBOS)
-@pytest.mark.xfail(reason="expects a call that is made again at the same provider", strict=False)
 def test_a_provider_that_dies_at_random(combo: Combo, world: World) -> None:
     """While a provider's connections break every few dozen milliseconds each call ends: with a whole answer, or with a
     part of one and an error event."""

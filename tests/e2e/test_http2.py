@@ -215,7 +215,6 @@ AFTER_CONTENT = {
 }
 
 
-@pytest.mark.xfail(reason="expects a call that is made again at the same provider", strict=False)
 def test_a_stream_that_breaks_after_content_ends_in_an_error_event(world: World, subtests: pytest.Subtests) -> None:
     """What came stays, an error event follows, the HTTP/2 stream ends well, and the next on its connection is whole."""
     a, b = world.a, world.b

@@ -38,8 +38,8 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
     monkeypatch.setenv("KEY_OF_P", "sk-very-secret")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in {name for entry in catalog.CATALOG.values() for name in entry.env}:
-        monkeypatch.delenv(name, raising=False)
+    for key in {v for name, entry in catalog.CATALOG.items() for v in catalog.variables_of(name, entry)}:
+        monkeypatch.delenv(key, raising=False)
     for name in [name for name in os.environ if name.lower().endswith("_proxy") or name == "JAVA_TOOL_OPTIONS"]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -98,9 +98,9 @@ def test_providers_tells_whose_key_is_set(runner: CliRunner, monkeypatch: pytest
 def test_a_program_gets_a_line_for_each_row(runner: CliRunner) -> None:
     """Where no terminal shows a table, all of a row stands in one line, whatever the variable COLUMNS says."""
     lines = runner.invoke(main, ["providers"], env={"COLUMNS": "40"}).output.splitlines()
-    assert len(lines) == len(catalog.CATALOG) + 1
-    for line, (name, entry) in zip(lines[1:], catalog.CATALOG.items(), strict=True):
-        assert line.split()[:3] == [name, entry.dialect, str(entry.base_url)]
+    rows = [(name, e, dialect, base) for name, e in catalog.CATALOG.items() for dialect, base in e.base_urls.items()]
+    for line, (name, entry, dialect, base) in zip(lines[1:], rows, strict=True):
+        assert line.split()[:3] == [name, dialect, base]
         assert " or ".join(entry.env) in line
 
 
@@ -345,19 +345,75 @@ def test_explain_names_who_would_be_asked(runner: CliRunner) -> None:
     assert found["routed"] is True
     own = {"name": "openai", "base_url": "https://api.openai.com/v1", "model": "gpt-4o", "own": True}
     assert found["providers"] == [
-        own | {"credential": "the app's own"},
+        own | {"credential": "the app's own", "why": "the app addressed it: with the app's own credential"},
         {
             "name": "p",
             "base_url": "https://p.test/v1",
             "model": "big-4o",
             "own": False,
             "credential": "a key of yours (bearer)",
+            "why": "your key in KEY_OF_P",
         },
     ]
     other = runner.invoke(main, ["explain", url, "--model", "o3"]).output
     assert "not p: it may only be asked for gpt-*" in other
     assert "secret" not in result.output + other
     assert "in-query" not in result.output + other
+
+
+def test_explain_shows_the_chain(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file: each link with its reason, a server of this machine that answers at the end, and what is missing
+    for more; no key."""
+    models = json.dumps({"data": [{"id": "qwen3"}]}).encode()
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(models)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("SIDESTEP_ANTHROPIC_API_KEY", "sk-secret-1")
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-secret-2")
+    arguments = ["explain", "https://api.anthropic.com/v1/messages", "--model", "claude-opus-4-8"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.server_port}")
+        result = runner.invoke(main, arguments)
+        data = json.loads(runner.invoke(main, [*arguments, "--json"]).output)
+        server.shutdown()
+    assert [(p["name"], p["model"], p["why"]) for p in data["providers"]] == [
+        ("anthropic", "claude-opus-4-8", "the app addressed it: with the app's own credential"),
+        ("anthropic-key", "claude-opus-4-8", "the app addressed it: with your key in SIDESTEP_ANTHROPIC_API_KEY"),
+        ("openrouter", "anthropic/claude-opus-4.8", "your key in OPENROUTER_API_KEY"),
+        ("ollama", "qwen3", "it answers on this machine: for what nobody else takes"),
+    ]
+    assert {p["name"]: p["why"] for p in data["missing"]} == {
+        "aihubmix": "AIHUBMIX_API_KEY is not set",
+        **{
+            name: f"no server that talks answers at {catalog.CATALOG[name].base_urls['anthropic']}"
+            for name in ("lm-studio", "llama.cpp", "vllm")
+        },
+    }
+    assert "could stand in as well: aihubmix (AIHUBMIX_API_KEY is not set), lm-studio (" in result.output
+    assert "secret" not in result.output + json.dumps(data)
+
+
+def test_explain_tells_what_a_file_leaves_out(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is set is of no use where no table names its provider."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-secret")
+    Path("some.toml").write_text('[[providers]]\nname = "openai"\n')
+    arguments = ["explain", "https://api.openai.com/v1/chat/completions", "--model", "gpt-4o", "--config", "some.toml"]
+    missing = json.loads(runner.invoke(main, [*arguments, "--json"]).output)["missing"]
+    named = f"{Path('some.toml').absolute()} does not name it"
+    assert {p["name"]: p["why"] for p in missing} == {
+        "openai-key": "SIDESTEP_OPENAI_API_KEY is not set",
+        **dict.fromkeys(("openrouter", "ollama", "lm-studio", "llama.cpp", "vllm"), named),
+    }
+    on_embedding = [*arguments[:3], "text-embedding-3-small", *arguments[4:], "--json"]
+    assert [p["name"] for p in json.loads(runner.invoke(main, on_embedding).output)["missing"]] == ["openai-key"]
 
 
 def test_explain_reads_the_model_from_the_url(runner: CliRunner) -> None:
@@ -398,7 +454,7 @@ def test_init_writes_what_check_accepts(runner: CliRunner, monkeypatch: pytest.M
         result = runner.invoke(main, ["check", "new.toml", "--json"])
         assert result.exit_code == 0, result.output
     names = [p["name"] for p in json.loads(result.output)["providers"]]
-    assert {"openai", "anthropic", "gemini", "openrouter", "openrouter-anthropic", "groq"} == set(names)
+    assert {"openai", "anthropic", "gemini", "openrouter", "groq"} == set(names)
     Path("new.toml").write_text("mine")
     refused = runner.invoke(main, ["init", "new.toml"])
     assert refused.exit_code == 1

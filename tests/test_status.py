@@ -383,3 +383,19 @@ def test_the_page_is_safe_from_the_words_of_providers() -> None:
     page = status.page(w.engine, w.now).decode()
     assert "<script>" not in page
     assert page.count("&lt;script&gt;") == 3, "in the route's row, in the provider's and in the event"
+
+
+def test_a_provider_of_several_dialects_is_told_once() -> None:
+    """In health, in the metrics, of which no series may come twice, and on the page."""
+    text = toml("priority", "", a="").replace('dialect = "openai"\nbase_url = "http://a.test/v1"', BASES)
+    w = World(text + '[[routes]]\nintercept = ["http://claude.test"]\ndialect = "anthropic"\nproviders = ["a"]\n')
+    assert len(w.engine.settings.providers) == 2
+    assert w.call() == "a"
+    assert list(providers(w)) == ["a"]
+    lines = status.metrics(w.engine, w.now).decode().splitlines()
+    series = [line.rpartition(" ")[0] for line in lines if line[0] != "#"]
+    assert sorted(set(series)) == sorted(series)
+    assert status.page(w.engine, w.now).count(b"<tr><td>a</td>") == 1
+
+
+BASES = 'base_urls = { openai = "http://a.test/v1", anthropic = "http://a.test" }'

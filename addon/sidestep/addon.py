@@ -14,10 +14,10 @@ from mitmproxy import command, contentviews, ctx, exceptions, version
 from mitmproxy.addonmanager import Loader
 from mitmproxy.log import ALERT
 
-from sidestep import status
+from sidestep import probing, status
 from sidestep.breaker.circuit import State
 from sidestep.calls.shared import Core
-from sidestep.config import trusting
+from sidestep.config import local, trusting
 from sidestep.config.locating import Places, choose, places, stamps
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
@@ -39,12 +39,15 @@ logger = logging.getLogger(__name__)
 TUNNEL_CHOICES = ("", "true", "false")
 LOOK_SECONDS = 0.25
 """How often it is looked whether the configuration has changed; it is read when it has stayed the same as long."""
+LOADING_LOOKS = (5.0, 10.0, 15.0, 30.0)
+"""After how many seconds a server of this machine that is not ready yet is asked again."""
 
 
 class Sidestep:
     """The addon. State: its parts, which are there once it is loaded; the configuration's file, the places where one is
     looked for with what was there when it was last read, what was refused of it, what was said of one that is not
-    trusted; on a mitmproxy that lacks what is needed, the part that stands aside."""
+    trusted; the settings as they were read, and the servers of this machine that were found to answer; on a mitmproxy
+    that lacks what is needed, the part that stands aside."""
 
     def __init__(self) -> None:
         self.core = Core()
@@ -56,6 +59,10 @@ class Sidestep:
         self._seen: dict[Path, Stamp | None] = {}
         self._refused = ""
         self._passed_over = ""
+        self._read: Settings | None = None
+        self._found: dict[str, tuple[str, ...]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._runs = False
         self._quickened: list[Dispatch | QuickCheck] = []
 
     @property
@@ -137,17 +144,59 @@ class Sidestep:
                 logger.warning(f"sidestep: {words}")
 
     def _take(self, settings: Settings, path: Path | None) -> None:
-        self.path = path
+        self.path, self._read = path, settings
+        self._use(local.with_found(settings, self._found))
+        logger.info(f"sidestep: configuration: {settings.source}")
+        if path is not None and self._places.named is None and (others := trusting.others_may_write(path)):
+            logger.warning(f"sidestep: others may write {path} ({others}), and choose in it where calls go")
+        for line in describe(self._engine().settings):
+            logger.info(f"sidestep: {line}")
+        if self._runs:
+            self._look_around()
+
+    def _use(self, settings: Settings) -> None:
         if self.engine is None:
             self.core.engine = Engine(settings)
             self.core.engine.tell = self.core.tell
         else:
             self.engine.reconfigure(settings)
-        logger.info(f"sidestep: configuration: {settings.source}")
-        if path is not None and self._places.named is None and (others := trusting.others_may_write(path)):
-            logger.warning(f"sidestep: others may write {path} ({others}), and choose in it where calls go")
-        for line in describe(settings):
-            logger.info(f"sidestep: {line}")
+
+    def _look_around(self) -> None:
+        """Look for servers of this machine; nothing waits for that."""
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = asyncio.get_running_loop().create_task(self._look_for_servers())
+        self._keep(self._looking)
+
+    async def _look_for_servers(self) -> None:
+        settings = self._read
+        if settings is None or settings.mode == "off":
+            return
+        # llama.cpp listens where mitmproxy does by default.
+        listener = ctx.master.addons.get("proxyserver")
+        ours = set() if listener is None else {port for _, port, *_ in listener.listen_addrs()}
+        wanted = [p for p in local.looked_for(settings) if p.base_url.port not in ours]
+        if not wanted:
+            return
+        for seconds in (0.0, *LOADING_LOOKS):
+            await asyncio.sleep(seconds)
+            found = await asyncio.to_thread(probing.models_of, wanted)
+            try:
+                self._take_found(settings, {name: models for name, models in found.items() if models is not None})
+            except Exception as e:
+                self.core.log_bug("local", e)
+            if None not in found.values():
+                return
+
+    def _take_found(self, settings: Settings, found: dict[str, tuple[str, ...]]) -> None:
+        if found == self._found:
+            return
+        told = {*local.describe(settings, self._found), *describe(self._engine().settings)}
+        self._found = found
+        self._use(local.with_found(settings, found))
+        for line in (*local.describe(settings, found), *describe(self._engine().settings)):
+            if line not in told:
+                logger.info(f"sidestep: {line}")
 
     def running(self) -> None:
         if self._aside is not None:
@@ -155,6 +204,8 @@ class Sidestep:
         if self.engine is None and not self._refused:
             # An addon that is added by `master.addons.add` is told of changes of options only.
             self.configure(set())
+        self._runs = True
+        self._look_around()
         self._keep(asyncio.get_running_loop().create_task(self._watch()))
         self._keep(asyncio.get_running_loop().create_task(self._settle_in()))
 
@@ -217,7 +268,7 @@ class Sidestep:
         except ConfigError as e:
             logger.error(f"sidestep: configuration not reloaded, the old one stays in force: {e}")
             return False
-        if self.engine is not None and settings == self.engine.settings:
+        if settings == self._read:
             return True
         self._take(settings, chosen.path)
         logger.log(ALERT, f"sidestep: configuration reloaded from {settings.source}")
@@ -264,7 +315,7 @@ class Sidestep:
 
     def _hold(self, name: str, state: State | None) -> None:
         engine = self._engine()
-        names = [p.name for p in engine.settings.providers]
+        names = engine.settings.by_name
         if name not in names:
             raise exceptions.CommandError(f"expected one of {', '.join(names)}, found {name!r}")
         engine.hold(name, state)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sidestep.config import advice, catalog, initial, keys, reach, reading, trusting
+from sidestep.config import advice, catalog, initial, keys, local, reach, reading, trusting
 from sidestep.config.locating import FILE, Choice, choose, places
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Provider, Settings
@@ -25,6 +25,7 @@ from sidestep.routing import explaining
 from sidestep.run import environment, proxy, trust
 
 USUAL_WIDTH = 80
+SHOWN_MODELS = 20
 UNFOLDED = 1000
 """Columns of what no terminal shows."""
 
@@ -197,10 +198,13 @@ def trust_command(file: Path, revoke: bool) -> None:
 def explain(url: str, model: str | None, method: str | None, config_file: Path | None, as_json: bool) -> None:
     """Say where a call to URL would go, and why."""
     _, settings = _settings(config_file, as_json=as_json)
+    settings = _with_local_servers(settings)
     try:
         found = explaining.explain(settings, url, model, method and method.upper())
     except ValueError as e:
         raise click.BadParameter(str(e), param_hint="URL") from None
+    if "route" in found:
+        found["missing"] = explaining.missing(settings, found, os.environ)
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
@@ -208,6 +212,7 @@ def explain(url: str, model: str | None, method: str | None, config_file: Path |
     if not found["routed"]:
         console.print(f"It goes where the app sent it: {found['why']}.", soft_wrap=True, markup=False)
         _print_rejected(console, found)
+        _print_missing(console, found)
         return
     asked = f" for {found['model']}" if found["model"] else " for a model that was not said (--model)"
     # One provider has no order.
@@ -216,12 +221,13 @@ def explain(url: str, model: str | None, method: str | None, config_file: Path |
     console.print(line, soft_wrap=True, markup=False)
     if found["mode"] == "observe":
         console.print("(mode observe: Sidestep would only look on)", markup=False)
-    table = _table(console, "", "provider", "base URL", "model", "credential", kept={"", "provider"})
+    table = _table(console, "", "provider", "base URL", "model", "credential", "why", kept={"", "provider"})
     for number, p in enumerate(found["providers"], 1):
         own = " (own)" if p["own"] else ""
-        table.add_row(str(number), p["name"] + own, p["base_url"], p["model"] or "-", p["credential"])
+        table.add_row(str(number), p["name"] + own, p["base_url"], p["model"] or "-", p["credential"], p["why"])
     console.print(table)
     _print_rejected(console, found)
+    _print_missing(console, found)
 
 
 def _console() -> Console:
@@ -243,6 +249,23 @@ def _table(console: Console, *columns: str, kept: Collection[str] = ()) -> Table
 def _print_rejected(console: Console, found: dict[str, Any]) -> None:
     for p in found.get("rejected", ()):
         console.print(f"not {p['name']}: {p['why']}", soft_wrap=True, markup=False)
+
+
+def _print_missing(console: Console, found: dict[str, Any]) -> None:
+    if lacking := [f"{p['name']} ({p['why']})" for p in found.get("missing", ())]:
+        console.print(f"could stand in as well: {', '.join(lacking)}", soft_wrap=True, markup=False)
+
+
+def _with_local_servers(settings: Settings) -> Settings:
+    """The settings with the servers of this machine that answer now, as a proxy that is started now would use them."""
+    wanted = local.looked_for(settings)
+    if not wanted or settings.mode == "off":
+        return settings
+    # It brings mitmproxy's types along, which takes its time.
+    from sidestep import probing
+
+    found = {name: models for name, models in probing.models_of(wanted).items() if models is not None}
+    return local.with_found(settings, found)
 
 
 def _settings(file: Path | None, *, as_json: bool) -> tuple[Choice, Settings]:
@@ -271,6 +294,7 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
     """
     chosen, settings = _settings(file, as_json=as_json)
     found = _keys(chosen, settings)
+    settings = _with_local_servers(settings)
     probes = []
     if probe:
         # It brings mitmproxy's types along, which takes its time.
@@ -301,7 +325,8 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
             console.print(f"keys that are {word}: {', '.join(names)}", markup=False, soft_wrap=True)
     for p in probes:
         style, word = {True: ("green", "ok"), False: ("red", "failed"), None: ("", "-")}[p.ok]
-        console.print(Text.assemble(f"{p.provider}: ", (word, style), f", {p.text}"), soft_wrap=True)
+        name = p.provider if len(settings.by_name[p.provider]) == 1 else f"{p.provider} ({p.dialect})"
+        console.print(Text.assemble(f"{name}: ", (word, style), f", {p.text}"), soft_wrap=True)
     raise SystemExit(failed)
 
 
@@ -320,7 +345,10 @@ def _credential(provider: Provider) -> str:
 
 
 def _models(provider: Provider) -> str:
-    return "all" if provider.only is None else ", ".join(provider.only)
+    if provider.only is None:
+        return "all"
+    more = len(provider.only) - SHOWN_MODELS
+    return ", ".join(provider.only[:SHOWN_MODELS]) + (f", {more} more" if more > 0 else "")
 
 
 def _as_data(settings: Settings) -> dict[str, Any]:
@@ -354,18 +382,29 @@ def _as_data(settings: Settings) -> dict[str, Any]:
 @JSON_OPTION
 def providers(as_json: bool) -> None:
     """Show the built-in catalog, and whose keys are in the environment."""
-    rows = []
-    for name, entry in catalog.CATALOG.items():
-        found = next((v for v in entry.env if os.environ.get(v)), None)
-        rows.append((name, entry.dialect, str(entry.base_url), " or ".join(entry.env), found is not None))
+    found = [
+        (name, entry, keys.variable_of(name, entry, os.environ) is not None) for name, entry in catalog.CATALOG.items()
+    ]
     if as_json:
-        names = ("name", "dialect", "base_url", "key", "key_is_set")
-        click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
+        rows = [
+            {
+                "name": name,
+                "dialect": next(iter(entry.endpoints)),
+                "base_url": next(iter(entry.base_urls.values())),
+                "base_urls": entry.base_urls,
+                "key": " or ".join(entry.env),
+                "key_is_set": is_set,
+            }
+            for name, entry, is_set in found
+        ]
+        click.echo(json.dumps(rows, indent=1))
         return
     console = _console()
     table = _table(console, "provider", "dialect", "base URL", "key in", "set", kept={"provider", "dialect", "set"})
-    for name, dialect, base, env, is_set in rows:
-        table.add_row(name, dialect, base, env or "-", "yes" if is_set else "")
+    table.columns[3].min_width = max(len(variable) for _, entry, _ in found for variable in entry.env)
+    for name, entry, is_set in found:
+        for dialect, base in entry.base_urls.items():
+            table.add_row(name, dialect, base, " or ".join(entry.env) or "-", "yes" if is_set else "")
     console.print(table)
 
 

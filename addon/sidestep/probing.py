@@ -1,4 +1,5 @@
-"""Asks each provider for its list of models: whether its address and its key are good.
+"""Asks each provider for its list of models: whether its address and its key are good, which servers of this machine
+answer, and what they have.
 
 Network, but no proxy and no circuit. No key appears in what comes back, nor anything that a provider said.
 """
@@ -23,6 +24,8 @@ from sidestep.config.settings import Provider
 from sidestep.credentials import credential_fields
 
 SECONDS = 10.0
+LOCAL_SECONDS = 1.0
+"""For a server of this machine, which is not waited for: it answers at once or is none."""
 AT_ONCE = 16
 MODELS_BYTES = 1 << 23
 """Longer lists are not read to their end."""
@@ -36,6 +39,7 @@ class Probe:
     """`ok` is None where nothing was asked, or where the answer says nothing of address and key."""
 
     provider: str
+    dialect: str
     ok: bool | None
     status: int | None
     text: str
@@ -49,9 +53,40 @@ def probe(providers: Iterable[Provider], seconds: float = SECONDS) -> list[Probe
         return list(pool.map(lambda p: _probe(p, context, seconds), providers))
 
 
+def models_of(providers: Iterable[Provider], seconds: float = LOCAL_SECONDS) -> dict[str, tuple[str, ...] | None]:
+    """The models of those servers of this machine that answer, by their names; None for one that is not ready yet. No
+    proxy is asked for them."""
+    context = ssl.create_default_context()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        asked = {p.name: pool.submit(_ask, p, context, seconds, urllib.request.ProxyHandler({})) for p in providers}
+        answers = {name: future.result() for name, future in asked.items()}
+    found: dict[str, tuple[str, ...] | None] = {}
+    for name, answer in answers.items():
+        if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            found[name] = None
+        elif answer.status == HTTPStatus.OK and (models := _models(answer.body)) is not None:
+            found[name] = tuple(models)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """`status` is None where none came, and `why` says why not."""
+
+    status: int | None
+    body: bytes = b""
+    why: str = ""
+
+
 def _probe(provider: Provider, context: ssl.SSLContext, seconds: float) -> Probe:
     if provider.api_key is None and provider.auth != "none":
-        return Probe(provider.name, None, None, "not asked: it takes the app's own credential")
+        return Probe(provider.name, provider.dialect, None, None, "not asked: it takes the app's own credential")
+    answer = _ask(provider, context, seconds)
+    ok, text = (False, answer.why) if answer.status is None else _judge(provider, answer.status, answer.body)
+    return Probe(provider.name, provider.dialect, ok, answer.status, text)
+
+
+def _ask(provider: Provider, context: ssl.SSLContext, seconds: float, *handlers: urllib.request.BaseHandler) -> _Answer:
     base = provider.base_url
     # Azure lists its models beside its deployments, not below one of them.
     url = str(base).partition("/deployments/")[0] + _LIST[provider.dialect] + (f"?{base.query}" if base.query else "")
@@ -61,39 +96,39 @@ def _probe(provider: Provider, context: ssl.SSLContext, seconds: float) -> Probe
     for name, value in credential_fields(provider):
         # Unredirected, and so not shown to another host: `urllib` gives the other headers to proxies, too.
         request.add_unredirected_header(name.decode("latin-1"), value.decode("latin-1"))
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirect)
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirect, *handlers)
     end = time.monotonic() + seconds
     try:
         with opener.open(request, timeout=seconds) as answer:
-            return _judge(provider, answer.status, _read(answer, end))
+            return _Answer(answer.status, _read(answer, end))
     except urllib.error.HTTPError as e:
         with e:
-            return _judge(provider, e.code, b"")
+            return _Answer(e.code)
     except (OSError, ValueError, http.client.HTTPException) as e:
         # Their texts may quote a header, and with it a key: only what the system says of a connection is told.
-        return Probe(provider.name, False, None, _reason(e))
+        return _Answer(None, why=_reason(e))
 
 
-def _judge(provider: Provider, status: int, body: bytes) -> Probe:
+def _judge(provider: Provider, status: int, body: bytes) -> tuple[bool | None, str]:
     if 200 <= status < 300:
         models = _models(body)
         if models is None:
-            return Probe(provider.name, False, status, f"HTTP {status}, but no list of models")
-        return Probe(provider.name, True, status, f"{models} model{'' if models == 1 else 's'}")
+            return False, f"HTTP {status}, but no list of models"
+        return True, f"{len(models)} model{'' if len(models) == 1 else 's'}"
     text = f"HTTP {status}"
     if status in {s.value for s in HTTPStatus}:
         text += f" {HTTPStatus(status).phrase}"
     if status in (401, 403) and provider.api_key is not None:
         text += ": the key is refused"
     elif status in (404, 405):
-        entry = catalog.CATALOG.get(provider.name)
-        if entry is not None and entry.base_url == str(provider.base_url):
+        entry = catalog.entry_of(provider.name)
+        if entry is not None and entry.base_urls.get(provider.dialect) == str(provider.base_url):
             # The address is known to be right: not every provider of a dialect lists its models.
-            return Probe(provider.name, None, status, f"{text}: it answers, and has no list of models")
+            return None, f"{text}: it answers, and has no list of models"
         text += ": is base_url right?"
     elif 300 <= status < 400:
         text += ": is base_url right? A key follows no redirect"
-    return Probe(provider.name, False, status, text)
+    return False, text
 
 
 def _read(answer: http.client.HTTPResponse, end: float) -> bytes:
@@ -108,14 +143,17 @@ def _read(answer: http.client.HTTPResponse, end: float) -> bytes:
     return b"".join(pieces)
 
 
-def _models(body: bytes) -> int | None:
-    """How many models it lists; None: it is no such list."""
+def _models(body: bytes) -> list[str] | None:
+    """The names of the models that it lists, each an empty one that says none; None: it is no such list."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return None
     models = found.get("data", found.get("models")) if isinstance(found, dict) else found
-    return len(models) if isinstance(models, list) else None
+    if not isinstance(models, list):
+        return None
+    names = (m.get("id", m.get("name")) if isinstance(m, dict) else None for m in models)
+    return [name if isinstance(name, str) else "" for name in names]
 
 
 def _reason(error: Exception) -> str:

@@ -133,7 +133,7 @@ def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
             | ({"stays": dict(r.stays)} if r.stays else {})
             for name, r in routes.items()
         },
-        "providers": {p.name: provider_status(engine, p, now) for p in engine.settings.providers},
+        "providers": {name: provider_status(engine, p, now) for name, (p, *_) in engine.settings.by_name.items()},
     }
     return (503 if word is Health.UNHEALTHY else 200), body
 
@@ -208,8 +208,8 @@ class _EngineCollector(Collector):
         unread = CounterMetricFamily(
             "sidestep_unread", "Answers that went on in a form that is not read here.", labels=["provider"]
         )
-        for provider in engine.settings.providers:
-            unread.add_metric([provider.name], _unread(engine, provider.name))
+        for name in engine.settings.by_name:
+            unread.add_metric([name], _unread(engine, name))
         yield unread
         tokens = CounterMetricFamily(
             "sidestep_tokens", "Tokens as reported by the provider.", labels=["provider", "direction"]
@@ -249,13 +249,13 @@ class _EngineCollector(Collector):
         failures = GaugeMetricFamily("sidestep_circuit_failures", "Consecutive failures.", labels=["provider"])
         permits = GaugeMetricFamily("sidestep_permits_out", "Permits not settled yet.", labels=["provider"])
         cooldown = GaugeMetricFamily("sidestep_cooldown_seconds", "Seconds until a cooldown ends.", labels=["provider"])
-        for provider in engine.settings.providers:
+        for name, (provider, *_) in engine.settings.by_name.items():
             status = provider_status(engine, provider, now)
             for each in State:
-                state.add_metric([provider.name, str(each)], float(status["state"] == each))
-            failures.add_metric([provider.name], status["failure_count"])
-            permits.add_metric([provider.name], status["permits_out"])
-            cooldown.add_metric([provider.name], (status["cooldown"] or {"seconds": 0})["seconds"])
+                state.add_metric([name, str(each)], float(status["state"] == each))
+            failures.add_metric([name], status["failure_count"])
+            permits.add_metric([name], status["permits_out"])
+            cooldown.add_metric([name], (status["cooldown"] or {"seconds": 0})["seconds"])
         yield state
         yield failures
         yield permits

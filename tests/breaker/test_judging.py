@@ -52,6 +52,11 @@ ANSWERS: list[tuple[Any, ...]] = [
     (505, KEYED, b"", None, FAILURE, "http_5xx", HAND, None, False),
     (501, OTHER, b"", None, FAILURE, "http_5xx", NEXT, None, False),
     (505, OTHER, PAGE, None, FAILURE, "http_5xx", NEXT, None, False),
+    # A server that has to load the model first is well.
+    (503, OTHER, said("Loading model", "unavailable_error", 503), None, COOLDOWN, "loading", WAIT, 3.0, False),
+    (503, OTHER, said("Model acme/llama is currently loading"), 20.0, COOLDOWN, "loading", WAIT, 20.0, False),
+    (503, OTHER, said("the model is loaded; out of memory"), None, FAILURE, "http_5xx", RETRY, None, False),
+    (500, OTHER, said("error loading model"), None, FAILURE, "http_5xx", RETRY, None, False),
     # Limits.
     (429, OWN, said("Rate limit reached"), None, COOLDOWN, "rate_limit", NEXT, None, False),
     (429, OTHER, said("Rate limit reached"), 3.0, COOLDOWN, "rate_limit", WAIT, 3.0, False),

@@ -314,3 +314,38 @@ def test_a_call_s_own_identity_is_no_other_account() -> None:
     assert first.fingerprint() == second.fingerprint()
     other = taken(((b"Host", b"app.test"), (b"Authorization", b"Bearer another")))[1]
     assert first.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("sent", "gets"),
+    [
+        ("oauth-2025-04-20", None),
+        ("claude-code-20250219,oauth-2025-04-20, context-1m-2025-08-07", "claude-code-20250219, context-1m-2025-08-07"),
+        ("context-1m-2025-08-07", "context-1m-2025-08-07"),
+    ],
+)
+@pytest.mark.parametrize("keyed", ["own", "other"])
+def test_betas_of_a_plan_go_with_its_token_alone(keyed: str, sent: str, gets: str | None) -> None:
+    """Where a key takes the place of the app's token, at home as well as elsewhere, what speaks of the token stays."""
+    text = TEXT + '[[providers]]\nname = "key"\ndialect = "anthropic"\nbase_url = "http://app.test"\napi_key = "k2"\n'
+    text = text.replace('["own", "other"]', '["own", "other", "key"]')
+    request = http.Request.make("POST", "http://app.test/v1/messages", b"{}")
+    request.headers["authorization"] = "Bearer sk-ant-oat01"
+    request.headers["anthropic-beta"] = sent
+    routes = RouteTable(reading.parse(text, {}).routes)
+    match = routes.match("POST", "http", "app.test", 80, "/v1/messages")
+    assert match is not None
+    call = match.dialect.read("messages", match.tail, "", "application/json", b'{"model":"m"}')
+    candidates = {c.provider.name: c for c in routes.candidates(match, call.model)}
+    original = Original.take(request, AllowList("anthropic"))
+    original.strip(request)
+    for name, beta, credential in (
+        ("own", sent, ("authorization", "Bearer sk-ant-oat01")),
+        ("key" if keyed == "own" else "other", gets, ("x-api-key", "k2" if keyed == "own" else "k")),
+    ):
+        copy = request.copy()
+        point_at(copy, original, match, call, candidates[name])
+        out = outgoing(copy, original, candidates[name], to_http1=True, to_proxy=False)
+        assert out.headers.get("anthropic-beta") == beta
+        found = {h: v for h, v in out.headers.items() if h in ("authorization", "x-api-key")}
+        assert found == dict([credential])

@@ -5,40 +5,56 @@ import fnmatch
 import pytest
 
 from sidestep.config import reading
-from sidestep.config.catalog import AUTH_BY_DIALECT, CATALOG, OFFICIAL, Entry, issuer_at
+from sidestep.config.catalog import (
+    ALIASES,
+    AUTH_BY_DIALECT,
+    CATALOG,
+    OFFICIAL,
+    Entry,
+    entry_of,
+    issuer_at,
+    variables_of,
+)
 from sidestep.config.settings import DIALECT_NAMES, Provider
 from sidestep.config.urls import BaseURL
 from support.corpus import FOLDER
 
 ENTRIES = pytest.mark.parametrize(("name", "entry"), CATALOG.items(), ids=list(CATALOG))
-LOCAL = {name for name, entry in CATALOG.items() if entry.auth == "none"}
+ENDPOINTS = [(name, dialect) for name, entry in CATALOG.items() for dialect in entry.endpoints]
+LOCAL = {name for name, entry in CATALOG.items() if entry.is_local}
 
 
 @ENTRIES
 def test_entry(name: str, entry: Entry) -> None:
-    """Every entry is a sound provider, encrypted or local, whose source is a page that can be opened."""
-    base = BaseURL.parse(entry.base_url)
-    assert str(base) == entry.base_url
-    assert entry.dialect in DIALECT_NAMES
-    assert entry.source.startswith("https://")
-    assert base.scheme == "https" or (base.host == "localhost" and name in LOCAL)
-    assert bool(entry.env) == (name not in LOCAL)
-    assert entry.only != ()
+    """Every entry is a sound provider, encrypted or local, each of whose endpoints has a page that can be opened."""
+    assert {type(variable) for variable in variables_of(name, entry)} <= {str}
+    assert entry.endpoints
+    for dialect, endpoint in entry.endpoints.items():
+        base = BaseURL.parse(endpoint.base_url)
+        assert str(base) == endpoint.base_url
+        assert dialect in DIALECT_NAMES
+        assert endpoint.source.startswith("https://")
+        assert base.scheme == "https" or (base.host == "localhost" and name in LOCAL)
+        assert (endpoint.auth == "none") == (name in LOCAL)
+        assert endpoint.only != ()
 
 
-@ENTRIES
-def test_entry_as_a_file_would_have_it(name: str, entry: Entry) -> None:
+@pytest.mark.parametrize(("name", "dialect"), ENDPOINTS)
+def test_entry_as_a_file_would_have_it(name: str, dialect: str) -> None:
     """What the catalog says is what a configuration file may say, and naming an entry fills in all of it."""
-    models = ", ".join(f'"{glob}" = "{target}"' for glob, target in entry.models)
-    only = "" if entry.only is None else f"only = {list(entry.only)!r}\n"
+    entry = CATALOG[name]
+    endpoint = entry.endpoints[dialect]
+    models = ", ".join(f'"{glob}" = "{target}"' for glob, target in endpoint.models)
+    only = "" if endpoint.only is None else f"only = {list(endpoint.only)!r}\n"
     key = 'api_key = "k"\n' if entry.env else ""
+    issuer = endpoint.issuer or issuer_at(dialect, BaseURL.parse(endpoint.base_url).host) or name
+    tables = "" if entry.env else "timeouts = { first_byte = 300, idle = 300 }\nhedge = { enabled = false }\n"
     written = (
-        f'[[providers]]\nname = "x"\ndialect = "{entry.dialect}"\nbase_url = "{entry.base_url}"\n{key}{only}'
-        f'auth = "{entry.auth or AUTH_BY_DIALECT[entry.dialect]}"\nissuer = "{entry.issuer or name}"\n'
-        f"models = {{ {models} }}\n"
+        f'[[providers]]\nname = "x"\ndialect = "{dialect}"\nbase_url = "{endpoint.base_url}"\n{key}{only}'
+        f'auth = "{endpoint.auth or AUTH_BY_DIALECT[dialect]}"\nissuer = "{issuer}"\nmodels = {{ {models} }}\n{tables}'
     )
-    named = reading.parse(f'[[providers]]\nname = "{name}"\n{key}', {}).providers[0]
-    spelt = reading.parse(written, {}).providers[0]
+    (named,) = reading.parse(f'[[providers]]\nname = "{name}"\ndialect = "{dialect}"\n{key}', {}).providers
+    (spelt,) = reading.parse(written, {}).providers
     assert {**_fields(named), "name": "x"} == _fields(spelt)
 
 
@@ -47,8 +63,35 @@ def _fields(provider: Provider) -> dict[str, object]:
 
 
 def test_official() -> None:
-    """Each dialect's own provider bears its name and has its official base URL."""
-    assert {dialect: CATALOG[dialect].base_url for dialect in DIALECT_NAMES} == OFFICIAL
+    """Each dialect's own provider bears its name and has its official base URL; with a key of the user's own it is
+    another one, at the same place."""
+    assert {dialect: CATALOG[dialect].base_urls[dialect] for dialect in DIALECT_NAMES} == OFFICIAL
+    assert {dialect: CATALOG[f"{dialect}-key"].base_urls[dialect] for dialect in DIALECT_NAMES} == OFFICIAL
+
+
+@pytest.mark.parametrize(
+    ("name", "variables"),
+    [
+        ("openai", ["SIDESTEP_OPENAI_API_KEY", "OPENAI_API_KEY"]),
+        ("anthropic-key", ["SIDESTEP_ANTHROPIC_API_KEY"]),
+        ("openrouter-anthropic", ["SIDESTEP_OPENROUTER_API_KEY", "OPENROUTER_API_KEY"]),
+        ("vertex", ["SIDESTEP_VERTEX_API_KEY", "GOOGLE_VERTEX_API_KEY", "VERTEX_API_KEY"]),
+        ("ollama", []),
+    ],
+)
+def test_variables(name: str, variables: list[str]) -> None:
+    """A key for Sidestep alone comes before one of the usual name; with a key of one's own there is no other."""
+    entry = entry_of(name)
+    assert entry is not None
+    assert list(variables_of(name, entry)) == variables
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_earlier_names(name: str) -> None:
+    """They are still good for the one endpoint that they stood for."""
+    of, dialect = ALIASES[name]
+    (provider,) = reading.parse(f'[[providers]]\nname = "{name}"\napi_key = "k"\n', {}).providers
+    assert (provider.name, provider.dialect, str(provider.base_url)) == (name, dialect, CATALOG[of].base_urls[dialect])
 
 
 @pytest.mark.parametrize(
@@ -101,20 +144,21 @@ def test_models_that_others_lack(model: str) -> None:
     askable = {
         name
         for name, entry in CATALOG.items()
-        if entry.dialect == "openai"
+        if (endpoint := entry.endpoints.get("openai")) is not None
         and name not in LOCAL
-        and (entry.only is None or any(fnmatch.fnmatchcase(model, glob) for glob in entry.only))
+        and (endpoint.only is None or any(fnmatch.fnmatchcase(model, glob) for glob in endpoint.only))
     }
-    assert askable <= {"openai", "openrouter"}
+    assert askable <= {"openai", "openai-key", "openrouter"}
     assert ("openrouter" in askable) == model.startswith(("gpt", "o3"))
 
 
-@pytest.mark.parametrize("name", [n for n, e in CATALOG.items() if e.dialect == "anthropic"])
+@pytest.mark.parametrize("name", [n for n, e in CATALOG.items() if "anthropic" in e.endpoints and n not in LOCAL])
 def test_who_stands_in_for_claude(name: str) -> None:
-    """Claude's thinking is honoured, and Claude asked for, only where Claude is served."""
-    entry = CATALOG[name]
-    serves = entry.only is None or any(fnmatch.fnmatchcase("claude-opus-4-6", glob) for glob in entry.only)
-    assert serves == (entry.issuer == "anthropic")
+    """Claude's thinking is honoured, and Claude asked for, only where Claude is served; of a reseller it is not known
+    where that is."""
+    endpoint = CATALOG[name].endpoints["anthropic"]
+    serves = endpoint.only is None or any(fnmatch.fnmatchcase("claude-opus-4-6", glob) for glob in endpoint.only)
+    assert serves == (endpoint.issuer == "anthropic" or name == "aihubmix")
 
 
 @pytest.mark.parametrize(
@@ -140,9 +184,9 @@ def test_issuers(dialect: str, host: str, issuer: str | None) -> None:
     assert issuer_at(dialect, host) == issuer
 
 
-@pytest.mark.parametrize("name", CATALOG)
-def test_the_catalogs_issuers_are_those_of_their_hosts(name: str) -> None:
+@pytest.mark.parametrize(("name", "dialect"), ENDPOINTS)
+def test_the_catalogs_issuers_are_those_of_their_hosts(name: str, dialect: str) -> None:
     """An entry and a provider of the user's own at the same host honour the same reasoning."""
-    entry = CATALOG[name]
-    found = issuer_at(entry.dialect, BaseURL.parse(entry.base_url).host)
-    assert found in (None, entry.issuer or name)
+    endpoint = CATALOG[name].endpoints[dialect]
+    found = issuer_at(dialect, BaseURL.parse(endpoint.base_url).host)
+    assert endpoint.issuer in (None, found)

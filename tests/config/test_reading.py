@@ -22,6 +22,7 @@ CANARY = "sk-CANARY-0123456789"
 # The contract's block, in full.
 CONTRACT = """
 mode = "enforce"
+local = false
 
 [[providers]]
 name = "openai"
@@ -134,6 +135,7 @@ def test_contract() -> None:
         "dialect": "openai",
         "base_url": BaseURL("https", "example.openai.azure.com", 443, "/openai/v1"),
         "api_key": Secret(CANARY),
+        "key_from": "AZURE_KEY",
         "auth": "api-key",
         "models": (("gpt-4o", "my-gpt4o"),),
         "only": ("gpt-4o*",),
@@ -144,6 +146,7 @@ def test_contract() -> None:
         "weight": 1.0,
         "price": Price(2.5, 10),
         "context_window": {"my-gpt4o": 128000},
+        "last_resort": False,
     }
 
 
@@ -858,10 +861,13 @@ def test_default() -> None:
     settings = reading.default({"OPENROUTER_API_KEY": CANARY, "OPENAI_API_KEY": CANARY, "GROQ_API_KEY": " "})
     assert _routes(settings) == [
         ("openai", ["https://api.openai.com/v1"], ["openai", "openrouter"]),
-        ("anthropic", ["https://api.anthropic.com"], ["anthropic", "openrouter-anthropic"]),
+        ("anthropic", ["https://api.anthropic.com"], ["anthropic", "openrouter"]),
         ("gemini", ["https://generativelanguage.googleapis.com"], ["gemini"]),
     ]
-    assert {p.name for p in settings.providers if p.api_key} == {"openrouter", "openrouter-anthropic"}
+    assert {(p.name, p.dialect) for p in settings.providers if p.api_key} == {
+        ("openrouter", "openai"),
+        ("openrouter", "anthropic"),
+    }
 
 
 def test_describe() -> None:

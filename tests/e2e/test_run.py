@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -115,6 +116,19 @@ def ab(provider: Callable[..., Provider], shell: Shell) -> tuple[Provider, Provi
     a.default = Behaviour(status=503)
     shell.config.write_text(route("chat", a, b))
     return a, b
+
+
+def test_keys_for_sidestep_alone_reach_no_command(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """The proxy uses them, the command has not got them; all other variables are its own."""
+    _, b = ab
+    shell.config.write_text(shell.config.read_text().replace(key_of("b"), "${SIDESTEP_B_API_KEY}"))
+    keys = {"SIDESTEP_B_API_KEY": "sk-b-ALONE-0123456789", "SIDESTEP_OPENAI_API_KEY": "sk-o-ALONE-0123456789"}
+    done = shell.run("sh", "-c", f"env; {shlex.join(CURL)}", options=(), **keys, B_API_KEY="mine")
+    assert b.requests[-1].header("authorization") == "Bearer sk-b-ALONE-0123456789", done.stderr
+    assert "B_API_KEY=mine\n" in done.stdout
+    assert "HTTPS_PROXY=" in done.stdout
+    assert "ALONE" not in done.stdout + done.stderr
+    assert "SIDESTEP_" not in done.stdout
 
 
 def test_an_unchanged_script_gets_its_answers(ab: tuple[Provider, Provider], shell: Shell) -> None:

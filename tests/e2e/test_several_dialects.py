@@ -1,4 +1,5 @@
-"""One host that speaks two dialects, calls that are not chats, and deployments at Azure, as stand-in and as source."""
+"""Hosts and providers that speak two dialects, calls that are not chats, and deployments at Azure, as stand-in and as
+source."""
 
 from __future__ import annotations
 
@@ -57,6 +58,60 @@ def test_the_call_decides(provider: Make, proxy: Start) -> None:
         assert (status, json.loads(got), headers["x-sidestep-provider"]) == (200, body, called), path
         assert stand_in.requests[-1].path == path
     assert (home.count, chat.count, messages.count) == (len(CALLS), len(CALLS) - 1, 1)
+
+
+BOTH = """
+[[providers]]
+name = "home"
+base_urls = {{ openai = "{home}/v1", anthropic = "{home}" }}
+
+[[providers]]
+name = "both"
+base_urls = {{ openai = "{both}/v1", anthropic = "{both}/claude" }}
+api_key = "{key}"
+models = {{ "gpt-4o" = "mine" }}
+
+[[routes]]
+intercept = ["{home}/v1", "{home}"]
+providers = ["home", "both"]
+"""
+
+
+def test_one_provider_for_all_dialects(provider: Make, proxy: Start) -> None:
+    """One table, one name and one key serve the routes of both dialects, each at its own base URL; what is learnt of it
+    in one dialect holds in the other, until a reload changes it."""
+    home, both = provider("home"), provider("both")
+    text = QUICK + BOTH.format(home=home.origin, both=both.origin, key=key_of("both"))
+    m = proxy(text)
+    home.default = Behaviour(status=503)
+    for path, there, body in (
+        ("/v1/chat/completions", "/v1/chat/completions", CHAT),
+        ("/v1/messages", "/claude/v1/messages", MESSAGE),
+    ):
+        both.default = Behaviour(body=json.dumps(body).encode())
+        status, headers, got = ask(m, home.origin + path)
+        assert (status, json.loads(got), headers["x-sidestep-provider"]) == (200, body, "both")
+        seen = both.requests[-1]
+        assert (seen.path, seen.json["model"]) == (there, "mine")
+        key = key_of("both")
+        assert (seen.header("authorization") or seen.header("x-api-key")) in (f"Bearer {key}", key)
+        assert str(seen.headers).count(key) == 1
+    health = m.health()
+    assert [*health["providers"]] == ["home", "both"]
+    assert {name: route["served_by"] for name, route in health["routes"].items()} == {
+        "openai": "home",
+        "anthropic": "home",
+    }
+    assert (health["providers"]["both"]["totals"]["success"], health["providers"]["home"]["failure_count"]) == (2, 2)
+    both.default = Behaviour(status=402, body=b"{}")
+    assert ask(m, home.origin + "/v1/chat/completions")[0] == 503
+    assert m.provider("both")["cooldown"]["reason"] == "quota"
+    _, headers, _ = ask(m, home.origin + "/v1/messages")
+    assert headers["x-sidestep-attempts"] == "home:503, both:402"
+    m.config.write_text(text.replace('"mine"', '"other"'))
+    m.wait_for_log("configuration reloaded")
+    assert m.provider("both")["cooldown"] is None
+    assert m.provider("home")["failure_count"] == home.count == 4
 
 
 @pytest.mark.parametrize("query", ["", "?api-version=1&beta=true"])

@@ -110,7 +110,7 @@ def test_run_in_a_folder(way: str, provider: Make, tmp_path: Path, folder: Path)
     assert untrusted.endswith(f"sidestep trust {file}")
     assert serves == (
         "sidestep: the built-in catalog: calls may go to "
-        "api.openai.com, api.anthropic.com, generativelanguage.googleapis.com"
+        "api.openai.com, api.anthropic.com, generativelanguage.googleapis.com and servers of this machine that answer"
     )
     assert started == "started"
     assert theirs.count == 0

@@ -1,16 +1,23 @@
-"""Nothing but keys in the environment: each dialect's official host fails over to the same model elsewhere."""
+"""Nothing but keys in the environment: each dialect's official host fails over to the same model elsewhere, and at last
+to a model of this machine."""
 
 from __future__ import annotations
 
+import json
 import re
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import anthropic
+import httpx2
 import pytest
 
 from support.calls import APP_KEY, DIALECT, OFFICIAL, Client
 from support.internet import Internet
-from support.provider import Behaviour, Provider, text_of
+from support.provider import Behaviour, Provider, Seen, text_of
 from support.proxy import Mitmdump
 
 OTHER_KEY = "key-of-the-other-provider-0123456789"
@@ -21,7 +28,7 @@ CASES = [
         "messages",
         "ANTHROPIC_API_KEY",
         "OPENROUTER_API_KEY",
-        "openrouter-anthropic",
+        "openrouter",
         "openrouter.ai",
         "/api/v1/messages",
     ),
@@ -30,7 +37,7 @@ CASES = [
         r"/v1(beta1)?/publishers/google/models/gemini-2.5-pro:",
     ),
     (
-        *("gemini", "GEMINI_API_KEY", "AIHUBMIX_API_KEY", "aihubmix-gemini", "aihubmix.com"),
+        *("gemini", "GEMINI_API_KEY", "AIHUBMIX_API_KEY", "aihubmix", "aihubmix.com"),
         r"/gemini/v1(beta)?/models/gemini-2.5-pro:",
     ),
 ]
@@ -81,3 +88,165 @@ def test_keys_in_the_environment_are_enough(
         assert seen.header("host") == host
         if api in MODELS:
             assert seen.json["model"] == MODELS[api]
+
+
+PLAN, VENDOR_KEY = "sk-ant-oat01-PLAN-CANARY-0123456789", "sk-ant-api03-VENDOR-CANARY-0123456789"
+LISTED = json.dumps({"object": "list", "data": [{"id": "nomic-embed-text:latest"}, {"id": "qwen3-coder:30b"}]}).encode()
+
+
+class Vendor:
+    """Anthropic's own host: what it answers to a plan's token, and to a key."""
+
+    def __init__(self) -> None:
+        self.plan = self.key = Behaviour()
+
+    def choose(self, seen: Seen) -> Behaviour:
+        return self.plan if seen.header("authorization") == f"Bearer {PLAN}" else self.key
+
+
+def used_up(seconds: float) -> Behaviour:
+    """A plan's window of five hours is used up, and that of a week is not."""
+    now, prefix = int(time.time()), "anthropic-ratelimit-unified"
+    headers = {
+        f"{prefix}-status": "rejected",
+        f"{prefix}-representative-claim": "five_hour",
+        f"{prefix}-5h-status": "rejected",
+        f"{prefix}-5h-utilization": "1.0",
+        f"{prefix}-5h-reset": str(now + int(seconds)),
+        f"{prefix}-7d-status": "allowed",
+        f"{prefix}-7d-utilization": "0.4",
+        f"{prefix}-7d-reset": str(now + 400_000),
+    }
+    return Behaviour(status=429, code="rate_limit_error", headers=headers)
+
+
+def local_server(provider: Callable[..., Provider]) -> Provider:
+    """Lists its models, and answers."""
+    server = provider("local")
+    server.chooser = lambda seen: Behaviour(body=LISTED) if seen.method == "GET" else server.default
+    return server
+
+
+def test_a_plan_goes_on(provider: Callable[..., Provider], proxy: Callable[..., Mitmdump], tmp_path: Path) -> None:
+    """Where the window of an app's plan is used up its session goes on: with a key of one's own at the same vendor,
+    then with another provider's, then with a server of this machine that answers, whose model stands for the one that
+    was asked for. Each credential stays where it belongs."""
+    internet, vendor = Internet(tmp_path), Vendor()
+    home = provider("home", tls=internet.tls("api.anthropic.com"))
+    router = provider("router", tls=internet.tls("openrouter.ai"))
+    server = local_server(provider)
+    home.chooser = vendor.choose
+    internet.places = {"api.anthropic.com": home.port, "openrouter.ai": router.port, "localhost": server.port}
+    env = {"SIDESTEP_ANTHROPIC_API_KEY": VENDOR_KEY, "SIDESTEP_OPENROUTER_API_KEY": OTHER_KEY}
+    env |= {"OLLAMA_HOST": f"127.0.0.1:{server.port}", "XDG_CONFIG_HOME": str(tmp_path)}
+    m = proxy(None, *internet.options(), env=env)
+    m.wait_for_log("ollama answers at .* and has 2 models: it is asked last, for qwen3-coder:30b")
+    m.wait_for_log(r"calls to https://api.anthropic.com may go to anthropic .*openrouter .*ollama \(localhost\)")
+    with (
+        httpx2.Client(proxy=m.url, verify=str(m.ca)) as http,
+        anthropic.Anthropic(
+            auth_token=PLAN,
+            api_key=None,
+            base_url="https://api.anthropic.com",
+            default_headers={"anthropic-beta": "oauth-2025-04-20"},
+            http_client=http,
+            max_retries=0,
+        ) as app,
+    ):
+
+        def turn() -> tuple[str, str, str]:
+            """Which server answered, whose name it bears, and after whom."""
+            said: Any = [{"role": "user", "content": "hi"}]
+            raw = app.messages.with_raw_response.create(model="claude-opus-4-8", max_tokens=99, messages=said)
+            text = raw.parse().content[0].text  # type: ignore[union-attr]
+            return text.split()[0], raw.headers["x-sidestep-provider"], raw.headers["x-sidestep-attempts"]
+
+        assert turn() == ("home", "anthropic", "anthropic:200")
+        vendor.plan = used_up(3600)
+        assert turn() == ("home", "anthropic-key", "anthropic:429, anthropic-key:200")
+        assert turn() == ("home", "anthropic-key", "anthropic-key:200")
+        vendor.key = Behaviour(status=402, code="billing_error")
+        assert turn() == ("router", "openrouter", "anthropic-key:402, openrouter:200")
+        router.default = Behaviour(status=402)
+        assert turn() == ("local", "ollama", "openrouter:402, ollama:200")
+        assert turn() == ("local", "ollama", "ollama:200")
+        status, headers, _ = embed(http)
+        assert (status, headers.get("x-sidestep-provider")) == (502, None), "no other model has its numbers"
+    of_plan = [seen for seen in home.requests if PLAN in str(seen.headers)]
+    of_key = [seen for seen in home.requests if VENDOR_KEY in str(seen.headers)]
+    assert (len(of_plan), len(of_key)) == (2, 3)
+    assert {seen.header("anthropic-beta") for seen in of_plan} == {"oauth-2025-04-20"}
+    assert {seen.header("anthropic-beta") for seen in of_key} == {None}
+    assert {seen.json["model"] for seen in router.requests} == {"anthropic/claude-opus-4.8"}
+    talked = [seen for seen in server.requests if seen.method == "POST"]
+    assert {(seen.path, seen.json["model"]) for seen in talked} == {("/v1/messages", "qwen3-coder:30b")}
+    for seen in (*of_plan, *of_key, *router.requests, *server.requests):
+        bears = [key for key in (PLAN, VENDOR_KEY, OTHER_KEY) if key in f"{seen.headers} {seen.path} {seen.body!r}"]
+        allowed = PLAN if seen in of_plan else VENDOR_KEY if seen in of_key else OTHER_KEY
+        assert bears == ([allowed] if seen not in server.requests else [])
+    health = m.health()
+    assert [*health["providers"]] == ["openai", "anthropic", "gemini", "anthropic-key", "openrouter", "ollama"]
+    assert health["routes"]["anthropic"]["served_by"] == "ollama"
+    metrics = m.page("/metrics")[1].decode()
+    # With another account's key it is another provider, also at the same address.
+    assert 'sidestep_requests_total{result="answered",route="anthropic"} 1.0' in metrics
+    assert 'sidestep_requests_total{result="rerouted",route="anthropic"} 5.0' in metrics
+    told = m.log + json.dumps(health) + m.page("/")[1].decode() + metrics
+    assert [key for key in (PLAN, VENDOR_KEY, OTHER_KEY) if key in told] == []
+
+
+def test_it_does_not_ask_itself(provider: Callable[..., Provider], proxy: Callable[..., Mitmdump]) -> None:
+    """mitmproxy listens by default where llama.cpp does. All servers are asked together."""
+    server = local_server(provider)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    text = f'local = true\n[[providers]]\nname = "lm-studio"\nbase_url = "{server.url()}"\n'
+    m = proxy(text, "--set", "flow_detail=1", "--listen-port", str(port), env={"OLLAMA_HOST": f":{port}"})
+    assert m.port == port
+    m.wait_for_log("lm-studio answers")
+    assert "/v1/models" not in m.log
+
+
+def embed(http: httpx2.Client) -> tuple[int, httpx2.Headers, bytes]:
+    """A call that no model of another kind can answer, at a host that is not there."""
+    body = {"model": "text-embedding-3-small", "input": "hi"}
+    answer = http.post("https://api.openai.com/v1/embeddings", json=body, headers={"authorization": "Bearer sk-app"})
+    return answer.status_code, answer.headers, answer.content
+
+
+def test_a_server_that_loads_a_model_has_not_failed(
+    provider: Callable[..., Provider], proxy: Callable[..., Mitmdump], tmp_path: Path
+) -> None:
+    """It is found once it is ready, and asked again when it says that it loads: its circuit stays as it is."""
+    internet = Internet(tmp_path)
+    home, server = provider("home", tls=internet.tls("api.openai.com")), local_server(provider)
+    internet.places = {"api.openai.com": home.port, "localhost": server.port}
+    home.default = Behaviour(status=503)
+    loading = Behaviour(status=503, code="unavailable_error", message="Loading model")
+    server.then(loading)
+    m = proxy(None, *internet.options(), env={"OLLAMA_HOST": f":{server.port}", "XDG_CONFIG_HOME": str(tmp_path)})
+    m.wait_for_log("ollama answers at", 20)
+    with Client(m) as app:
+        server.then(loading)
+        result = app.call("chat", stream=True)
+    assert (result.text.split()[0], result.provider) == ("local", "ollama"), result.error
+    assert result.attempts == "openai:503, openai:503, ollama:503, ollama:200"
+    assert (m.provider("ollama")["failure_count"], m.provider("ollama")["totals"]["failure"]) == (0, 0)
+
+
+def test_servers_of_this_machine_can_be_turned_off(
+    provider: Callable[..., Provider], proxy: Callable[..., Mitmdump], tmp_path: Path
+) -> None:
+    """A file that says no more than that leaves all else as it is without one; a change of it is taken over."""
+    internet, server = Internet(tmp_path), local_server(provider)
+    internet.places = {"localhost": server.port}
+    m = proxy("local = false\n", *internet.options(), env={"OLLAMA_HOST": f":{server.port}"})
+    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini"]
+    assert server.count == 0
+    m.config.write_text("local = true\n")
+    m.wait_for_log("ollama answers at")
+    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "ollama"]
+    server.refuse()
+    m.config.write_text("local = false\n")
+    m.wait_for_log("configuration reloaded(.|\n)*configuration reloaded")
+    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini"]

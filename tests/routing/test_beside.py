@@ -56,6 +56,17 @@ def test_who_is_at_another_address_is_asked_first() -> None:
     assert beside(w, exchange, late) == "c"
 
 
+def test_one_that_is_not_to_be_hedged_is_not_asked_beside_either() -> None:
+    """Such as a server of this machine: it would be the quicker, and far from the better."""
+    w = world(a="", b="hedge = { enabled = false }", c="")
+    exchange, late = begun(w)
+    assert beside(w, exchange, late) == "c"
+    w = world(a="", b="hedge = { enabled = false }")
+    exchange, late = begun(w)
+    assert beside(w, exchange, late) is None
+    assert repr(w.engine.budget) == "Budget(3.00 of 3)"
+
+
 @pytest.mark.parametrize("against", ["cooldown", "open", "half-open", "has failed this call"])
 def test_who_has_anything_against_it_is_not_asked(against: str) -> None:
     """And nothing is spent."""

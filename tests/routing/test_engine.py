@@ -301,3 +301,44 @@ def test_a_reload_takes_over_the_mode_only_where_it_was_changed() -> None:
     assert w.engine.mode == "observe"
     w.reload(toml("priority", f'mode = "off"\n{CIRCUIT}', a=""))
     assert w.engine.mode == "off"
+
+
+# --- one provider, several dialects
+
+BOTH = """
+[circuit]
+failure_threshold = 1
+open_seconds = 20
+[[providers]]
+name = "a"
+base_urls = { openai = "http://a.test/v1", anthropic = "http://a.test" }
+api_key = "k"
+[[providers]]
+name = "b"
+dialect = "openai"
+base_url = "http://b.test/v1"
+api_key = "k"
+[[routes]]
+intercept = ["http://app.test/v1"]
+providers = ["a", "b"]
+"""
+CLAUDE = '[[routes]]\ndialect = "anthropic"\nintercept = ["http://claude.test"]\nproviders = ["a"]\n'
+
+
+def test_what_is_known_of_a_provider_is_known_of_its_name() -> None:
+    """Its circuits are those of all its dialects; a dialect that is added changes nothing, another base URL does."""
+    w = World(BOTH + CLAUDE)
+    assert [p.dialect for p in w.engine.settings.by_name["a"]] == ["openai", "anthropic"]
+    assert w.call(failing="a") == "ab"
+    chat, messages = w.engine.settings.by_name["a"]
+    assert w.engine.guard(messages, "m").refusal(w.now) == w.engine.guard(chat, "m").refusal(w.now)
+    assert w.engine.guard(messages, "m").refusal(w.now) is not None
+    w.engine.hold("a", State.DISABLED)
+    assert {str(w.engine.circuit_of(p).state(w.now)) for p in (chat, messages)} == {"disabled"}
+    w.engine.hold("a", None)
+    assert w.call(failing="a") == "ab"
+    other = (BOTH + CLAUDE).replace("/a.test/v1", "/a.test/v2")
+    for text, kept in ((BOTH, True), (BOTH + CLAUDE, True), (other, False)):
+        w.reload(text)
+        refusal = w.engine.guard(w.engine.settings.by_name["a"][0], "m").refusal(w.now)
+        assert (refusal is not None) is kept

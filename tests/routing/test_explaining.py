@@ -60,6 +60,7 @@ HOME: dict[str, Any] = {
     "model": "gpt-4o",
     "own": True,
     "credential": "the app's own",
+    "why": "the app addressed it: with the app's own credential",
 }
 KEYED: dict[str, Any] = {
     "name": "keyed",
@@ -67,6 +68,7 @@ KEYED: dict[str, Any] = {
     "model": "my-4o",
     "own": False,
     "credential": "a key of yours (api-key)",
+    "why": "a key in the file",
 }
 LOCAL: dict[str, Any] = {
     "name": "local",
@@ -74,6 +76,7 @@ LOCAL: dict[str, Any] = {
     "model": "llama",
     "own": False,
     "credential": "none",
+    "why": "it needs no key",
 }
 
 

@@ -190,7 +190,7 @@ def test_no_rate_limit_is_waited_out_beyond_the_budget() -> None:
 def test_attempts_are_bounded_over_all_providers(limit: int) -> None:
     w = world(f"{TOP}[attempts]\nmax = {limit}\nbackoff_seconds = 0")
     exchange = w.exchange()
-    for name in "aab"[:limit]:
+    for name in {1: "a", 2: "ab", 3: "aab"}[limit]:
         assert asked(w, exchange) == name
         w.fail(exchange, DOWN)
     assert isinstance(exchange.next(w.now), Exhausted)
@@ -263,3 +263,41 @@ def test_an_answer_that_would_blame_the_app_for_our_configuration_is_the_last_ch
 
     assert rank(TOO_LONG) > rank(DOWN) > rank(credential) == rank(model)
     assert rank(NOT_HERE) == rank(DOWN)
+
+
+# --- attempts enough for all
+
+
+@pytest.mark.parametrize(
+    ("names", "asked_in_order"),
+    [
+        ("abc", "aabbcc-"),
+        ("abcd", "aabbcd-"),
+        ("abcdef", "abcdef-"),
+        # More than can be asked anyway: a second try is as good.
+        ("abcdefg", "aabbcc-"),
+    ],
+)
+def test_a_second_try_leaves_room_for_those_who_had_none(names: str, asked_in_order: str) -> None:
+    """No failure is the app's that another provider could have answered, as far as `max` attempts reach."""
+    w = world("[attempts]\nbackoff_seconds = 0\n" + TOP, **dict.fromkeys(names, ""))
+    exchange, order = w.exchange(), ""
+    while isinstance(attempt := exchange.next(w.now), Attempt | Wait):
+        if isinstance(attempt, Wait):
+            w.now += attempt.seconds
+            continue
+        order += attempt.candidate.provider.name
+        w.fail(exchange, DOWN)
+    assert order + "-" == asked_in_order
+
+
+def test_who_would_refuse_needs_no_room() -> None:
+    """A provider whose circuit is open takes no attempt from the others."""
+    w = world("[attempts]\nbackoff_seconds = 0\nmax = 3\n" + TOP, **dict.fromkeys("abc", ""))
+    w.engine.hold("c", State.FORCED_OPEN)
+    exchange = w.exchange()
+    assert asked(w, exchange) == "a"
+    w.fail(exchange, DOWN)
+    assert asked(w, exchange) == "a"
+    w.fail(exchange, DOWN)
+    assert asked(w, exchange) == "b"

@@ -18,6 +18,9 @@ CREDENTIAL_SECONDS = 600.0
 UNKNOWN_MODEL_SECONDS = 600.0
 """How long a model is not asked of a provider that said it does not know it."""
 
+LOADING_SECONDS = 3.0
+"""After how long a server that loads a model first is asked again. It takes 10 to 60 s; until then others are asked."""
+
 NOT_DONE_HERE = frozenset({501, 505})
 """5xx that speak of what is asked for, its method or version: to ask the same provider again is of no use. The own
 provider's word on it is the app's; what a stand-in does not do, the next one may."""
@@ -79,6 +82,8 @@ def judge_status(
     """
     if status < 400:
         return Outcome(Kind.SUCCESS, "ok", Then.HAND_OVER, status)
+    if status == 503 and error.kind is ErrorKind.LOADING:
+        return Outcome(Kind.COOLDOWN, "loading", Then.WAIT, status, retry_after or LOADING_SECONDS)
     if status >= 500:
         then = Then.RETRY if status not in NOT_DONE_HERE else Then.HAND_OVER if own_provider else Then.NEXT
         return Outcome(Kind.FAILURE, "http_5xx", then, status)

@@ -61,6 +61,8 @@ class ErrorKind(enum.StrEnum):
     """Out of credit: waiting a little does not help."""
     RATE_LIMIT = "rate_limit"
     OVERLOADED = "overloaded"
+    LOADING = "loading"
+    """It is well, and has to load the model first."""
     SIZE_LIMITED = "size_limited"
     """The request alone is larger than a rate limit allows: smaller ones are welcome."""
     CREDENTIAL = "credential"
@@ -156,5 +158,6 @@ _WORDS = {
     "plan": "a window of the plan is used up",
     "credential": "its key is refused",
     "slow": "far slower than usual",
+    "loading": "loads the model first",
 }
 """What a reason means, where its own word does not say it."""

@@ -6,6 +6,7 @@ mitmproxy's public types only. No policy: which provider is asked was decided be
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha1
@@ -349,6 +350,8 @@ def outgoing(
         fields = with_kept(fields, original.harmless)
         parameters = [p for p in original.kept_parameters if not is_credential(p)]
         sent.data.path = with_parameters(sent.data.path, parameters)
+    if not candidate.own_credential and candidate.provider.dialect == "anthropic":
+        fields = tuple(_without_oauth(fields))
     if not candidate.own_credential and to_proxy:
         fields += tuple(k.field for k in original.kept if k.field[0].lower() == b"proxy-authorization")
     if not candidate.own and not to_proxy and not request.is_http2:
@@ -364,6 +367,21 @@ def outgoing(
     sent.data.content = None
     sent.data.trailers = trailers
     return sent
+
+
+def _without_oauth(fields: tuple[Field, ...]) -> Iterator[Field]:
+    """Header fields without Anthropic's betas of a plan (`oauth-2025-04-20`): they speak of the app's own credential,
+    and go where that goes."""
+    for name, value in fields:
+        if len(name) == _BETA_LENGTH and b"oauth-" in value and name.lower() == _BETA:
+            value = b",".join(beta for beta in value.split(b",") if not beta.strip().startswith(b"oauth-"))
+            if not value:
+                continue
+        yield name, value
+
+
+_BETA = b"anthropic-beta"
+_BETA_LENGTH = len(_BETA)
 
 
 def answers_handshake(request: http.Request, response: http.Response) -> bool:

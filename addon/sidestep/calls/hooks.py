@@ -223,7 +223,7 @@ class Calls:
         first = exchange.first_choice(now)
         if first is None:
             session.advice = "sidestep would have answered 503: every provider is refused"
-        elif not first.own:
+        elif first.provider.name != session.match.addressed:
             session.advice = f"sidestep would have asked {first.provider.name}"
         if session.advice is not None:
             logger.info(session.advice, extra={"client": session.flow.client_conn.peername})

@@ -38,11 +38,17 @@ def result(session: Session) -> Result:
         return Result.LEFT  # all that is left: what a provider or Sidestep breaks off is known
     if broken or flow.response is None or flow.response.status_code >= 500:
         return Result.FAILED
-    if answer is None or outcome is None or answer.candidate.own:
+    if answer is None or outcome is None or not _stood_in(session, answer):
         return Result.ANSWERED  # also by another addon, or, where Sidestep only looks on, by a host that is no provider
     good = outcome.kind is Kind.SUCCESS or outcome.then in _ABOUT_THE_REQUEST or outcome.reason == "other_form"
     # That a stand-in does not take the call is no answer to it.
     return Result.REROUTED if good else Result.FAILED
+
+
+def _stood_in(session: Session, answer: Attempt) -> bool:
+    """Whether another provider than the addressed one answered; one at the same address with a key of ours is another,
+    for another account pays."""
+    return not answer.candidate.own or answer.candidate.provider.name != session.match.addressed
 
 
 def headers(session: Session) -> tuple[tuple[bytes, bytes], ...]:
@@ -116,7 +122,7 @@ def _comment(session: Session, came: Result) -> str:
         comment += f" ({why})" if why else ""
     elif before:
         comment += f" after {before}"
-    elif refused and not answer.candidate.own:
+    elif refused and _stood_in(session, answer):
         comment += f" for {', '.join(f'{r.provider} is {r.reason}' for r in refused)}"
     if came is Result.LEFT:
         killed = error is not None and error.msg == error.KILLED_MESSAGE

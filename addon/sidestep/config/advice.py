@@ -53,8 +53,9 @@ def advice(settings: Settings) -> list[str]:
     for route in settings.routes:
         for base in route.intercepts:
             lines += _of_base(f"route {route.name}: intercept", route.dialect, base)
-    stand_ins = {p.name: p for route in settings.routes if len(route.providers) > 1 for p in route.providers}
-    return lines + [line for p in stand_ins.values() if (line := without_issuer(p)) is not None]
+    stand_ins = [p for route in settings.routes if len(route.providers) > 1 for p in route.providers]
+    lines += [line for p in stand_ins if (line := without_issuer(p)) is not None]
+    return list(dict.fromkeys(lines))
 
 
 def _of_base(place: str, dialect: str, base: BaseURL) -> list[str]:
@@ -64,7 +65,7 @@ def _of_base(place: str, dialect: str, base: BaseURL) -> list[str]:
     if endpoint is not None:
         expected = f"a base URL without the endpoint's path, such as '{shown[: endpoint.start()]}'"
     elif dialect == "openai":
-        known = [e.base_url for e in catalog.CATALOG.values() if e.dialect == dialect]
+        known = [e.base_urls[dialect] for e in catalog.CATALOG.values() if dialect in e.endpoints]
         here = [text for text in known if BaseURL.parse(text).origin == base.origin]
         if shown in known or _VERSION.search(base.path) or (base.path and not here) or catalog.is_azure(base.host):
             return []

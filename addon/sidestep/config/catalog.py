@@ -7,10 +7,12 @@ documentation that states its base URL and how it takes a key.
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from types import MappingProxyType
+
+from sidestep.config.model_names import OPEN_WEIGHTS, OPENAI_FAMILIES, OPENROUTER_CLAUDE, OPENROUTER_MODELS
 
 OFFICIAL = {
     "openai": "https://api.openai.com/v1",
@@ -62,287 +64,376 @@ def is_azure(host: str) -> bool:
     return any(fnmatch.fnmatchcase(host, glob) for glob in _AZURE)
 
 
-_NONE: Mapping[str, int] = MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One provider. `env`: names of the environment variables with its key, the first that is set counts.
+class Endpoint:
+    """How a provider speaks one dialect. `source` is the page of its documentation that says so.
 
     `models` and `only` are as in the configuration: what is asked for → what it is called here, and what it may be
-    asked for at all. An empty `auth` is the dialect's. A local one has no `env` and is never added by itself.
+    asked for at all. An empty `auth` is the dialect's.
     """
 
-    dialect: str
     base_url: str
-    env: tuple[str, ...]
     source: str
     auth: str = ""
     models: tuple[tuple[str, str], ...] = ()
     only: tuple[str, ...] | None = None
     issuer: str | None = None
-    context_window: Mapping[str, int] = field(default=_NONE)
 
 
-_OPENAI_FAMILIES = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*")
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One provider, with an endpoint for each dialect that it speaks: one key serves them all. `env`: names of the
+    environment variables with that key, the first that is set counts.
 
-_CLAUDE_FAMILIES = ("opus", "sonnet", "haiku", "fable", "mythos")
-_CLAUDE_MINORS = ((4, 1), (4, 5), (4, 6), (4, 7), (4, 8), (5, 1), (5, 2), (5, 5))
+    `takes_key`: it is never asked with the app's own credential, even where the app addresses it. A local one has no
+    `env`.
+    """
 
-# OpenRouter writes a version with a dot and without a date: claude-opus-4-1-20250805 is anthropic/claude-opus-4.1.
-_OPENROUTER_CLAUDE = (
-    *((f"claude-3-{v}-sonnet*", f"anthropic/claude-3.{v}-sonnet") for v in (7, 5)),
-    ("claude-3-5-haiku*", "anthropic/claude-3.5-haiku"),
-    *((f"claude-3-{family}*", f"anthropic/claude-3-{family}") for family in ("opus", "sonnet", "haiku")),
-    *(
-        (f"claude-{family}-{major}-{rest}", f"anthropic/claude-{family}-{major}")
-        for family in _CLAUDE_FAMILIES
-        for major in (4, 5)
-        for rest in ("0", "20*", "latest")
-    ),
-    *(
-        (f"claude-{family}-{major}-{minor}{rest}", f"anthropic/claude-{family}-{major}.{minor}")
-        for family in _CLAUDE_FAMILIES
-        for major, minor in _CLAUDE_MINORS
-        for rest in ("-20*", "-latest")
-    ),
-    *(
-        (f"claude-{family}-{major}-*", f"anthropic/claude-{family}-{major}.*")
-        for family in _CLAUDE_FAMILIES
-        for major in (4, 5)
-    ),
-    ("claude-*", "anthropic/claude-*"),
-)
-_OPENROUTER_MODELS = (
-    *((glob, "openai/" + glob.replace("*", "") + "*") for glob in _OPENAI_FAMILIES),
-    *_OPENROUTER_CLAUDE,
-    *((f"gemini-2.0-{kind}", f"google/gemini-2.0-{kind}-001") for kind in ("flash", "flash-lite")),
-    *((f"gemini-1.5-{kind}", f"google/gemini-{kind}-1.5") for kind in ("flash", "pro")),
-    ("gemini-*", "google/gemini-*"),
-)
+    env: tuple[str, ...]
+    endpoints: Mapping[str, Endpoint]
+    takes_key: bool = False
 
-# Open weights have no common names: these are the families' own, and `maker/model` as on Hugging Face.
-_OPEN_WEIGHTS = ("*/*", "llama*", "qwen*", "deepseek*", "mixtral*", "gemma*", "kimi*", "gpt-oss*")
+    @property
+    def base_urls(self) -> dict[str, str]:
+        return {dialect: endpoint.base_url for dialect, endpoint in self.endpoints.items()}
 
-CATALOG: dict[str, Entry] = {
-    "openai": Entry(
-        "openai", OFFICIAL["openai"], ("OPENAI_API_KEY",), "https://platform.openai.com/docs/api-reference"
-    ),
-    "anthropic": Entry(
-        "anthropic",
-        OFFICIAL["anthropic"],
-        ("ANTHROPIC_API_KEY",),
-        "https://platform.claude.com/docs/en/api/overview",
-        issuer="anthropic",
-    ),
-    "gemini": Entry(
-        "gemini",
-        OFFICIAL["gemini"],
-        ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-        "https://ai.google.dev/gemini-api/docs/api-key",
-        issuer="google",
-    ),
-    "openrouter": Entry(
-        "openai",
-        "https://openrouter.ai/api/v1",
-        ("OPENROUTER_API_KEY",),
-        "https://openrouter.ai/docs/quickstart",
-        models=_OPENROUTER_MODELS,
-        only=(*_OPENAI_FAMILIES, "claude-*", "gemini-*", "*/*"),
-    ),
-    "openrouter-anthropic": Entry(
-        "anthropic",
-        "https://openrouter.ai/api",
-        ("OPENROUTER_API_KEY",),
-        "https://openrouter.ai/docs/guides/coding-agents/claude-code-integration",
-        auth="bearer",
-        models=_OPENROUTER_CLAUDE,
-        only=("claude-*", "*/*"),
-        issuer="anthropic",
-    ),
-    "groq": Entry(
-        "openai",
-        "https://api.groq.com/openai/v1",
-        ("GROQ_API_KEY",),
-        "https://console.groq.com/docs/openai",
-        only=(*_OPEN_WEIGHTS, "whisper-large*"),
-    ),
-    "together": Entry(
-        "openai",
-        "https://api.together.ai/v1",
-        ("TOGETHER_API_KEY",),
-        "https://docs.together.ai/docs/inference/openai-compatibility",
-        only=("*/*",),
-    ),
-    "fireworks": Entry(
-        "openai",
-        "https://api.fireworks.ai/inference/v1",
-        ("FIREWORKS_API_KEY",),
-        "https://docs.fireworks.ai/tools-sdks/openai-compatibility",
-        only=("accounts/*",),
-    ),
-    "deepseek": Entry(
-        "openai",
-        "https://api.deepseek.com",
-        ("DEEPSEEK_API_KEY",),
-        "https://api-docs.deepseek.com/",
-        only=("deepseek*",),
-    ),
-    "deepseek-anthropic": Entry(
-        "anthropic",
-        "https://api.deepseek.com/anthropic",
-        ("DEEPSEEK_API_KEY",),
-        "https://api-docs.deepseek.com/guides/anthropic_api",
-        # It takes claude-* too, and answers with a model of its own: whoever wants that says so in `only`.
-        only=("deepseek*",),
-        issuer="deepseek",
-    ),
-    "mistral": Entry(
-        "openai",
-        "https://api.mistral.ai/v1",
-        ("MISTRAL_API_KEY",),
-        "https://docs.mistral.ai/api",
-        only=(
-            "mistral*",
-            "ministral*",
-            "codestral*",
-            "magistral*",
-            "devstral*",
-            "pixtral*",
-            "open-mi*",
-            "voxtral*",
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a server of this machine."""
+        return not self.env
+
+
+def _local(port: int, openai: str, anthropic: str) -> Entry:
+    """A server of this machine, without a key, at one port for both dialects; the pages that say so."""
+    origin = f"http://localhost:{port}"
+    return Entry(
+        (),
+        {
+            "openai": Endpoint(f"{origin}/v1", openai, auth="none"),
+            "anthropic": Endpoint(origin, anthropic, auth="none"),
+        },
+    )
+
+
+def _with_keys(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """The vendors, then each of them again with a key of the user's own, for all its dialects, then the others."""
+    vendors = {name: entries[name] for name in OFFICIAL}
+    keyed: dict[str, Entry] = {}
+    for name, entry in vendors.items():
+        others = entries.get(f"{name}-openai")
+        endpoints = {**entry.endpoints, **(others.endpoints if others is not None else {})}
+        keyed[f"{name}-key"] = Entry((own_variable(name),), endpoints, takes_key=True)
+    return {**vendors, **keyed, **entries}
+
+
+def own_variable(name: str) -> str:
+    """The variable that holds a key for Sidestep alone: what an app finds in its environment by the usual name may turn
+    its plan off."""
+    return f"SIDESTEP_{re.sub(r'[^A-Z0-9]', '_', name.upper())}_API_KEY"
+
+
+CATALOG = _with_keys(
+    {
+        "openai": Entry(
+            ("OPENAI_API_KEY",),
+            {"openai": Endpoint(OFFICIAL["openai"], "https://platform.openai.com/docs/api-reference")},
         ),
-    ),
-    "gemini-openai": Entry(
-        "openai",
-        "https://generativelanguage.googleapis.com/v1beta/openai",
-        ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-        "https://ai.google.dev/gemini-api/docs/openai",
-        only=("gemini*", "gemma*"),
-    ),
-    "vertex": Entry(
-        # In express mode, the one that takes a key. What it calls its paths is the dialect's business.
-        "gemini",
-        "https://aiplatform.googleapis.com",
-        ("GOOGLE_VERTEX_API_KEY", "VERTEX_API_KEY"),
-        "https://cloud.google.com/vertex-ai/generative-ai/docs/start/express-mode/vertex-ai-express-mode-api-reference",
-        only=("gemini-[0-9]*",),
-        issuer="google-vertex",
-    ),
-    "aihubmix-gemini": Entry(
-        "gemini",
-        "https://aihubmix.com/gemini",
-        ("AIHUBMIX_API_KEY",),
-        "https://docs.aihubmix.com/en/api/Gemini-Guides",
-        only=("gemini*",),
-    ),
-    "anthropic-openai": Entry(
-        "openai",
-        "https://api.anthropic.com/v1",
-        ("ANTHROPIC_API_KEY",),
-        "https://platform.claude.com/docs/cli-sdks-libraries/libraries/openai-sdk",
-        only=("claude*",),
-    ),
-    "xai": Entry(
-        "openai",
-        "https://api.x.ai/v1",
-        ("XAI_API_KEY",),
-        "https://docs.x.ai/api/integrations",
-        only=("grok*",),
-    ),
-    "cerebras": Entry(
-        "openai",
-        "https://api.cerebras.ai/v1",
-        ("CEREBRAS_API_KEY",),
-        "https://inference-docs.cerebras.ai/resources/openai",
-        only=_OPEN_WEIGHTS,
-    ),
-    "moonshot": Entry(
-        "openai",
-        "https://api.moonshot.ai/v1",
-        ("MOONSHOT_API_KEY",),
-        "https://platform.kimi.ai/docs/overview",
-        only=("kimi*", "moonshot*"),
-    ),
-    "moonshot-anthropic": Entry(
-        "anthropic",
-        "https://api.moonshot.ai/anthropic",
-        ("MOONSHOT_API_KEY",),
-        "https://platform.moonshot.ai/docs/guide/agent-support",
-        auth="bearer",
-        only=("kimi*",),
-        issuer="moonshot",
-    ),
-    "zai": Entry(
-        "openai",
-        "https://api.z.ai/api/paas/v4",
-        ("ZAI_API_KEY",),
-        "https://docs.z.ai/guides/develop/openai/python",
-        only=("glm*",),
-    ),
-    "zai-anthropic": Entry(
-        "anthropic",
-        "https://api.z.ai/api/anthropic",
-        ("ZAI_API_KEY",),
-        "https://docs.z.ai/devpack/tool/claude",
-        auth="bearer",
-        only=("glm*",),
-        issuer="zai",
-    ),
-    "nvidia": Entry(
-        "openai",
-        "https://integrate.api.nvidia.com/v1",
-        ("NVIDIA_API_KEY",),
-        "https://build.nvidia.com/",
-        only=("*/*",),
-    ),
-    "perplexity": Entry(
-        "openai",
-        "https://api.perplexity.ai",
-        ("PERPLEXITY_API_KEY",),
-        "https://docs.perplexity.ai/docs/sonar/openai-compatibility",
-        only=("sonar*",),
-    ),
-    "sambanova": Entry(
-        "openai",
-        "https://api.sambanova.ai/v1",
-        ("SAMBANOVA_API_KEY",),
-        "https://docs.sambanova.ai/cloud/docs/resources/glossary",
-        only=("Meta-Llama*", "Llama-*", "DeepSeek*", "Qwen*", "MiniMax*", "gemma*", "gpt-oss*"),
-    ),
-    "deepinfra": Entry(
-        "openai",
-        "https://api.deepinfra.com/v1/openai",
-        ("DEEPINFRA_TOKEN", "DEEPINFRA_API_KEY"),
-        "https://docs.deepinfra.com/chat/overview",
-        only=("*/*",),
-    ),
-    "hyperbolic": Entry(
-        "openai",
-        "https://api.hyperbolic.xyz/v1",
-        ("HYPERBOLIC_API_KEY",),
-        "https://docs.hyperbolic.ai/inference/text-apis",
-        only=("*/*",),
-    ),
-    "ollama": Entry(
-        "openai",
-        "http://localhost:11434/v1",
-        (),
-        "https://docs.ollama.com/api/openai-compatibility",
-        auth="none",
-    ),
-    "vllm": Entry(
-        "openai",
-        "http://localhost:8000/v1",
-        (),
-        "https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html",
-        auth="none",
-    ),
-    "lm-studio": Entry(
-        "openai",
-        "http://localhost:1234/v1",
-        (),
-        "https://lmstudio.ai/docs/api/openai-api",
-        auth="none",
-    ),
+        "anthropic": Entry(
+            ("ANTHROPIC_API_KEY",),
+            {
+                "anthropic": Endpoint(
+                    OFFICIAL["anthropic"], "https://platform.claude.com/docs/en/api/overview", issuer="anthropic"
+                )
+            },
+        ),
+        "gemini": Entry(
+            ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+            {"gemini": Endpoint(OFFICIAL["gemini"], "https://ai.google.dev/gemini-api/docs/api-key", issuer="google")},
+        ),
+        "openrouter": Entry(
+            ("OPENROUTER_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://openrouter.ai/api/v1",
+                    "https://openrouter.ai/docs/quickstart",
+                    models=OPENROUTER_MODELS,
+                    only=(*OPENAI_FAMILIES, "claude-*", "gemini-*", "*/*"),
+                ),
+                "anthropic": Endpoint(
+                    "https://openrouter.ai/api",
+                    "https://openrouter.ai/docs/guides/coding-agents/claude-code-integration",
+                    auth="bearer",
+                    models=OPENROUTER_CLAUDE,
+                    only=("claude-*", "*/*"),
+                    issuer="anthropic",
+                ),
+            },
+        ),
+        "groq": Entry(
+            ("GROQ_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.groq.com/openai/v1",
+                    "https://console.groq.com/docs/openai",
+                    only=(*OPEN_WEIGHTS, "whisper-large*"),
+                )
+            },
+        ),
+        "together": Entry(
+            ("TOGETHER_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.together.ai/v1",
+                    "https://docs.together.ai/docs/inference/openai-compatibility",
+                    only=("*/*",),
+                )
+            },
+        ),
+        "fireworks": Entry(
+            ("FIREWORKS_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.fireworks.ai/inference/v1",
+                    "https://docs.fireworks.ai/tools-sdks/openai-compatibility",
+                    only=("accounts/*",),
+                ),
+                "anthropic": Endpoint(
+                    "https://api.fireworks.ai/inference",
+                    "https://docs.fireworks.ai/tools-sdks/anthropic-compatibility",
+                    only=("accounts/*",),
+                ),
+            },
+        ),
+        "deepseek": Entry(
+            ("DEEPSEEK_API_KEY",),
+            {
+                "openai": Endpoint("https://api.deepseek.com", "https://api-docs.deepseek.com/", only=("deepseek*",)),
+                "anthropic": Endpoint(
+                    "https://api.deepseek.com/anthropic",
+                    "https://api-docs.deepseek.com/guides/anthropic_api",
+                    # It takes claude-* too, and answers with a model of its own: whoever wants that says so in `only`.
+                    only=("deepseek*",),
+                    issuer="deepseek",
+                ),
+            },
+        ),
+        "mistral": Entry(
+            ("MISTRAL_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.mistral.ai/v1",
+                    "https://docs.mistral.ai/api",
+                    only=(
+                        *("mistral*", "ministral*", "codestral*", "magistral*", "devstral*"),
+                        *("pixtral*", "open-mi*", "voxtral*"),
+                    ),
+                )
+            },
+        ),
+        "gemini-openai": Entry(
+            ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+            {
+                "openai": Endpoint(
+                    "https://generativelanguage.googleapis.com/v1beta/openai",
+                    "https://ai.google.dev/gemini-api/docs/openai",
+                    only=("gemini*", "gemma*"),
+                )
+            },
+        ),
+        "vertex": Entry(
+            ("GOOGLE_VERTEX_API_KEY", "VERTEX_API_KEY"),
+            {
+                # In express mode, the one that takes a key. What it calls its paths is the dialect's business.
+                "gemini": Endpoint(
+                    "https://aiplatform.googleapis.com",
+                    "https://cloud.google.com/vertex-ai/generative-ai/docs/start/express-mode/"
+                    "vertex-ai-express-mode-api-reference",
+                    only=("gemini-[0-9]*",),
+                    issuer="google-vertex",
+                )
+            },
+        ),
+        "aihubmix": Entry(
+            ("AIHUBMIX_API_KEY",),
+            {
+                "gemini": Endpoint(
+                    "https://aihubmix.com/gemini", "https://docs.aihubmix.com/en/api/Gemini-Guides", only=("gemini*",)
+                ),
+                "anthropic": Endpoint(
+                    "https://aihubmix.com",
+                    "https://docs.aihubmix.com/en/api/Claude-Code",
+                    auth="bearer",
+                    only=("claude-*",),
+                ),
+            },
+        ),
+        "anthropic-openai": Entry(
+            ("ANTHROPIC_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.anthropic.com/v1",
+                    "https://platform.claude.com/docs/cli-sdks-libraries/libraries/openai-sdk",
+                    only=("claude*",),
+                )
+            },
+        ),
+        "xai": Entry(
+            ("XAI_API_KEY",),
+            # Its Messages API is deprecated.
+            {"openai": Endpoint("https://api.x.ai/v1", "https://docs.x.ai/api/integrations", only=("grok*",))},
+        ),
+        "cerebras": Entry(
+            ("CEREBRAS_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.cerebras.ai/v1",
+                    "https://inference-docs.cerebras.ai/resources/openai",
+                    only=OPEN_WEIGHTS,
+                )
+            },
+        ),
+        "moonshot": Entry(
+            ("MOONSHOT_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.moonshot.ai/v1", "https://platform.kimi.ai/docs/overview", only=("kimi*", "moonshot*")
+                ),
+                "anthropic": Endpoint(
+                    "https://api.moonshot.ai/anthropic",
+                    "https://platform.moonshot.ai/docs/guide/agent-support",
+                    auth="bearer",
+                    only=("kimi*",),
+                    issuer="moonshot",
+                ),
+            },
+        ),
+        "zai": Entry(
+            ("ZAI_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.z.ai/api/paas/v4", "https://docs.z.ai/guides/develop/openai/python", only=("glm*",)
+                ),
+                "anthropic": Endpoint(
+                    "https://api.z.ai/api/anthropic",
+                    "https://docs.z.ai/devpack/tool/claude",
+                    auth="bearer",
+                    only=("glm*",),
+                    issuer="zai",
+                ),
+            },
+        ),
+        "minimax": Entry(
+            ("MINIMAX_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.minimax.io/v1",
+                    "https://platform.minimax.io/docs/api-reference/text-openai-api",
+                    only=("MiniMax*",),
+                ),
+                "anthropic": Endpoint(
+                    "https://api.minimax.io/anthropic",
+                    "https://platform.minimax.io/docs/api-reference/text-anthropic-api",
+                    only=("MiniMax*",),
+                    issuer="minimax",
+                ),
+            },
+        ),
+        "alibaba": Entry(
+            ("DASHSCOPE_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
+                    "https://www.alibabacloud.com/help/en/model-studio/compatibility-of-openai-with-dashscope",
+                    only=("qwen*",),
+                ),
+                "anthropic": Endpoint(
+                    "https://dashscope-intl.aliyuncs.com/apps/anthropic",
+                    "https://www.alibabacloud.com/help/en/model-studio/anthropic-api-messages",
+                    only=("qwen*",),
+                ),
+            },
+        ),
+        "nvidia": Entry(
+            ("NVIDIA_API_KEY",),
+            {"openai": Endpoint("https://integrate.api.nvidia.com/v1", "https://build.nvidia.com/", only=("*/*",))},
+        ),
+        "perplexity": Entry(
+            ("PERPLEXITY_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.perplexity.ai",
+                    "https://docs.perplexity.ai/docs/sonar/openai-compatibility",
+                    only=("sonar*",),
+                )
+            },
+        ),
+        "sambanova": Entry(
+            ("SAMBANOVA_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.sambanova.ai/v1",
+                    "https://docs.sambanova.ai/cloud/docs/resources/glossary",
+                    only=("Meta-Llama*", "Llama-*", "DeepSeek*", "Qwen*", "MiniMax*", "gemma*", "gpt-oss*"),
+                )
+            },
+        ),
+        "deepinfra": Entry(
+            ("DEEPINFRA_TOKEN", "DEEPINFRA_API_KEY"),
+            {
+                "openai": Endpoint(
+                    "https://api.deepinfra.com/v1/openai", "https://docs.deepinfra.com/chat/overview", only=("*/*",)
+                )
+            },
+        ),
+        "hyperbolic": Entry(
+            ("HYPERBOLIC_API_KEY",),
+            {
+                "openai": Endpoint(
+                    "https://api.hyperbolic.xyz/v1", "https://docs.hyperbolic.ai/inference/text-apis", only=("*/*",)
+                )
+            },
+        ),
+        "ollama": _local(
+            11434,
+            "https://docs.ollama.com/api/openai-compatibility",
+            "https://docs.ollama.com/api/anthropic-compatibility",
+        ),
+        "lm-studio": _local(
+            1234, "https://lmstudio.ai/docs/api/openai-api", "https://lmstudio.ai/docs/developer/anthropic-compat"
+        ),
+        "llama.cpp": _local(
+            8080,
+            "https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md",
+            "https://huggingface.co/blog/ggml-org/anthropic-messages-api-in-llamacpp",
+        ),
+        "vllm": _local(
+            8000,
+            "https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html",
+            "https://docs.vllm.ai/en/stable/serving/integrations/claude_code/",
+        ),
+    }
+)
+"""Without a configuration they are asked in this order; those with several dialects have first the one that a plain
+`base_url` stands for."""
+
+ALIASES = {
+    **{f"{name}-anthropic": (name, "anthropic") for name in ("openrouter", "deepseek", "moonshot", "zai")},
+    "aihubmix-gemini": ("aihubmix", "gemini"),
 }
+"""Earlier names of single endpoints, which stay valid: the entry, and its dialect."""
+
+
+def entry_of(name: str) -> Entry | None:
+    """The entry of this name; one of an earlier name has that endpoint alone."""
+    if name not in ALIASES:
+        return CATALOG.get(name)
+    of, dialect = ALIASES[name]
+    entry = CATALOG[of]
+    return replace(entry, endpoints={dialect: entry.endpoints[dialect]})
+
+
+def variables_of(name: str, entry: Entry) -> tuple[str, ...]:
+    """The environment variables that may hold its key, the first that is set counts."""
+    if not entry.env or entry.takes_key:
+        return entry.env
+    return (own_variable(ALIASES[name][0] if name in ALIASES else name), *entry.env)

@@ -14,14 +14,17 @@ _HEAD = """\
 # would go; a running proxy reads it again when it changes.
 
 mode = "enforce"                # "observe": only look on and say what would be done; "off"
+local = true                    # servers of this machine that answer (Ollama, LM Studio, llama.cpp, vLLM), asked last
+
+# A name from the catalog (`sidestep providers`) fills in all the rest, for each dialect that the provider speaks.
 """
 
 _TAIL = """
-# A provider that is not in the catalog (`sidestep providers`):
+# A provider that is not in the catalog:
 # [[providers]]
 # name = "azure-east"
 # dialect = "openai"            # or "anthropic", "gemini": what its API speaks
-# base_url = "https://example.openai.azure.com/openai/v1"
+# base_url = "https://example.openai.azure.com/openai/v1"   # or one a dialect: base_urls = { openai = "…" }
 # api_key = "${AZURE_KEY}"      # from the environment
 # auth = "api-key"              # default: the dialect's own header
 # models = { "gpt-4o" = "my-gpt4o" }
@@ -50,28 +53,30 @@ idle = 60
 
 def configuration(env: Mapping[str, str]) -> str:
     """The text of a configuration: each dialect's own provider with the app's own credential, then all whose keys are
-    set."""
+    set, in every dialect that they speak."""
     parts = [_HEAD]
+    for name, base in catalog.OFFICIAL.items():
+        parts.append(
+            f'\n[[providers]]\nname = "{name}"{" " * (18 - len(name))}# calls to {base}, with the app\'s own key\n'
+        )
+    keyed: set[str] = set()
+    for name, entry in catalog.CATALOG.items():
+        variable = keys.variable_of(name, entry, env)
+        if name in catalog.OFFICIAL or variable is None or not _can_be_sent(env[variable]):
+            continue
+        keyed.update(entry.endpoints)
+        parts.append(f'\n[[providers]]\nname = "{name}"{" " * max(1, 18 - len(name))}# {", ".join(entry.endpoints)}\n')
+        parts.append(f'api_key = "${{{variable}}}"\n')
     for dialect in catalog.OFFICIAL:
-        others = [
-            (name, variable)
-            for name, entry in catalog.CATALOG.items()
-            if entry.dialect == dialect and name not in catalog.OFFICIAL
-            if (variable := next((v for v in entry.env if keys.is_set(env, v) and _can_be_sent(env[v])), None))
-            is not None
-        ]
-        own = catalog.OFFICIAL[dialect]
-        parts.append(f"\n# --- calls to {own}\n")
-        parts.append(f'\n[[providers]]\nname = "{dialect}"{" " * max(1, 24 - len(dialect))}# with the app\'s own key\n')
-        for name, variable in others:
-            parts.append(f'\n[[providers]]\nname = "{name}"\napi_key = "${{{variable}}}"\n')
-        if not others:
+        if dialect not in keyed:
             names = [
                 f"{name} ({' or '.join(entry.env)})"
                 for name, entry in catalog.CATALOG.items()
-                if entry.dialect == dialect and entry.env and name not in catalog.OFFICIAL
+                if dialect in entry.endpoints and entry.env and name not in catalog.OFFICIAL
             ]
-            parts.append("# No key for another one is set. Some that could stand in: " + ", ".join(names[:4]) + "\n")
+            parts.append(
+                f"\n# No key of another {dialect} provider is set. Some that could stand in: {', '.join(names[:4])}\n"
+            )
     parts.append(_TAIL)
     return "".join(parts)
 

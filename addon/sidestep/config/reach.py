@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sidestep.config import reading
+from sidestep.config import catalog, keys, reading
 from sidestep.config.settings import Provider, Settings
 from sidestep.config.urls import BaseURL
 from sidestep.config.values import REFERENCE
@@ -17,11 +17,20 @@ WRITTEN_KEY = "a key written in the file"
 ALL_KEYS = "the providers' keys"
 
 
+_VENDORS = {catalog.own_variable(name) for name in catalog.OFFICIAL}
+
+
 class _References(Mapping[str, str]):
     """An environment in which each variable holds the reference to itself: settings read with it tell what would go
-    where, and nothing of the real one is in them."""
+    where, and nothing of the real one is in them. The key of a provider of the catalog goes by its usual name, whether
+    that variable holds it or the one for Sidestep alone: it goes to the same place."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
 
     def __getitem__(self, name: str) -> str:
+        if keys.is_for_sidestep(name) and name not in _VENDORS and f"${{{name}}}" not in self._text:
+            raise KeyError(name)
         # A key has to be printable ASCII; the name of a variable need not be.
         return f"${{{name.encode('unicode_escape').decode('ascii')}}}"
 
@@ -34,13 +43,13 @@ class _References(Mapping[str, str]):
 
 def reach(text: str, source: str) -> frozenset[str]:
     """Each thing that a configuration's text reaches, as `what → where`. ConfigError: it cannot be read."""
-    return frozenset(_reached(reading.parse(text, _References(), source)))
+    return frozenset(_reached(reading.parse(text, _References(text), source)))
 
 
 def _reached(settings: Settings) -> Iterator[str]:
     for route in settings.routes:
         for intercept in route.intercepts:
-            for provider in route.providers:
+            for provider in (*route.providers, *(p for p in settings.local if p.dialect == route.dialect)):
                 yield f"{intercept} → {_place(provider.base_url)}"
     for provider in settings.providers:
         for what in _goes_along(provider):

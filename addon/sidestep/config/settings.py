@@ -126,7 +126,8 @@ TABLES: dict[str, type[msgspec.Struct]] = {
 
 
 class Provider(msgspec.Struct, frozen=True):
-    """A provider as it is used, with the tables that apply to it.
+    """A provider as it is used in one dialect, with the tables that apply to it. One of several dialects has one for
+    each, of the same name: what is known of them, circuits, cooldowns, times, is known of the name.
 
     Without `api_key` the app's own credential stays, or none is sent at all (`auth` is `none`).
     """
@@ -135,6 +136,8 @@ class Provider(msgspec.Struct, frozen=True):
     dialect: str
     base_url: BaseURL
     api_key: Secret | None
+    key_from: str
+    """The environment variable that the key comes from, or `the file`; empty without one."""
     auth: str
     models: tuple[tuple[str, str], ...]
     only: tuple[str, ...] | None
@@ -152,6 +155,8 @@ class Provider(msgspec.Struct, frozen=True):
     stream: StreamSettings
     routing: RoutingSettings
     hedge: HedgeSettings
+    last_resort: bool = False
+    """Its answers are far from those that were asked for: better than none."""
 
     def serves(self, model: str | None) -> bool:
         """Whether it may be asked for this model."""
@@ -192,7 +197,10 @@ class Settings(msgspec.Struct, frozen=True):
     source: str
     mode: str
     providers: tuple[Provider, ...]
+    """Those of one name stand for it in a dialect each."""
     routes: tuple[Route, ...]
+    local: tuple[Provider, ...]
+    """Servers of this machine that are asked last once they were seen to answer (`local`)."""
     circuit: CircuitSettings
     attempts: AttemptSettings
     timeouts: TimeoutSettings
@@ -200,3 +208,11 @@ class Settings(msgspec.Struct, frozen=True):
     routing: RoutingSettings
     hedge: HedgeSettings
     proxy: ProxySettings
+
+    @property
+    def by_name(self) -> dict[str, tuple[Provider, ...]]:
+        """Each provider in all its dialects."""
+        found: dict[str, tuple[Provider, ...]] = {}
+        for provider in self.providers:
+            found[provider.name] = (*found.get(provider.name, ()), provider)
+        return found

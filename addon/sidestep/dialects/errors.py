@@ -148,6 +148,8 @@ _SEALED = _words(
     r"thought.signature | reasoningtext\.signature",
 )
 _RATE = _words(r"\brate.?limit | too many requests | high.frequency | 请求过于频繁 | requests? too frequent")
+_LOADING = _words(r"\bloading (?:the )?model | \bmodel\b[^.]{0,80} is (?:currently |still )?(?:being loaded|loading)\b")
+"""llama.cpp's server, and Hugging Face's inference API."""
 _OVERLOADED = _words(r"overloaded | \bat capacity\b | server is busy | try again later")
 _POLICY = _words(
     r"content management policy | content polic | usage polic | safety system | was flagged | been flagged",
@@ -232,6 +234,8 @@ def _kind(status: int, said: _Said, unknown: ErrorKind = ErrorKind.SERVER) -> Er
     text, words = said.message[:_READ], " ".join(said.words)
     if 500 <= status < 600:
         status = 503 if status == 529 else status
+        if status == 503 and _LOADING.search(text):
+            return ErrorKind.LOADING
         overloaded = status == 503 or _OVERLOAD_CODES.search(words)
         return ErrorKind.OVERLOADED if overloaded else ErrorKind.SERVER
     if _SIZE_LIMITED.search(text):

@@ -150,12 +150,11 @@ class Engine:
 
     def reconfigure(self, settings: Settings) -> None:
         """Take other settings; circuits and cooldowns of unchanged providers are kept."""
-        before = {p.name: p for p in self.settings.providers}
-        kept = {p.name for p in settings.providers if before.get(p.name) == p}
+        kept = _unchanged(self.settings, settings)
         self._reaching = {name: circuit for name, circuit in self._reaching.items() if name in kept}
         self._guards.keep(lambda key, _: key[0] in kept)
         self.cooldowns.keep(lambda name: name in kept)
-        names = {p.name for p in settings.providers}
+        names = settings.by_name
         self._held = {n: s for n, s in self._held.items() if n in names}
         self._unknown.keep(lambda key, _: key[0] in kept)
         self.conversations.keep(kept)
@@ -398,6 +397,13 @@ class Engine:
     def issuer_of(self, identifier: str) -> Issued | None:
         """Who was seen to have issued it. What is asked for is kept: the copies of a conversation must stay alike."""
         return self._issuers.use(identifier)
+
+
+def _unchanged(before: Settings, now: Settings) -> set[str]:
+    """The names of providers that are what they were, in the dialects in which they were asked and are."""
+    known = {(p.name, p.dialect): p for p in before.providers}
+    shared = [(p, known[p.name, p.dialect]) for p in now.providers if (p.name, p.dialect) in known]
+    return {p.name for p, _ in shared} - {p.name for p, was in shared if p != was}
 
 
 def _changed(what: str, circuit: Circuit, state: State, outcome: Outcome, now: float) -> str:

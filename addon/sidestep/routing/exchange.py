@@ -23,7 +23,7 @@ from functools import cached_property
 
 from sidestep.breaker import judging
 from sidestep.breaker.bounded import short
-from sidestep.breaker.cooldown import Source, Subject, subject
+from sidestep.breaker.cooldown import FORESEEN, Source, Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.breaker.ratelimits import exhausted
 from sidestep.breaker.windows import windows
@@ -47,6 +47,9 @@ RECOVERY_WAITS = 3
 be another failure."""
 WAIT_MARGIN_SECONDS = 0.005
 """Timers may fire a little early; asking a moment too soon would waste the only wait."""
+_PLAN = "plan ("
+_MERE_PREFERENCES = ("recovering", _PLAN, f"cooldown ({FORESEEN})")
+"""Why a provider that would answer is passed over: the ramp after an outage, and limits that are near."""
 MAX_ATTEMPTS_KEPT = 50
 """Of one WebSocket, over which an app may ask for as much as it likes: the oldest good ones go first."""
 
@@ -165,12 +168,13 @@ class Exchange:
                 route.name,
                 self.call,
                 body_bytes,
-                candidates,
+                [c for c in candidates if not c.provider.last_resort],
                 lambda candidate: engine.would_admit(candidate, self.subject(candidate), now),
                 engine.out,
                 now,
                 spoken_for=keeper is not None,
             )
+            candidates = [*candidates, *(c for c in plan.candidates if c.provider.last_resort)]
         if keeper is not None:
             candidates = [keeper, *(c for c in candidates if c is not keeper)]
         if candidates is plan.candidates and not failed_at:
@@ -185,7 +189,7 @@ class Exchange:
         if not self.engine.conversations.any(now) or (conversation := self.conversation) is None:
             return None
         name = self.engine.conversations.keeper(self._scope, conversation, now)
-        found = next((c for c in plan.candidates if c.provider.name == name), None)
+        found = next((c for c in plan.candidates if c.provider.name == name and not c.provider.last_resort), None)
         return found if found is not None and self.engine.would_admit(found, self.subject(found), now) else None
 
     @cached_property
@@ -246,7 +250,7 @@ class Exchange:
         self.refused = ()
         for candidate in self.plan.candidates:
             if candidate.provider.name not in self._spent:
-                answer = self._spared(candidate, now) or self._ask(candidate, now)
+                answer = self._spared(candidate, now) or self._held_back(candidate) or self._ask(candidate, now)
                 if isinstance(answer, Attempt):
                     return answer
                 self.refused = (*self.refused, answer)
@@ -257,7 +261,13 @@ class Exchange:
         window = self.engine.plans.nearly_used_up(self.subject(candidate), now)
         if window is None or (self.conversation is not None and self.conversation.answered is not None):
             return None
-        return Refused(candidate.provider.name, f"plan ({window.name} is nearly used up)", window.resets_in)
+        return Refused(candidate.provider.name, f"{_PLAN}{window.name} is nearly used up)", window.resets_in)
+
+    def _held_back(self, candidate: Candidate) -> Refused | None:
+        """A last resort is for calls that nobody else takes, not for those that another one would rather not have."""
+        if candidate.provider.last_resort and any(r.reason.startswith(_MERE_PREFERENCES) for r in self.refused):
+            return Refused(candidate.provider.name, "a last resort", None)
+        return None
 
     def _for_want_of_others(self, now: float) -> Attempt | Wait | None:
         """The first of those that would rather not be asked, and that no open circuit refuses. One whose refusal named
@@ -281,11 +291,15 @@ class Exchange:
         def reluctance(candidate: Candidate) -> tuple[bool, bool, int, float, bool]:
             refusal = self._refusal(candidate, now)
             cooling = self.engine.cooldowns.find(self.subject(candidate), now)
+            source = -1 if cooling is None else min(cooling.source, Source.GUESSED)
+            seconds = 0.0 if cooling is None else cooling.seconds
+            if cooling is None and candidate.provider.last_resort:
+                source, seconds = Source.FORESEEN, math.inf  # after a limit that was merely foreseen
             return (
                 candidate.provider.name in self._spent,
                 refusal is not None and refusal.reason == "open",
-                -1 if cooling is None else min(cooling.source, Source.GUESSED),
-                0.0 if cooling is None else cooling.seconds,
+                source,
+                seconds,
                 not candidate.own,
             )
 
@@ -426,6 +440,7 @@ class Exchange:
             for c in self.plan.candidates
             # What is left out of a copy is missing from the conversation for good: not for the sake of some seconds.
             if c.provider is not at and c.provider.name not in self._spent and c.tier == late.candidate.tier
+            if c.provider.hedge.enabled
         ]
         # Where an address hangs, it hangs for all who are there.
         for candidate in sorted(others, key=lambda c: c.provider.base_url.place == at.base_url.place):
@@ -515,7 +530,7 @@ class Exchange:
         if outcome.kind is Kind.FAILURE and self.match.route.strategy == "fastest" and not self.call.is_websocket:
             self.engine.strategist.paces.failed(pace_key(candidate, self.call), now - attempt.started, now)
         limits = candidate.provider.attempts
-        tries_left = self._tries.get(name, 0) < limits.per_provider
+        tries_left = self._tries.get(name, 0) < limits.per_provider and self._room_for_another(now)
         announced = outcome.cooldown_seconds
         if outcome.then is Then.RETRY and tries_left:
             pause = limits.backoff_seconds * (0.5 + self._jitter())
@@ -536,6 +551,18 @@ class Exchange:
             passes = outcome.kind is Kind.FAILURE or outcome.reason == "rate_limit"
             pause = max(candidate.provider.circuit.open_seconds, announced or 0.0)
             self._spent[name] = now + pause if passes else NEVER_AGAIN
+
+    def _room_for_another(self, now: float) -> bool:
+        """Whether a second try leaves attempts enough for those providers that had none yet. Where they are more than a
+        request may ask anyway, a second try is as good."""
+        waiting = [
+            c
+            for c in self.plan.candidates
+            if c.provider.name not in self._tries and c.provider.name not in self._spent
+            if self._refusal(c, now, insist=True) is None
+        ]
+        left = self.limits.max - len(self.attempts)
+        return left > len(waiting) or len(self.plan.candidates) > self.limits.max
 
     def failed_at(self, now: float) -> frozenset[str]:
         """The providers that have failed this request, or have left it without content for long. One that has said when

@@ -5,9 +5,13 @@ Pure: no mitmproxy, no I/O, no state of circuits; it says which provider may be 
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from sidestep.config import catalog, keys, local
+from sidestep.config.model_names import CHAT_FAMILIES
 from sidestep.config.settings import Provider, Settings
 from sidestep.config.urls import BaseURL
 from sidestep.dialects import DIALECTS
@@ -64,6 +68,34 @@ def explain(settings: Settings, url: str, model: str | None, method: str | None 
     return found
 
 
+def missing(settings: Settings, found: dict[str, Any], env: Mapping[str, str]) -> list[dict[str, str]]:
+    """Which providers of the catalog could stand in as well, and what is missing for that. `found`: what `explain`
+    said of a call that is routed."""
+    route = next(r for r in settings.routes if r.name == found["route"])
+    model = found["model"]
+    used = {p.name for p in route.providers}
+    keyed = {p.base_url for p in route.providers if p.api_key is not None}
+    answers = {p.name for p in settings.providers}
+    lacking = []
+    for name, entry in catalog.CATALOG.items():
+        endpoint = entry.endpoints.get(route.dialect)
+        if endpoint is None or name in used or name in catalog.OFFICIAL or BaseURL.parse(endpoint.base_url) in keyed:
+            continue
+        globs = CHAT_FAMILIES if entry.is_local else endpoint.only
+        if model is not None and globs is not None and not any(fnmatch.fnmatchcase(model, glob) for glob in globs):
+            continue
+        looked_for = next((p for p in settings.local if p.name == name), None)
+        variables = catalog.variables_of(name, entry)
+        if looked_for is not None and name not in answers:
+            why = f"no server that talks answers at {local.address(looked_for)}"
+        elif entry.is_local or keys.variable_of(name, entry, env) is not None:
+            why = f"{settings.source} does not name it"
+        else:
+            why = f"{variables[-1] if len(variables) < 3 else ' or '.join(variables[1:])} is not set"
+        lacking.append({"name": name, "why": why})
+    return lacking
+
+
 def order(strategy: str) -> str:
     """What the order of the providers means."""
     return {
@@ -86,7 +118,22 @@ def _candidate(candidate: table.Candidate) -> dict[str, Any]:
         "model": candidate.model,
         "own": candidate.own,
         "credential": credential,
+        "why": _why(candidate),
     }
+
+
+def _why(candidate: table.Candidate) -> str:
+    """Why it is in the chain."""
+    provider = candidate.provider
+    if candidate.own_credential:
+        return "the app addressed it: with the app's own credential"
+    if provider.api_key is not None:
+        key = "a key in the file" if provider.key_from == "the file" else f"your key in {provider.key_from}"
+        return f"the app addressed it: with {key}" if candidate.own else key
+    if provider.last_resort:
+        return "it answers on this machine: for what nobody else takes"
+    entry = catalog.entry_of(provider.name)
+    return "a server of this machine" if entry is not None and entry.is_local else "it needs no key"
 
 
 def _rejected(provider: Provider, model: str | None) -> str:

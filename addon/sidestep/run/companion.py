@@ -159,7 +159,8 @@ def _serves() -> str:
         return "no configuration: calls go where the app sends them"
     settings = engine.settings
     mode = "" if settings.mode == "enforce" else f" (mode {settings.mode})"
-    return f"{settings.source}: calls may go to {', '.join(hosts(settings)) or 'no provider'}{mode}"
+    local = " and servers of this machine that answer" if settings.local else ""
+    return f"{settings.source}: calls may go to {', '.join(hosts(settings)) or 'no provider'}{local}{mode}"
 
 
 def _line(message: dict[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 
+from sidestep.config import keys
 from sidestep.no_proxy import no_proxy
 from sidestep.run.trust import BUNDLE_VARIABLES, JAVA_PASSWORD, Trust
 
@@ -36,6 +37,12 @@ def variables(env: Mapping[str, str], port: int, trust: Trust, *, intercepted: C
     if trust.java is not None:  # without trust the proxy would only be in its way
         found["JAVA_TOOL_OPTIONS"] = java_options(env.get("JAVA_TOOL_OPTIONS", ""), port, trust.java, passed_by)
     return found
+
+
+def for_the_command(env: Mapping[str, str]) -> dict[str, str]:
+    """What a command is given of an environment: all but the keys that are for Sidestep alone. An app that finds a key
+    may leave its plan for it."""
+    return {name: value for name, value in env.items() if not keys.is_for_sidestep(name)}
 
 
 def java_options(users: str, port: int, store: PurePath, passed_by: Collection[str]) -> str:

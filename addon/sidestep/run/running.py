@@ -98,7 +98,8 @@ def _run(
     bases = {(base.host, base.port) for route in settings.routes for base in route.intercepts}
     if passed := no_proxy.passed_by(env, bases):
         say(f"calls to {', '.join(passed)} go past Sidestep: NO_PROXY says so")
-    child_env = {**env, **environment.variables(env, proxy.port, trusted, intercepted=intercepted)}
+    variables = environment.variables(env, proxy.port, trusted, intercepted=intercepted)
+    child_env = {**environment.for_the_command(env), **variables}
     # Blocked from here on, so that none gets lost between the start and the wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     proxy.listen(at_once=not sys.stderr.isatty())

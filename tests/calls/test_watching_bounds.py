@@ -117,7 +117,7 @@ def test_a_stream_that_comes_faster_than_any_model_speaks(name: str, size: int, 
     assert len(packed) - len(got) < 200_000, "events that no SDK could read may be left out"
     assert outcome.kind is not Kind.FAILURE
     *_, spent = passed_on(watch_of(dialect, kind, content_encoding=encoding), packed, size)
-    assert spent < 0.5
+    assert spent < 2
 
 
 def test_all_of_a_stream_is_read_that_a_model_may_speak() -> None:
@@ -213,7 +213,7 @@ def test_an_answer_of_long_lists_is_good(name: str) -> None:
         watch = watch_of(dialect, JSON, stream=False, operation=operation)
         answer = json.dumps({**body, **told, **changes}).encode()
         _, outcome, spent = passed_on(watch, answer)
-        assert spent < 0.5
+        assert spent < 2
         return outcome, watch
 
     outcome, watch = judged()
@@ -258,7 +258,7 @@ def test_a_document_that_holds_too_much_passes(make: Callable[[], bytes], outcom
     finally:
         tracemalloc.stop()
     assert (got == body, judged.kind) == (True, outcome)
-    assert passed_on(watch_of(kind=JSON, stream=False), body)[2] < 0.4
+    assert passed_on(watch_of(kind=JSON, stream=False), body)[2] < 1.6
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
@@ -287,7 +287,7 @@ def test_an_error_that_holds_too_much_is_read_as_words(status: int, body: bytes)
     watch.feed(body)
     began = time.process_time()
     watch.judge_end()
-    assert time.process_time() - began < 0.05
+    assert time.process_time() - began < 0.2
 
 
 @pytest.mark.parametrize("name", ["retry-after", "retry-after-ms", "x-ratelimit-reset-requests", "ratelimit"])
@@ -298,7 +298,7 @@ def test_a_long_header_tells_no_time(name: str, unit: str) -> None:
     began = time.process_time()
     assert name not in watch.headers
     assert watch.judge_end().cooldown_seconds is None
-    assert time.process_time() - began < 0.05
+    assert time.process_time() - began < 0.2
 
 
 def test_what_was_said_before_is_still_known() -> None:

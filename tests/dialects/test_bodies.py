@@ -159,7 +159,7 @@ def test_a_crowded_body_is_not_built(name: str, dialect: str) -> None:
         tracemalloc.stop()
     began = time.process_time()
     read(body, dialect)
-    assert time.process_time() - began < 0.25
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_text_of_backslashes_is_pruned_quickly() -> None:
     body = b'{"model":"a","input":"' + b"\\\\" * 10_000_000 + b'"}'
     began = time.process_time()
     assert read(body).model == "a"
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 2
     assert json.loads(pruned(body))["input"]
 
 
@@ -266,7 +266,7 @@ def test_a_form_takes_no_time(body: bytes) -> None:
     """In parts, in heads, in what is nearly a boundary: it grows with the length alone."""
     began = time.process_time()
     form(body)
-    assert time.process_time() - began < 0.1
+    assert time.process_time() - began < 0.4
 
 
 def test_a_field_that_is_there_twice_is_left_out_twice() -> None:

@@ -225,5 +225,5 @@ def test_a_head_that_grows_byte_by_byte_takes_no_time(driver: Driver, start: byt
     began = time.process_time()
     for _ in range(10_000):
         driver.says(driver.servers[0], b"a")
-    assert time.process_time() - began < 0.3
+    assert time.process_time() - began < 1.2
     assert not driver.closed

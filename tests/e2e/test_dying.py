@@ -357,7 +357,7 @@ def _reach(world: World, case: Case, app: App, a: Provider) -> Seen | None:
             assert world.holes[case.number].arrived.acquire(timeout=5)
         return None
     a.then(behaviour)
-    app.send(stream=case.stream)
+    app.send(stream=case.stream, user=case.id)  # rows share a number, and what failed would begin elsewhere
     seen = a.wait_for_request()
     if case.stage.mark:
         app.until(case.stage.mark)

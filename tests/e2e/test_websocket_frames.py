@@ -301,7 +301,8 @@ def test_an_idle_socket_is_nothing_under_way(talker: Make, proxy: Start) -> None
 
 
 def test_what_passes_is_untouched(talker: Make, proxy: Start) -> None:
-    """Compressed or not: text and bytes, what is no JSON, and messages of 5 MB, which are judged by their edges."""
+    """Compressed or not: text and bytes, messages of 5 MB, which are judged by their edges, and what is no JSON, which
+    the app's own provider alone gets."""
     huge = {"type": "response.image_generation_call.partial_image", "partial_image_b64": "A" * (5 << 20)}
     end = {"type": "response.completed", "response": {"id": "resp_1", "output": [{"result": "B" * (6 << 20)}]}}
     heard: list[Any] = [
@@ -312,10 +313,10 @@ def test_what_passes_is_untouched(talker: Make, proxy: Start) -> None:
         end,
     ]
     a = talker("a", said(), heard, said(), heard)
-    m = proxy(config(a))
+    m = proxy(config(a, own=a))
     for compression in ("deflate", None):
         a.heard.clear()
-        with dial(m, compression=compression) as ws:
+        with dial(m, a.base, compression=compression) as ws:
             assert a.compressed is (compression is not None)
             assert ask(ws) == said()
             odd = json.dumps({**CREATE, "input": "C" * (5 << 20)})

@@ -7,21 +7,20 @@ import gc
 import json
 import logging
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy import command, contentviews, ctx, exceptions, version
 from mitmproxy.addonmanager import Loader
-from mitmproxy.log import ALERT
 
-from sidestep import probing, status
-from sidestep.breaker.circuit import State
+from sidestep import probing, runtime, status
 from sidestep.calls.shared import Core
 from sidestep.config import local, trusting
 from sidestep.config.locating import Places, choose, places, stamps
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
-from sidestep.config.settings import MODES, Settings
+from sidestep.config.settings import Settings
 from sidestep.handover import DIRECT_HOSTS, UPSTREAM_AUTH
 from sidestep.mitm import expected
 from sidestep.mitm.aside import Aside
@@ -58,6 +57,7 @@ class Sidestep:
         self._places = Places()
         self._seen: dict[Path, Stamp | None] = {}
         self._refused = ""
+        self._runtime: Path | None = None
         self._passed_over = ""
         self._read: Settings | None = None
         self._found: dict[str, tuple[str, ...]] = {}
@@ -208,6 +208,7 @@ class Sidestep:
         self._look_around()
         self._keep(asyncio.get_running_loop().create_task(self._watch()))
         self._keep(asyncio.get_running_loop().create_task(self._settle_in()))
+        self._show_door()
 
     @staticmethod
     async def _settle_in() -> None:
@@ -217,7 +218,21 @@ class Sidestep:
         # Nearly all that is there now stays: going through it each time costs the collector tens of milliseconds.
         gc.freeze()
 
+    def _show_door(self) -> None:
+        """Say where the page is, and let a shell find this proxy."""
+        url = own_url()
+        if url is None or self.engine is None:
+            return
+        told = runtime.Running(os.getpid(), url, self.core.token, self.engine.settings.source, time.time())
+        self._runtime = runtime.record(told)
+        logger.info(
+            f"sidestep: what happens is shown at {url}/#{self.core.token} (after the #: the token for its buttons)"
+        )
+
     def done(self) -> None:
+        if self._runtime is not None:
+            self._runtime.unlink(missing_ok=True)
+            self._runtime = None
         for task in self._tasks:
             task.cancel()
         for quick in self._quickened:
@@ -271,7 +286,7 @@ class Sidestep:
         if settings == self._read:
             return True
         self._take(settings, chosen.path)
-        logger.log(ALERT, f"sidestep: configuration reloaded from {settings.source}")
+        self.core.say(f"configuration reloaded from {settings.source}")
         return True
 
     # --- commands
@@ -284,25 +299,27 @@ class Sidestep:
     @command.command("sidestep.circuit.open")
     def circuit_open(self, name: str) -> None:
         """Hold a provider's circuit open: nothing is sent to it."""
-        self._hold(name, State.FORCED_OPEN)
+        self._hold(name, "open")
 
     @command.command("sidestep.circuit.disable")
     def circuit_disable(self, name: str) -> None:
         """Let everything through to a provider, whatever fails; it is still counted."""
-        self._hold(name, State.DISABLED)
+        self._hold(name, "disable")
 
     @command.command("sidestep.circuit.auto")
     def circuit_auto(self, name: str) -> None:
         """Give a provider's circuit back to its own judgement."""
-        self._hold(name, None)
+        self._hold(name, "auto")
 
     @command.command("sidestep.mode")
     def mode(self, mode: str) -> None:
         """Set the mode: enforce, observe or off."""
-        if mode not in MODES:
-            raise exceptions.CommandError(f"expected one of {', '.join(MODES)}, found {mode!r}")
-        self._engine().mode = mode
-        logger.log(ALERT, f"sidestep: mode {mode}")
+        from sidestep.calls import pages
+
+        try:
+            pages.set_mode(self.core, self._engine(), mode)
+        except pages.RefusedError as e:
+            raise exceptions.CommandError(str(e)) from None
 
     @command.command("sidestep.reload")
     def reload(self) -> None:
@@ -313,13 +330,13 @@ class Sidestep:
                 "the configuration is gone, not trusted or has problems, see the log; the old stays in force"
             )
 
-    def _hold(self, name: str, state: State | None) -> None:
-        engine = self._engine()
-        names = engine.settings.by_name
-        if name not in names:
-            raise exceptions.CommandError(f"expected one of {', '.join(names)}, found {name!r}")
-        engine.hold(name, state)
-        logger.log(ALERT, f"sidestep: {name} is {'automatic' if state is None else state}")
+    def _hold(self, name: str, how: str) -> None:
+        from sidestep.calls import pages
+
+        try:
+            pages.hold(self.core, self._engine(), name, how)
+        except pages.RefusedError as e:
+            raise exceptions.CommandError(str(e)) from None
 
     def _engine(self) -> Engine:
         if self._aside is not None:
@@ -327,6 +344,19 @@ class Sidestep:
         if self.engine is None:
             raise exceptions.CommandError("sidestep has no configuration yet")
         return self.engine
+
+
+def own_url() -> str | None:
+    """The address of this proxy's own port, where pages can be asked for; None where no mode has one."""
+    from mitmproxy.proxy.mode_specs import RegularMode, UpstreamMode
+
+    server = ctx.master.addons.get("proxyserver")
+    for instance in () if server is None else server.servers:
+        if isinstance(instance.mode, (RegularMode, UpstreamMode)) and instance.listen_addrs:
+            host, port, *_ = instance.listen_addrs[0]
+            host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)  # noqa: S104
+            return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return None
 
 
 def _add_options(loader: Loader) -> None:

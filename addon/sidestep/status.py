@@ -5,8 +5,6 @@ Pure: no mitmproxy, no clock. No key, no prompt and no body can be read here, fo
 
 from __future__ import annotations
 
-import html
-import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -268,58 +266,3 @@ def metrics(engine: Engine, now: float) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_EngineCollector(engine, now))
     return generate_latest(registry)
-
-
-_STYLE = """
-:root{color-scheme:light dark;--ok:#1a7f37;--warn:#9a6700;--bad:#cf222e;--line:#8884}
-body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;width:100%}
-th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line)}
-td.n{text-align:right;font-variant-numeric:tabular-nums}b.closed,b.disabled,b.ok{color:var(--ok)}
-b.half_open,b.degraded{color:var(--warn)}b.open,b.forced_open,b.unhealthy{color:var(--bad)}
-ol{font:13px/1.6 ui-monospace,monospace;padding-left:0;list-style:none}small{opacity:.7}
-"""
-
-
-def page(engine: Engine, now: float) -> bytes:
-    """The live status page; it reloads itself every two seconds."""
-    _, body = health(engine, now)
-    e = html.escape
-    rows = []
-    for name, p in body["providers"].items():
-        wait = p["cooldown"]["seconds"] if p["cooldown"] else p["retry_after"]
-        counts = (p["failure_count"], p["totals"]["success"], p["totals"]["failure"], p["in_flight"])
-        why = f"cooldown: {e(p['cooldown']['reason'])}" if p["cooldown"] else ""
-        rows.append(
-            f"<tr><td>{e(name)}</td><td><b class={p['state']}>{p['state']}</b> <small>{why}</small></td>"
-            + "".join(f"<td class=n>{n}</td>" for n in counts)
-            + f"<td class=n>{'' if wait is None else f'{math.ceil(wait)} s'}</td></tr>"
-        )
-    routes = []
-    for r in engine.settings.routes:
-        verdict = body["routes"][r.name]
-        by = verdict["served_by"] or "nobody"
-        by += "".join(f"; conversations that stay with {n}: {count}" for n, count in verdict.get("stays", {}).items())
-        from_to = f"{', '.join(str(b) for b in r.intercepts)} → {', '.join(p.name for p in r.providers)}"
-        routes.append(
-            f"<tr><td>{e(r.name)}<br><small>{e(from_to)}, {e(r.strategy)}</small></td>"
-            f"<td><b class={verdict['status']}>{verdict['status']}</b></td>"
-            f"<td>{e(by)}</td><td>{e(verdict['because'] or '')}</td></tr>"
-        )
-    came = _results(engine)
-    calls = ", ".join(f"{came[result]} {result}" for result in Result)
-    events = "".join(
-        f"<li><small>{now - at:6.0f} s ago</small> {e(text)}</li>" for at, text in reversed(engine.journal)
-    )
-    text = (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=2>"
-        f"<meta name=viewport content='width=device-width'><title>Sidestep: {body['status']}</title>"
-        f"<style>{_STYLE}</style><h1>Sidestep: <b class={body['status']}>{body['status']}</b></h1>"
-        f"<p>Mode {e(engine.mode)}, {body['in_flight']} attempts in flight. Calls since the start: {calls}."
-        " <a href=/health>health</a> <a href=/metrics>metrics</a></p>"
-        f"<table><tr><th>Route<th>Health<th>Served by<th>Because</tr>{''.join(routes)}</table>"
-        "<h2>Providers</h2><table><tr><th>Provider<th>Circuit<th>Failures in a row<th>Successes since the start"
-        "<th>Failures since the start<th>In flight<th>Asked again in</tr>"
-        f"{''.join(rows)}</table><h2>Events</h2><ol>{events}</ol></html>"
-    )
-    return text.encode()

@@ -578,7 +578,7 @@ def test_the_snapshot_tells_all() -> None:
         probes_out=1,
         generation=2,
         times_opened=1,
-        last_failure=FAILURE.reason,
+        last_failure=FAILURE.words,
     )
     assert repr(circuit) == "Circuit(half_open, failures=3, permits=1, generation=2)"
     assert make().snapshot(5) == Snapshot(State.CLOSED, 0, 0, 0, None, None, 0, 0, 0, 0, "")

@@ -1,4 +1,4 @@
-"""Sidestep's own answers: whole errors in each dialect, and the pages of `sidestep.internal`."""
+"""Sidestep's own answers: whole errors in each dialect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from mitmproxy import http
 
-from sidestep import status
 from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
 from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome, Then
@@ -16,7 +15,7 @@ from sidestep.calls import replies
 from sidestep.dialects import DIALECTS
 from sidestep.routing.engine import Refused
 from sidestep.routing.exchange import Exchange, Exhausted
-from support.flows import ask, flow_of
+from support.flows import ask
 from support.world import World, toml
 
 DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
@@ -141,93 +140,3 @@ def test_a_handshake_is_sent_back_to_http() -> None:
     world.engine.hold("a", State.FORCED_OPEN)
     assert isinstance(exchange.next(world.now), Exhausted)
     assert message(replies.exhausted(exchange)) == "no provider takes this WebSocket now: a is forced_open"
-
-
-# --- pages
-
-
-def visit(world: World, path: str, method: str = "GET", *, details: bool = True) -> http.Response:
-    request = flow_of(method, f"http://sidestep.internal{path}").request
-    return replies.page(request, world.engine, world.now, details=details)
-
-
-GUARDED = {
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
-    "x-frame-options": "DENY",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
-"""So that no page of the web learns anything from ours."""
-
-
-@pytest.mark.parametrize("query", ["", "?x=1"])
-def test_the_three_pages(query: str) -> None:
-    """Each is what `status` says, with its type; a query changes nothing."""
-    world = opened(20, 30)
-    health = visit(world, f"/health{query}")
-    fields = {"content-type": "application/json", "content-length": str(len(health.content or b"")), **GUARDED}
-    assert told(health) == (
-        503,
-        fields,
-        status.health(world.engine, world.now)[1],
-    )
-    metrics = visit(world, f"/metrics{query}")
-    assert (metrics.status_code, metrics.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert metrics.content == status.metrics(world.engine, world.now)
-    page = visit(world, f"/{query}")
-    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert page.content == status.page(world.engine, world.now)
-
-
-def test_strangers_learn_how_it_is_in_a_word() -> None:
-    """Without details: the status code and its word, and no other page."""
-    world = opened(20, 30)
-
-    def see(path: str) -> http.Response:
-        request = flow_of("GET", f"http://sidestep.internal{path}").request
-        return replies.page(request, world.engine, world.now, details=False)
-
-    assert (see("/health").status_code, json.loads(see("/health").content or b"")) == (503, {"status": "unhealthy"})
-    assert [see(path).status_code for path in ("/", "/metrics", "/nothing")] == [403, 403, 403]
-
-
-def test_health_is_fine_where_calls_are_answered() -> None:
-    world = World(toml("priority", "", a=""))
-    assert told(visit(world, "/health"))[0] == 200
-
-
-def test_other_pages_and_methods() -> None:
-    """What there is, and how to ask for it."""
-    world = World(toml("priority", "", a=""))
-    missing = visit(world, "/nothing")
-    assert (missing.status_code, missing.content) == (404, b"/, /health and /metrics are here\n")
-    posted = visit(world, "/health", "POST")
-    assert (posted.status_code, posted.headers["allow"], posted.content) == (405, "GET, HEAD", b"only GET\n")
-
-
-@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/nothing"])
-def test_head_is_get_without_the_body(path: str) -> None:
-    """Header fields and all."""
-    world = World(toml("priority", "", a=""))
-    whole, head = visit(world, path), visit(world, path, "HEAD")
-    assert (head.status_code, head.headers.fields) == (whole.status_code, whole.headers.fields)
-    assert head.raw_content == b""
-
-
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize("path", ["/", "/health", "/health?x=1", "/metrics", "/nothing"])
-def test_a_client_without_rights_learns_one_word(path: str, method: str) -> None:
-    """Whether its calls are served, by status and word; no provider, no route, no count."""
-    for world in (opened(20, 30), World(toml("priority", "", a=""))):
-        page = visit(world, path, method, details=False)
-        code, body = status.health(world.engine, world.now)
-        if path.startswith("/health"):
-            assert page.status_code == code
-            assert method == "HEAD" or json.loads(page.content or b"") == {"status": body["status"]}
-        else:
-            assert page.status_code == 403
-        assert not any(name.encode() in (page.content or b"") for name in ("app.test", "metrics", "closed", '"a"'))
-    assert visit(world, path, "POST", details=False).status_code == 403

@@ -232,7 +232,7 @@ def test_pages(provider: Make, proxy: Start) -> None:
     assert b"sidestep_circuit_state" in m.page("/metrics")[1]
     status, page = m.page("/")
     assert status == 200
-    assert b"<title>Sidestep: ok</title>" in page
+    assert b"<title>Sidestep</title>" in page
     assert m.page("/nothing")[0] == 404
 
 

@@ -248,7 +248,7 @@ def test_a_slow_stream_counts_for_the_rate_and_not_in_a_row() -> None:
         circuit = w.engine.circuits_of_models(provider)["m"]
         seen = circuit.snapshot(w.now)
         assert seen.failure_count == 0
-    assert (str(seen.state), seen.last_failure) == ("open", "slow")
+    assert (str(seen.state), seen.last_failure) == ("open", "far slower than usual")
 
 
 def test_kinds_of_outcomes_have_a_word_for_it() -> None:

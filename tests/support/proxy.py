@@ -58,7 +58,9 @@ class Mitmdump:
                 self.config.write_text(config)
                 command += ["--set", f"sidestep_config={self.config}"]
         self._command = [*command, *options]
-        self._env = clean_env(PYTHONUNBUFFERED="1", HOME=str(folder), **(env or {}))
+        (folder / "run").mkdir(mode=0o700, exist_ok=True)
+        private = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder / "run")}
+        self._env = clean_env(PYTHONUNBUFFERED="1", **{**private, **(env or {})})
         self.lines: list[str] = []
         self._said: int | None = None
         self.port = 0
@@ -149,6 +151,11 @@ class Mitmdump:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def token(self) -> str:
+        """For the page's buttons, as the log tells it."""
+        return self.wait_for_log(r"what happens is shown at \S+/#(\S+)")[1]
 
     @property
     def ca(self) -> Path:

@@ -222,7 +222,7 @@ class Circuit:
     def _settle_probe(self, permit: Permit, outcome: Outcome, now: float) -> None:
         if outcome.kind is Kind.FAILURE:
             self._failures += 1
-            self._last_failure = outcome.cause or outcome.reason
+            self._last_failure = outcome.words
             if outcome.slow:
                 doubled = min(self._open_seconds * 2, self.settings.open_seconds_max)
                 self._open_seconds = max(self._open_seconds, doubled)
@@ -266,12 +266,12 @@ class Circuit:
 
     def _count_failure(self, outcome: Outcome, now: float) -> None:
         self._failures += 1
-        self._last_failure = outcome.cause or outcome.reason
+        self._last_failure = outcome.words
         self._window.failure(now)
         self._trip_if_due(now)
 
     def _count_slow(self, outcome: Outcome, now: float) -> None:
-        self._last_failure = outcome.cause or outcome.reason
+        self._last_failure = outcome.words
         self._window.failure(now)
         self._trip_if_due(now)
 

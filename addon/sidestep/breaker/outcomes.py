@@ -122,7 +122,7 @@ class Outcome:
             return self.cause
         if self.reason == "http_5xx" and self.status is not None:
             return f"answered {self.status}"
-        return _WORDS.get(self.reason, self.reason)
+        return NAMES.get(self.reason, self.reason)
 
     @property
     def slow(self) -> bool:
@@ -146,7 +146,7 @@ class Outcome:
         return str(self.status)
 
 
-_WORDS = {
+NAMES = {
     "connect": "could not be reached",
     "timeout": "said nothing in time",
     "bad_response": "gave no answer in its 200",

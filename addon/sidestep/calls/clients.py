@@ -144,7 +144,12 @@ def is_own_name(authority: bytes, names: Collection[str]) -> bool:
     if address_of(host) is not None:
         return True
     host = host.removesuffix(".")
-    return "." not in host or host.endswith(_OWN_ENDINGS) or host in _names_of_machine() or host in names
+    return "." not in host or host.endswith(_OWN_ENDINGS) or is_machine(host, names)
+
+
+def is_machine(host: str, names: Collection[str]) -> bool:
+    """Whether this name, in lower case, is this machine's."""
+    return host == "localhost" or host.endswith(".localhost") or host in _names_of_machine() or host in names
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ from sidestep.calls.entrance import Entrance
 from sidestep.calls.flight import Flight
 from sidestep.calls.flows import Original, host_of, is_overlong, readable_body
 from sidestep.calls.frames import Frames, conversation_of
+from sidestep.calls.pages import Pages, asks_the_proxy
 from sidestep.calls.session import Session
 from sidestep.calls.shared import Core
 from sidestep.calls.watching import Shape
@@ -64,6 +65,7 @@ class Calls:
         self.direct_hosts: str | None = None
         self._unread: set[str] = set()
         self.entrance = Entrance()
+        self.pages = Pages(core, self.entrance)
 
     def done(self) -> None:
         for session in self.sessions.values():
@@ -134,8 +136,7 @@ class Calls:
         has_a_say = _has_a_say(flow, engine)
         host = _host_of(flow, keep=has_a_say)
         if host == replies.INTERNAL_HOST:
-            refused = self.entrance.refuse_page(flow.request, engine.settings.proxy.hosts)
-            flow.response = refused or replies.page(flow.request, engine, self.core.clock(), details=has_a_say)
+            flow.response = self.pages.answer(flow.request, engine, details=has_a_say)
         elif engine.mode == "enforce" and not has_a_say:
             match = _match(flow, engine, host)
             if match is not None and not match.takes_own_credential:
@@ -429,13 +430,15 @@ class Calls:
             engine.durations.took((exchange.match.route.name, result), self.core.clock() - exchange.arrived)
         if result is Result.REROUTED and session.answered_by is not None:
             engine.rerouted[(session.match.addressed, session.answered_by.name)] += 1
-        story.tell(session, result)
+        now = self.core.clock()
+        if (told := story.tell(session, result)) is not None:
+            engine.recent.ended(told, _waited(session, exchange), now, result=result)
         if session.acting and result in (Result.REROUTED, Result.FAILED):
             kind, text = story.line(session, result)
             self.core.tell(kind, text, logging.INFO if result is Result.REROUTED else logging.WARNING)
         came_to_nothing = result in (Result.FAILED, Result.LEFT)
         if came_to_nothing or engine.repeats:
-            call, now = exchange.call, self.core.clock()
+            call = exchange.call
             said = said_in(call.messages, session.original.body or b"")
             if came_to_nothing:
                 engine.repeats.failed(call.operation, exchange.credential, said, exchange.failed_at(now), now)
@@ -443,6 +446,38 @@ class Calls:
                 engine.repeats.answered(call.operation, exchange.credential, said)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
             self.replayable.put(flow.id, session.original)
+
+    # --- our own pages
+
+    def is_own(self, request: http.Request, client: Client, server: str | None) -> bool:
+        engine, host = self.core.engine, request.data.host if server is None else server
+        if engine is None:
+            return False
+        if host == replies.INTERNAL_HOST:
+            return True
+        try:
+            # The cheap question first: every call is asked.
+            own_port = server is None and client.sockname is not None and request.data.port in (0, client.sockname[1])
+            return own_port and asks_the_proxy(request, client, engine.settings.proxy.hosts)
+        except Exception as e:
+            self.core.log_bug("is_own", e)
+            return False
+
+    def show(self, flow: http.HTTPFlow) -> http.Response:
+        assert self.core.engine is not None
+        try:
+            return self.pages.answer(flow.request, self.core.engine, details=_has_a_say(flow, self.core.engine))
+        except Exception as e:
+            self.core.log_bug("page", e)
+            return http.Response.make(500, b"see the log\n", {"content-type": "text/plain"})
+
+    def event(self) -> bytes:
+        assert self.core.engine is not None
+        try:
+            return self.pages.event(self.core.engine)
+        except Exception as e:
+            self.core.log_bug("event", e)
+            return b": see the log\n\n"
 
     # --- what the layer asks and tells
 
@@ -495,6 +530,15 @@ class Calls:
             session.release()
             session.engine.live.discard(session)
             session.flight = None
+
+
+def _waited(session: Session, exchange: Exchange) -> float | None:
+    """Seconds from a call's arrival until the app had something of its answer."""
+    answer = session.answer
+    if answer is None or story.is_broken(answer):
+        return None
+    at = answer.ended_at if answer.content_at is None else answer.content_at
+    return None if at is None else at - exchange.arrived
 
 
 def _has_a_say(flow: http.HTTPFlow, engine: Engine) -> bool:

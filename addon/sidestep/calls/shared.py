@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from mitmproxy.log import ALERT
+
 from sidestep.breaker.bounded import Bounded
+from sidestep.overview import Overview
 from sidestep.routing.engine import Engine
 
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 10.0
 """After a line of the log no other of its kind."""
+STANDING = ("circuit of ", "cooldown of ")
+"""How the kinds of news begin after which another provider may serve."""
 MAX_KINDS = 1_000
 KINDS_BYTES = 1 << 20
 
 
 class Core:
     """State: the engine, once there is a configuration; the one clock; client connections whose layers are ours; bugs
-    that were logged; by kind of news when it was last told, and how many were not since."""
+    that were logged; by kind of news when it was last told, and how many were not since; what there is to see for those
+    who look, and the token with which they may change something."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.clock: Callable[[], float] = time.monotonic
+        self.overview = Overview(lambda: self.clock(), time.time)
+        self.token = secrets.token_urlsafe(16)
         self.adopted: set[str] = set()
         self._logged: set[str] = set()
         self._told: Bounded[str, tuple[float, int]] = Bounded(MAX_KINDS, KINDS_BYTES, lambda _: 100)
@@ -33,12 +42,23 @@ class Core:
     def tell(self, kind: str, text: str, level: int = logging.INFO) -> None:
         """Log a line; of one kind one in ten seconds, with how many were left out before it."""
         now = self.clock()
+        if self.engine is not None and kind.startswith(STANDING):
+            self.overview.look(self.engine)
         at, left_out = self._told.get(kind) or (-math.inf, 0)
         if now - at < QUIET_SECONDS:
             self._told.put(kind, (at, left_out + 1))
             return
         self._told.put(kind, (now, 0))
-        logger.log(level, f"sidestep: {text}" + (f" (and {left_out} more like this before)" if left_out else ""))
+        text += f" (and {left_out} more like this before)" if left_out else ""
+        self.overview.told(text, logging.getLevelName(level).lower())
+        logger.log(level, f"sidestep: {text}")
+
+    def say(self, text: str) -> None:
+        """Log what a user has brought about."""
+        self.overview.told(text)
+        if self.engine is not None:
+            self.overview.look(self.engine)
+        logger.log(ALERT, f"sidestep: {text}")
 
     def log_bug(self, where: str, error: Exception) -> None:
         """Log a bug of ours once: type and place, for its text might quote a key or a prompt."""

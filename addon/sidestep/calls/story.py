@@ -76,12 +76,12 @@ def trail(attempts: list[Attempt], response: http.Response | None) -> str:
     return ", ".join(words)
 
 
-def tell(session: Session, came: Result) -> None:
-    """Write the story on the flow: at its end, and it may be told again."""
+def tell(session: Session, came: Result) -> dict[str, Any] | None:
+    """Write the story on the flow, at its end, and it may be told again; what was written."""
     flow, exchange = session.flow, session.exchange
     if exchange is None:
-        return
-    flow.metadata["sidestep"] = {
+        return None
+    told = flow.metadata["sidestep"] = {
         "request_id": exchange.id,
         "result": str(came),
         "route": exchange.match.route.name,
@@ -93,13 +93,14 @@ def tell(session: Session, came: Result) -> None:
         "refused": [{"provider": r.provider, "reason": r.reason} for r in exchange.refused],
     }
     if session.advice is not None:
-        flow.metadata["sidestep"]["advice"] = session.advice
+        told["advice"] = session.advice
     comment = _comment(session, came)
     if session.acting and comment:
         flow.comment = comment
         flow.marked = _MARKS.get(came, "")
     elif session.advice is not None:
         flow.comment = session.advice
+    return told
 
 
 def _comment(session: Session, came: Result) -> str:
@@ -143,7 +144,7 @@ def line(session: Session, came: Result) -> tuple[str, str]:
         for a in exchange.attempts
         if a.outcome is not None and a.outcome.kind in _BAD
     )
-    causes.update(dict.fromkeys(f"{r.provider}: {r.reason}" for r in exchange.refused))
+    causes.update(dict.fromkeys(f"{r.provider} is {r.reason}" for r in exchange.refused))
     why = "; ".join(causes)
     host = session.match.intercept.host
     model = "".join(c if c.isprintable() else "?" for c in (exchange.call.model or "")[:MODEL_LENGTH])

@@ -344,6 +344,10 @@ FACTS: tuple[Fact, ...] = (
         },
     ),
     *_facts("mitmproxy.addons.proxyserver", "handlers", {"Proxyserver": Made(), "Proxyserver.connections": Kept()}),
+    *_facts("mitmproxy.addons.proxyserver", "addon.py", {"Proxyserver.servers": Kept()}),
+    *_facts("mitmproxy.proxy.mode_servers", "addon.py", {"ServerInstance.listen_addrs": Value()}),
+    *_facts("mitmproxy.proxy.mode_servers", "addon.py", {"ServerInstance.mode": Kept()}),
+    *_facts("mitmproxy.addons.proxyauth", "pages", {"ProxyAuth.requestheaders": Function(("f",))}),
     # Beside the layers: addons, hooks, options, the parts of a message.
     *_facts("mitmproxy.addons.next_layer", "connections", {"NextLayer.next_layer": Function(("nextlayer",))}),
     *_facts(
@@ -378,7 +382,7 @@ FACTS: tuple[Fact, ...] = (
     ),
     *_facts(
         "mitmproxy.http",
-        "stream messages calls/flows.py calls/hooks.py calls/replies.py calls/session.py",
+        "stream messages calls/flows.py calls/hooks.py calls/pages.py calls/session.py",
         {
             "MessageData": Made(),
             "RequestData": Made(),
@@ -388,7 +392,9 @@ FACTS: tuple[Fact, ...] = (
             **{f"ResponseData.{name}": Kept() for name in ("headers", "content", "reason")},
         },
     ),
-    *_facts("mitmproxy.net.http.url", "calls/flows.py", {"parse_authority": Function(("authority", "check"))}),
+    *_facts(
+        "mitmproxy.net.http.url", "calls/flows.py calls/pages.py", {"parse_authority": Function(("authority", "check"))}
+    ),
 )
 
 

@@ -59,6 +59,7 @@ from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape
 from sidestep.mitm.causes import cause_of
 from sidestep.mitm.handlers import client_is_slow
+from sidestep.mitm.pages import Host, PageStream
 from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError, Overdue
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ FROM_SERVER = (ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponsePro
 _upstream_ids = itertools.count(1 << 40)
 
 
-class Conductor(Protocol):
+class Conductor(Host, Protocol):
     """What the layer needs to know of the addon."""
 
     def session(self, flow: http.HTTPFlow) -> Session | None:
@@ -159,7 +160,7 @@ class News(HttpEvent):
     step: Step
 
 
-class FailoverStream(HttpStream):
+class FailoverStream(PageStream):
     """One client request.
 
     State: the session; the attempts under way and what asks for their connections, by upstream id; the attempt whose
@@ -381,7 +382,9 @@ class FailoverStream(HttpStream):
 
     def _handle_event(self, event: events.Event) -> Commands:
         session = self.session
-        if session is None:
+        if self.is_page:
+            yield from self.page_event(event)
+        elif session is None:
             if isinstance(event, (RequestProtocolError, ResponseProtocolError)):
                 yield from self.handle_protocol_error(event)
             elif not isinstance(event, (Expired, News)):

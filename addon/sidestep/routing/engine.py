@@ -24,6 +24,7 @@ from sidestep.dialects.base import Usage
 from sidestep.leaks import Keys
 from sidestep.routing.histograms import Histograms
 from sidestep.routing.lateness import Budget, Times
+from sidestep.routing.recent import Recent
 from sidestep.routing.repeats import Repeats
 from sidestep.routing.sockets import Sockets
 from sidestep.routing.sticking import Conversations
@@ -123,6 +124,9 @@ class Engine:
         self.tokens_total: Counter[tuple[str, str]] = Counter()
         self.cost_total: Counter[str] = Counter()
         self.journal: deque[tuple[float, str]] = deque(maxlen=JOURNAL)
+        self.recent = Recent()
+        self.last_error: dict[str, tuple[float, str]] = {}
+        """Of each provider that has failed or refused, when it last did, and how, in words."""
         self.tell: Callable[[str, str], None] = lambda kind, text: None
         """Is told what an operator would want to know, as it happens: of what kind it is, and in words."""
         self.advised: set[str] = set()
@@ -161,6 +165,7 @@ class Engine:
         self.strategist.keep({r.name for r in settings.routes}, kept)
         self.times.keep(kept)
         self.plans.keep(kept)
+        self.last_error = {n: error for n, error in self.last_error.items() if n in names}
         if settings.mode != self.settings.mode:
             self.mode = settings.mode
         self.settings = settings
@@ -320,7 +325,9 @@ class Engine:
                 if (state := circuit.state(now)) is not was:
                     what = name if circuit is circuits[0] else f"{name} ({attempt.subject.model})"
                     self.journal.append((now, f"{what}: {was} → {state} ({outcome.reason})"))
-                    self.tell(f"circuit of {what}", _changed(what, circuit, state, outcome, now))
+                    self.tell(f"circuit of {what}: {state}", _changed(what, circuit, state, outcome, now))
+        if outcome.kind is not Kind.SUCCESS and outcome.kind is not Kind.NEUTRAL:
+            self.last_error[name] = now, outcome.words
         if outcome.kind is Kind.COOLDOWN:
             if self.cooldowns.start(attempt.subject, outcome, now) is not None:
                 self.journal.append((now, f"{name}: cooldown ({outcome.reason})"))

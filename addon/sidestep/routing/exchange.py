@@ -505,6 +505,7 @@ class Exchange:
             engine.cooldowns.foresee(attempt.subject, began, seconds)
         if content is not None:
             engine.first_content.took((provider.name, "streamed" if self.call.stream else "whole"), content)
+            engine.recent.began(provider.name, content)
         if len(self.plan.candidates) < 2:
             return
         if self.match.route.strategy == "fastest" and content is not None:

@@ -22,7 +22,7 @@ from sidestep.config.locating import FILE, Choice, choose, places
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Provider, Settings
 from sidestep.routing import explaining
-from sidestep.run import environment, proxy, trust
+from sidestep.run import environment, live, proxy, trust
 
 USUAL_WIDTH = 80
 SHOWN_MODELS = 20
@@ -42,7 +42,17 @@ CONFDIR_OPTION = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Names its commands with whole sentences."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, command.get_short_help_str(limit=UNFOLDED)) for name, command in commands if command is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sidestep")
 def main() -> None:
     """Send an unchanged app's LLM calls to a provider that works."""
@@ -83,6 +93,8 @@ def _tool(name: str, tool: str) -> None:
 _tool("dump", "mitmdump")
 _tool("web", "mitmweb")
 _tool("console", "mitmproxy")
+for _command in live.COMMANDS:
+    main.add_command(_command)
 
 
 @main.command(context_settings={"allow_interspersed_args": False})

@@ -20,6 +20,8 @@ from sidestep.routing.recent import FINE, added, quantile
 from sidestep.routing.serving import Serving, serving
 
 EVENTS = 200
+REFUSALS = {"open": "open: it has failed", "forced_open": "held open by hand", "probing": "being tried again"}
+"""Why a provider was not asked, where that word alone does not say it."""
 KEPT_SECONDS = 0.5
 """For so long a picture serves all who look."""
 
@@ -216,7 +218,7 @@ def _call(story: dict[str, Any]) -> dict[str, Any]:
         "provider": story["provider"],
         "ms": max((a["started_ms"] + (a["end_ms"] or 0) for a in attempts), default=0),
         "attempts": attempts,
-        "refused": story["refused"],
+        "refused": [r | {"reason": REFUSALS.get(r["reason"], r["reason"])} for r in story["refused"]],
     }
 
 

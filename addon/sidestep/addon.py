@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from sidestep.config.trusting import Untrusted
     from sidestep.mitm.dispatch import Dispatch
     from sidestep.mitm.messages import QuickCheck
+    from sidestep.mitm.terminal import Dress
 
 logger = logging.getLogger(__name__)
 
+FORMS = ("text", "json")
 TUNNEL_CHOICES = ("", "true", "false")
 LOOK_SECONDS = 0.25
 """How often it is looked whether the configuration has changed; it is read when it has stayed the same as long."""
@@ -58,6 +60,8 @@ class Sidestep:
         self._seen: dict[Path, Stamp | None] = {}
         self._refused = ""
         self._runtime: Path | None = None
+        self._form = ""
+        self._dressed: Dress | None = None
         self._passed_over = ""
         self._read: Settings | None = None
         self._found: dict[str, tuple[str, ...]] = {}
@@ -115,6 +119,11 @@ class Sidestep:
         if (found := ctx.options.sidestep_tunnel_others) not in TUNNEL_CHOICES:
             self._refuse(f"sidestep_tunnel_others: expected true or false, found {found!r}")
             return
+        if (form := ctx.options.sidestep_log) not in FORMS:
+            self._refuse(f"sidestep_log: expected one of {', '.join(FORMS)}, found {form!r}")
+            return
+        if form != self._form:
+            self._dress(form)
         if "sidestep_config" in updated or self.engine is None:
             try:
                 looked_for = places(ctx.options.sidestep_config)
@@ -127,6 +136,16 @@ class Sidestep:
                 return
             self._places, self._seen = looked_for, seen
             self._take(settings, chosen.path)
+
+    def _dress(self, form: str) -> None:
+        from sidestep.mitm.terminal import Dress
+
+        if self._dressed is None:
+            self._dressed = Dress()
+        self._dressed.put_on(form)
+        self._form = form
+        if form == "json" and _is_unset("flow_detail"):
+            ctx.options.update(flow_detail=0)  # mitmdump's own lines of flows are no JSON
 
     def _refuse(self, problem: str) -> None:
         """An error that is logged while mitmproxy starts stops the start; one that is raised out of a script would
@@ -237,6 +256,8 @@ class Sidestep:
             task.cancel()
         for quick in self._quickened:
             quick.remove()
+        if self._dressed is not None:
+            self._dressed.take_off()
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         """Tasks that nothing refers to may vanish."""
@@ -375,6 +396,13 @@ def _add_options(loader: Loader) -> None:
         "Whether TLS to hosts under no intercept passes unopened: true or false. Unset: what the [proxy] table of "
         "Sidestep's configuration says.",
         choices=TUNNEL_CHOICES,
+    )
+    loader.add_option(
+        "sidestep_log",
+        str,
+        "text",
+        "How the log on the terminal looks: text, or json for an object a line.",
+        choices=FORMS,
     )
 
 

@@ -150,6 +150,7 @@ def summary(engine: Engine) -> dict[str, Any]:
     return {
         "calls": came.total(),
         "failed": came[Result.FAILED],
+        "causes": [{"text": text, "count": count} for text, count in engine.recent.causes.most_common()],
         "rerouted": [{"from": a, "to": b, "count": count} for (a, b), count in engine.rerouted.most_common()],
     }
 

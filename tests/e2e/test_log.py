@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable
 
@@ -63,3 +64,28 @@ def test_a_call_that_failed_and_a_circuit_that_opened_are_told(provider: Make, p
         app.call("chat", stream=False)
     m.wait_for_log(r"sidestep: a call to app\.test \(gpt-4o\) failed: a: answered 500", 5)
     m.wait_for_log(r"sidestep: a \(gpt-4o\) is not asked for 1\d s: answered 500", 5)
+
+
+def test_the_log_as_json_is_an_object_a_line(provider: Make, proxy: Start) -> None:
+    """Each line of it, mitmproxy's own too, once the addon is loaded; of a call with who was asked and who answered."""
+    a, b = provider("a"), provider("b")
+    a.default = Behaviour(status=503)
+    tables = [
+        f'[[providers]]\nname = "{p.name}"\ndialect = "openai"\nbase_url = "{p.url()}"\napi_key = "{key_of(p.name)}"\n'
+        for p in (a, b)
+    ]
+    route = f'[[routes]]\nintercept = ["{APP}"]\nproviders = ["a", "b"]\n'
+    text = "\n".join([table("attempts", {"backoff_seconds": 0.01}), *tables, route])
+    m = proxy(text, "--set", "sidestep_log=json")
+    with Client(m, {"openai": APP}) as app:
+        app.call("chat", stream=True)
+    m.wait_for_log('"event": "rerouted"', 5)
+    first = next(i for i, line in enumerate(m.lines) if line.startswith("{"))
+    assert first <= 2, "what comes before the addon is loaded has mitmproxy's form"
+    lines = [json.loads(line) for line in m.lines[first:]]
+    assert {line["source"] for line in lines} == {"mitmproxy", "sidestep"}
+    told = next(line for line in lines if line.get("event") == "rerouted")
+    assert (told["level"], told["route"], told["model"], told["provider"]) == ("info", "openai", "gpt-4o", "b")
+    assert told["attempts"] == "a:503, a:503, b:200"
+    assert told["text"] == "a call to app.test (gpt-4o) was answered by b: a: answered 503"
+    assert told["time"].endswith("+00:00")

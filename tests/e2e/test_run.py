@@ -294,6 +294,17 @@ def test_errors_of_the_proxy_are_shown(ab: tuple[Provider, Provider], shell: She
     assert key_of("a") not in shell.logs[0].read_text() + done.stderr
 
 
+def test_the_log_of_a_call_that_failed_is_kept_and_named(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """With a line for each way in which calls have failed."""
+    for p in ab:
+        p.default = Behaviour(status=500)
+    done = shell.run(*CURL)
+    why, log, last = done.stderr.splitlines()[1:]
+    assert why == "sidestep: a call to api.openai.com (gpt-4o) failed: a: answered 500; b: answered 500"
+    assert last == "sidestep: 1 call, 0 rerouted, 1 failed"
+    assert shell.logs == [Path(log.removeprefix("sidestep: the proxy's log: "))]
+
+
 def test_a_proxy_that_cannot_start_says_why(ab: tuple[Provider, Provider], shell: Shell, tmp_path: Path) -> None:
     """The command is not run, mitmproxy's own words are shown, the exit code is 125."""
     (tmp_path / "conf").mkdir()

@@ -435,7 +435,10 @@ class Calls:
             engine.recent.ended(told, _waited(session, exchange), now, result=result)
         if session.acting and result in (Result.REROUTED, Result.FAILED):
             kind, text = story.line(session, result)
-            self.core.tell(kind, text, logging.INFO if result is Result.REROUTED else logging.WARNING)
+            level = logging.INFO if result is Result.REROUTED else logging.WARNING
+            self.core.tell(kind, text, level, story.facts(session, result))
+            if result is Result.FAILED:
+                engine.recent.failed(text)
         came_to_nothing = result in (Result.FAILED, Result.LEFT)
         if came_to_nothing or engine.repeats:
             call = exchange.call

@@ -6,8 +6,9 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mitmproxy.log import ALERT
 
@@ -39,8 +40,9 @@ class Core:
         self._logged: set[str] = set()
         self._told: Bounded[str, tuple[float, int]] = Bounded(MAX_KINDS, KINDS_BYTES, lambda _: 100)
 
-    def tell(self, kind: str, text: str, level: int = logging.INFO) -> None:
-        """Log a line; of one kind one in ten seconds, with how many were left out before it."""
+    def tell(self, kind: str, text: str, level: int = logging.INFO, facts: Mapping[str, Any] | None = None) -> None:
+        """Log a line; of one kind one in ten seconds, with how many were left out before it. `facts`: what a program
+        that reads the log is told beside the words."""
         now = self.clock()
         if self.engine is not None and kind.startswith(STANDING):
             self.overview.look(self.engine)
@@ -51,7 +53,7 @@ class Core:
         self._told.put(kind, (now, 0))
         text += f" (and {left_out} more like this before)" if left_out else ""
         self.overview.told(text, logging.getLevelName(level).lower())
-        logger.log(level, f"sidestep: {text}")
+        logger.log(level, f"sidestep: {text}", extra={"sidestep": facts or {"event": _event_of(kind)}})
 
     def say(self, text: str) -> None:
         """Log what a user has brought about."""
@@ -70,3 +72,9 @@ class Core:
         if key not in self._logged:
             self._logged.add(key)
             logger.error(f"sidestep: internal error in {where} ({type(error).__name__} at {place}); passing through")
+
+
+def _event_of(kind: str) -> str:
+    """A word for what happened: `cooldown`, `hedge`, or the state that a circuit is in now."""
+    word = kind.partition(" of ")[0]
+    return kind.rpartition(": ")[2] if word == "circuit" else word

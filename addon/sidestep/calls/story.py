@@ -154,6 +154,20 @@ def line(session: Session, came: Result) -> tuple[str, str]:
     return f"{exchange.match.route.name} {what} {why}", text
 
 
+def facts(session: Session, came: Result) -> dict[str, Any]:
+    """What a program that reads the log is told of a call."""
+    exchange = session.exchange
+    assert exchange is not None
+    return {
+        "event": str(came),
+        "request_id": exchange.id,
+        "route": exchange.match.route.name,
+        "model": (exchange.call.model or "")[:MODEL_LENGTH] or None,
+        "provider": None if session.answered_by is None else session.answered_by.name,
+        "attempts": trail(exchange.attempts, session.flow.response),
+    }
+
+
 def _attempt(attempt: Attempt, arrived: float) -> dict[str, Any]:
     outcome = attempt.outcome
 

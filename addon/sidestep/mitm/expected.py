@@ -347,6 +347,9 @@ FACTS: tuple[Fact, ...] = (
     *_facts("mitmproxy.addons.proxyserver", "addon.py", {"Proxyserver.servers": Kept()}),
     *_facts("mitmproxy.proxy.mode_servers", "addon.py", {"ServerInstance.listen_addrs": Value()}),
     *_facts("mitmproxy.proxy.mode_servers", "addon.py", {"ServerInstance.mode": Kept()}),
+    *_facts("mitmproxy.addons.termlog", "terminal", {"TermLog": Made(), "TermLog.logger": Kept()}),
+    *_facts("mitmproxy.addons.termlog", "terminal", {"TermLogHandler.has_vt_codes": Kept()}),
+    *_facts("mitmproxy.utils.human", "terminal", {"format_address": Function(("address",))}),
     *_facts("mitmproxy.addons.proxyauth", "pages", {"ProxyAuth.requestheaders": Function(("f",))}),
     # Beside the layers: addons, hooks, options, the parts of a message.
     *_facts("mitmproxy.addons.next_layer", "connections", {"NextLayer.next_layer": Function(("nextlayer",))}),

@@ -6,12 +6,14 @@ Pure: no clock, no I/O. Nothing is computed here while nobody looks: a call cost
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 CALLS = 50
 MINUTES = 60
+CAUSES = 20
+"""Different ways in which calls have failed that are remembered."""
 LONGEST_WORD = 200
 """Characters of what an app has chosen (a model's name) that are kept."""
 FINE = tuple(0.01 * 1.25**i for i in range(50))
@@ -34,13 +36,14 @@ class Minute:
 
 class Recent:
     """State: the last calls, each with its number and when it ended; the last minutes in which there were any; how many
-    calls there have been; of each provider how many of its answers began within each bound of `FINE`, since the
-    start."""
+    calls there have been; why calls have failed, and how many for each reason; of each provider how many of its answers
+    began within each bound of `FINE`, since the start."""
 
     def __init__(self) -> None:
         self.calls: deque[tuple[int, float, dict[str, Any]]] = deque(maxlen=CALLS)
         self.minutes: deque[Minute] = deque(maxlen=MINUTES)
         self.count = 0
+        self.causes: Counter[str] = Counter()
         self.waits: dict[str, list[int]] = {}
 
     def ended(self, story: dict[str, Any], waited: float | None, now: float, *, result: str) -> None:
@@ -58,6 +61,11 @@ class Recent:
         minute.rerouted += result == "rerouted"
         if waited is not None:
             minute.waits[bisect_left(FINE, waited)] += 1
+
+    def failed(self, cause: str) -> None:
+        """A call has failed, and why, in words."""
+        if cause in self.causes or len(self.causes) < CAUSES:
+            self.causes[cause] += 1
 
     def began(self, provider: str, waited: float) -> None:
         """A provider's answer has begun, so many seconds after it was asked."""

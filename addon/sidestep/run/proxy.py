@@ -71,6 +71,7 @@ class Proxy:
         self._lines = control.makefile("rb")
         self._reports: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._failed = False
+        self._seen: set[str] = set()
 
     @property
     def pid(self) -> int:
@@ -146,17 +147,20 @@ class Proxy:
         threading.Thread(target=self._listen, args=(say if at_once else self.unsaid.append,), daemon=True).start()
 
     def _listen(self, show: Callable[[str], None]) -> None:
-        seen: set[str] = set()
         for message in self._messages():
             if "report" in message:
                 self._reports.put(message["report"])
                 continue
             self._failed = self._failed or "error" in message
             for text in message.values():
-                if text not in seen:
-                    seen.add(text)
+                if text not in self._seen:
+                    self._seen.add(text)
                     show(text)
         self._reports.put(None)
+
+    def has_told(self, text: str) -> bool:
+        """Whether the user was, or is about to be, told this."""
+        return any(told.removeprefix("sidestep: ") == text for told in self._seen)
 
     def report(self) -> dict[str, Any] | None:
         """What came of the calls; None if the proxy is gone."""
@@ -165,7 +169,7 @@ class Proxy:
             report = self._reports.get(timeout=REPORT_SECONDS)
         except (OSError, queue.Empty):
             report = None
-        self._failed = self._failed or report is None
+        self._failed = self._failed or report is None or bool((report["summary"] or {}).get("failed"))
         return report
 
     def leave(self) -> None:

@@ -114,6 +114,10 @@ def _run(
     report = proxy.report()
     for error in proxy.unsaid:
         say(error)
+    summary = (report or {}).get("summary") or {}
+    for cause in summary.get("causes", ()):
+        if not proxy.has_told(cause["text"]):
+            say(cause["text"] + (f" ({cause['count']} times)" if cause["count"] > 1 else ""))
     if options.keep and report is not None:
         proxy.leave()
     if proxy.failed and not proxy.left:

@@ -108,6 +108,8 @@ class Sidestep:
         for quick in self._quickened:
             quick.install()
         contentviews.add(LLM())
+        if "web_columns" in ctx.options and _is_unset("web_columns") and "comment" not in ctx.options.web_columns:
+            ctx.options.update(web_columns=[*ctx.options.web_columns, "comment"])  # it tells what became of a call
         if _is_unset("connection_strategy"):
             # Before any client can come: to change it under a connection in the making breaks that one.
             ctx.options.update(connection_strategy="lazy")

@@ -313,3 +313,24 @@ def test_odd_values(name: str) -> None:
                 assert found is None or str(found).encode()
             except Exception as e:
                 raise AssertionError(where) from e
+
+
+@pytest.mark.parametrize(
+    ("usage", "words"),
+    [
+        ({"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}, "tokens: 3 in, 4 out"),
+        (
+            {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens": 4},
+            "tokens: 3 in, 4 out, 2 read from a cache",
+        ),
+        (
+            {"input_tokens": 1, "output_tokens": 2, "cache_creation_input_tokens": 5},
+            "tokens: 1 in, 2 out, 5 written to a cache",
+        ),
+        ({"input_tokens": 1, "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 1}}, "1 for reasoning"),
+        ({"input_tokens": "many", "input_tokens_details": 5}, '"many"'),
+    ],
+)
+def test_usage_is_told_in_words(usage: dict[str, object], words: str) -> None:
+    body = json.dumps({"choices": [{"text": "a"}], "usage": usage})
+    assert words in str(read(body.encode()))

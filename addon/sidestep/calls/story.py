@@ -15,6 +15,7 @@ from sidestep.routing.engine import Attempt
 
 MODEL_LENGTH = 80
 """Characters of a model's name that a line shows."""
+URL_LENGTH = 300
 REROUTED = ":twisted_rightwards_arrows:"
 FAILED = ":red_circle:"
 _MARKS = {Result.REROUTED: REROUTED, Result.FAILED: FAILED}
@@ -88,6 +89,7 @@ def tell(session: Session, came: Result) -> dict[str, Any] | None:
         "dialect": exchange.call.dialect,
         "operation": exchange.call.operation,
         "model": exchange.call.model,
+        "url": _url(session),
         "provider": None if session.answered_by is None else session.answered_by.name,
         "attempts": [_attempt(a, exchange.arrived) for a in exchange.attempts],
         "refused": [{"provider": r.provider, "reason": r.reason} for r in exchange.refused],
@@ -152,6 +154,13 @@ def line(session: Session, came: Result) -> tuple[str, str]:
     what = f"was answered by {by}" if came is Result.REROUTED else "failed"
     text = f"a call to {host}{f' ({model})' if model else ''} {what}: {why or 'see its flow'}"
     return f"{exchange.match.route.name} {what} {why}", text
+
+
+def _url(session: Session) -> str:
+    """What the app called, without its query, which may hold its key."""
+    original, base = session.original, session.match.intercept
+    path = original.path.partition(b"?")[0][:URL_LENGTH].decode("ascii", "replace")
+    return f"{base.scheme}://{base.host}{'' if base.port in (80, 443) else f':{base.port}'}{path}"
 
 
 def facts(session: Session, came: Result) -> dict[str, Any]:

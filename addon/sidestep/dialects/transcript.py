@@ -116,7 +116,31 @@ def _document(found: Transcript, body: dict[str, Any]) -> None:
     if body.get("type") == "message":
         _content(found, str(body.get("role", "assistant")), body.get("content"))
         found.note("finish", body.get("stop_reason"))
-    found.note("usage", body.get("usage") or body.get("usageMetadata"))
+    found.note("usage", _usage(body.get("usage") or body.get("usageMetadata")))
+
+
+_TOKENS = {
+    "in": ("prompt_tokens", "input_tokens", "promptTokenCount"),
+    "out": ("completion_tokens", "output_tokens", "candidatesTokenCount"),
+    "read from a cache": ("cache_read_input_tokens", "cached_tokens", "cachedContentTokenCount"),
+    "written to a cache": ("cache_creation_input_tokens",),
+    "for reasoning": ("reasoning_tokens", "thoughtsTokenCount"),
+}
+"""What each dialect calls the tokens that it has counted."""
+_DETAILS = ("prompt_tokens_details", "input_tokens_details", "completion_tokens_details", "output_tokens_details")
+
+
+def _usage(told: Any) -> Any:
+    """Tokens in words; what has other names, as it came."""
+    if not isinstance(told, dict):
+        return told
+    flat = {**told, **{name: n for part in _DETAILS for name, n in _dict(told.get(part)).items()}}
+    words = []
+    for what, names in _TOKENS.items():
+        count = next((flat[name] for name in names if isinstance(flat.get(name), int) and flat[name]), None)
+        if count is not None:
+            words.append(f"{count} {what}")
+    return f"tokens: {', '.join(words)}" if words else told
 
 
 def _message(found: Transcript, message: dict[str, Any]) -> None:
@@ -205,7 +229,7 @@ def _event(found: Transcript, event: dict[str, Any]) -> None:
         found.go_on("assistant, thinking", delta.get("thinking"))
         _call(found, None, delta.get("partial_json"))
         found.note("finish", delta.get("stop_reason"))
-    found.note("usage", event.get("usage") or event.get("usageMetadata"))
+    found.note("usage", _usage(event.get("usage") or event.get("usageMetadata")))
 
 
 def _response_event(found: Transcript, kind: str, event: dict[str, Any]) -> None:
@@ -221,7 +245,7 @@ def _response_event(found: Transcript, kind: str, event: dict[str, Any]) -> None
     elif isinstance(response, dict):
         found.note("model", response.get("model"))
         found.note("finish", response.get("status"))
-        found.note("usage", response.get("usage"))
+        found.note("usage", _usage(response.get("usage")))
         found.note("error", response.get("error"))
 
 

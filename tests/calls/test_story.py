@@ -337,6 +337,7 @@ def test_the_whole_story_is_plain_data() -> None:
         "dialect": "openai",
         "operation": "chat/completions",
         "model": "m",
+        "url": "http://app.test/v1/chat/completions",
         "provider": "away",
         "attempts": [
             {

@@ -160,7 +160,7 @@ def turn(m: Mitmdump, agent: Agent, words: str) -> tuple[str, list[str]]:
 
 
 SESSIONS: list[tuple[type[Agent], str]] = [
-    (ClaudeCode, "openrouter-anthropic"),
+    (ClaudeCode, "openrouter with Claude"),
     (ClaudeCode, "deepseek-anthropic"),
     (ClaudeCode, "a gateway"),
     (Codex, "openrouter"),
@@ -177,7 +177,8 @@ def test_an_agents_session_goes_on(kind: type[Agent], stand_in: str, proxy: Star
     with Place(tmp_path, kind.dialect, stand_in, "503") as place:
         keys = {**KEYS, "XDG_CONFIG_HOME": str(tmp_path)}
         options = ("--mode", f"upstream:{place.way.url}", "--set", f"ssl_verify_upstream_trusted_ca={place.trusted}")
-        own, other = agent.dialect, "mine" if STAND_INS[stand_in].toml.startswith('name = "mine"') else stand_in
+        named = stand_in.partition(" ")[0]
+        own, other = agent.dialect, "mine" if STAND_INS[stand_in].toml.startswith('name = "mine"') else named
 
         def start() -> Mitmdump:
             return proxy(place.config, *options, env=keys)

@@ -80,12 +80,16 @@ def at_first(net: Networks, m: Mitmdump) -> dict[str, Any]:
     return known(m)
 
 
+PROXYS = ("addon._tasks", "addon._quickened", "addon.core.overview.", "addon.core.engine.recent.")
+
+
 def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Without what belongs to the proxy as a whole: tasks, one entry for each kind of hook."""
+    """Without what belongs to the proxy as a whole: tasks, one entry for each kind of hook, what its page tells of the
+    app's own calls."""
     return {
         name: (before.get(name), after.get(name))
         for name in before.keys() | after.keys()
-        if before.get(name) != after.get(name) and not name.startswith(("addon._tasks", "addon._quickened"))
+        if before.get(name) != after.get(name) and not name.startswith(PROXYS)
     }
 
 

@@ -130,7 +130,7 @@ def test_commands(provider: Make, proxy: Start, tmp_path: Path) -> None:
     m = proxy(config("chat", a, b), "-s", str(script))
 
     def run(app: Client, words: str) -> None:
-        app.http.get("http://sidestep.internal/health", headers={"run": words})
+        app.http.get(f"http://127.0.0.1:{a.port}/elsewhere", headers={"run": words})
 
     with Client(m) as app:
         run(app, "sidestep.circuit.open a")

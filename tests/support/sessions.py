@@ -39,7 +39,7 @@ OWN = {
 }
 _MINE = 'name = "mine"\ndialect = "{}"\nbase_url = "https://{}"\napi_key = "{}"'
 STAND_INS = {
-    "openrouter-anthropic": Side("openrouter.ai", Claude, "anthropic"),
+    "openrouter with Claude": Side("openrouter.ai", Claude, "anthropic"),
     "deepseek-anthropic": Side(
         *("api.deepseek.com", DeepSeek, "deepseek"),
         'name = "deepseek-anthropic"\nmodels = { "claude-*" = "deepseek-chat" }',

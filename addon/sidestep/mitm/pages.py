@@ -68,12 +68,15 @@ class PageStream(HttpStream):
         address = self.context.server.address
         server = address[0] if self.mode is HTTPMode.transparent and address is not None else None
         host: Host = self.parent.conductor
-        if event.replay_flow or not host.is_own(event.request, self.context.client, server):
+        request = event.request
+        # What comes through a tunnel is what may be for a page.
+        may_be = event.replay_flow is None and request.method != "CONNECT"
+        if not may_be or not host.is_own(request, self.context.client, server):
             yield from super().state_wait_for_request_headers(event)
             return
         self.is_page = True
         self.flow = http.HTTPFlow(self.context.client, self.context.server)
-        self.flow.request = event.request
+        self.flow.request = request
         self.client_state = self.state_page
         self.server_state = self.state_done
 

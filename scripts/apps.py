@@ -267,7 +267,7 @@ def agents() -> list[Agent]:
     return [
         Agent(
             *(_app("claude"), "anthropic", ("-p", "go", *CLAUDE), ("--continue", "-p", "again", *CLAUDE)),
-            (*every_fault("openrouter-anthropic"), ("deepseek-anthropic", "503"), ("a gateway", "503")),
+            (*every_fault("openrouter with Claude"), ("deepseek-anthropic", "503"), ("a gateway", "503")),
             "@anthropic-ai/claude-code",
         ),
         Agent(

@@ -41,7 +41,7 @@ class Worse:
         response.status_code = 502
 
     async def late(self, response):
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(2.5)
 
     async def swallowed_until_its_end(self, response):
         response.stream = False

@@ -312,5 +312,6 @@ def test_the_order_without_a_configuration() -> None:
         "openai": ["openai", "openai-key", "anthropic-key", "openrouter", "groq", "deepseek"],
         "anthropic": ["anthropic", "anthropic-key", "openrouter", "deepseek"],
         "gemini": ["gemini"],
+        "chatgpt": ["chatgpt", "openai-key", "anthropic-key", "openrouter", "groq", "deepseek"],
     }
     assert {p.key_from for p in found.providers if p.name == "openrouter"} == {"SIDESTEP_OPENROUTER_API_KEY"}

@@ -712,7 +712,7 @@ def test_keys_that_cannot_be_sent() -> None:
     assert f"{found.format(0)}{hint}" in problems(A.replace("sk-a", "${GOOD}${BAD}"), env)
     with pytest.raises(ConfigError) as caught:
         reading.default({"XAI_API_KEY": "k\u00e9y"})
-    told = f"the built-in catalog: {found.format(3)}; the environment variable XAI_API_KEY holds them"
+    told = f"the built-in catalog: {found.format(4)}; the environment variable XAI_API_KEY holds them"
     assert str(caught.value) == told
 
 
@@ -857,12 +857,14 @@ def test_default() -> None:
         ("openai", ["https://api.openai.com/v1"], ["openai"]),
         ("anthropic", ["https://api.anthropic.com"], ["anthropic"]),
         ("gemini", ["https://generativelanguage.googleapis.com"], ["gemini"]),
+        ("chatgpt", ["https://chatgpt.com/backend-api/codex"], ["chatgpt"]),
     ]
     settings = reading.default({"OPENROUTER_API_KEY": CANARY, "OPENAI_API_KEY": CANARY, "GROQ_API_KEY": " "})
     assert _routes(settings) == [
         ("openai", ["https://api.openai.com/v1"], ["openai", "openrouter"]),
         ("anthropic", ["https://api.anthropic.com"], ["anthropic", "openrouter"]),
         ("gemini", ["https://generativelanguage.googleapis.com"], ["gemini"]),
+        ("chatgpt", ["https://chatgpt.com/backend-api/codex"], ["chatgpt", "openrouter"]),
     ]
     assert {(p.name, p.dialect) for p in settings.providers if p.api_key} == {
         ("openrouter", "openai"),

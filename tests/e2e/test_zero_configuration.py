@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from support.calls import APP_KEY, DIALECT, OFFICIAL, Client
+from support.encodings import zstd
 from support.internet import Internet
 from support.provider import Behaviour, Provider, Seen, text_of
 from support.proxy import Mitmdump
@@ -185,7 +186,15 @@ def test_a_plan_goes_on(provider: Callable[..., Provider], proxy: Callable[..., 
         allowed = PLAN if seen in of_plan else VENDOR_KEY if seen in of_key else OTHER_KEY
         assert bears == ([allowed] if seen not in server.requests else [])
     health = m.health()
-    assert [*health["providers"]] == ["openai", "anthropic", "gemini", "anthropic-key", "openrouter", "ollama"]
+    assert [*health["providers"]] == [
+        "openai",
+        "anthropic",
+        "gemini",
+        "chatgpt",
+        "anthropic-key",
+        "openrouter",
+        "ollama",
+    ]
     assert health["routes"]["anthropic"]["served_by"] == "ollama"
     metrics = m.page("/metrics")[1].decode()
     # With another account's key it is another provider, also at the same address.
@@ -193,6 +202,73 @@ def test_a_plan_goes_on(provider: Callable[..., Provider], proxy: Callable[..., 
     assert 'sidestep_requests_total{result="rerouted",route="anthropic"} 5.0' in metrics
     told = m.log + json.dumps(health) + m.page("/")[1].decode() + metrics
     assert [key for key in (PLAN, VENDOR_KEY, OTHER_KEY) if key in told] == []
+
+
+CODEX = "https://chatgpt.com/backend-api/codex"
+LOGIN, ACCOUNT = "eyJ-PLAN-CANARY.0123456789.abc", "account-CANARY-0123456789"
+LIMIT = {"error": {"type": "usage_limit_reached", "message": "no", "plan_type": "plus", "resets_in_seconds": 3600}}
+
+
+def test_a_plan_of_codex_goes_on(
+    provider: Callable[..., Provider], proxy: Callable[..., Mitmdump], tmp_path: Path
+) -> None:
+    """With a ChatGPT login Codex calls another address than with a key, which refuses keys as that one refuses logins:
+    once its plan is used up a key of one's own is asked at OpenAI, then another provider. What it asks beside its
+    calls, and a call that is answered at home, reach that host as they were sent, compressed too."""
+    internet = Internet(tmp_path)
+    home = provider("home", tls=internet.tls("chatgpt.com"))
+    vendor = provider("vendor", tls=internet.tls("api.openai.com"))
+    router = provider("router", tls=internet.tls("openrouter.ai"))
+    internet.places = {"chatgpt.com": home.port, "api.openai.com": vendor.port, "openrouter.ai": router.port}
+    env = {
+        "SIDESTEP_OPENAI_API_KEY": VENDOR_KEY,
+        "SIDESTEP_OPENROUTER_API_KEY": OTHER_KEY,
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+    m = proxy("local = false\n", *internet.options(), env=env)
+    body = {"model": "gpt-5", "instructions": "be brief", "input": "hi", "stream": True, "store": False}
+    sent = zstd.compress(json.dumps(body).encode())
+    headers = {
+        "authorization": f"Bearer {LOGIN}",
+        "chatgpt-account-id": ACCOUNT,
+        "originator": "codex_cli_rs",
+        "content-type": "application/json",
+    }
+    with httpx2.Client(proxy=m.url, verify=str(m.ca)) as http:
+
+        def turn() -> tuple[int, str, str]:
+            answer = http.post(f"{CODEX}/responses", content=sent, headers={**headers, "content-encoding": "zstd"})
+            return answer.status_code, answer.headers["x-sidestep-attempts"], answer.text
+
+        status, trail, text = turn()
+        assert (status, trail, "home" in text) == (200, "chatgpt:200", True)
+        listed = http.get(f"{CODEX}/models?client_version=1", headers=headers)
+        asked = http.get("https://chatgpt.com/backend-api/wham/usage", headers=headers)
+        assert [a.headers.get("x-sidestep-provider") for a in (listed, asked)] == [None, None]
+        home.default = Behaviour(status=429, body=json.dumps(LIMIT).encode())
+        status, trail, text = turn()
+        assert (status, trail, "vendor" in text) == (200, "chatgpt:429, openai-key:200", True)
+        assert 3500 < m.provider("chatgpt")["cooldown"]["seconds"] <= 3600
+        vendor.default = Behaviour(status=401)
+        status, trail, text = turn()
+        assert (status, trail, "router" in text) == (200, "openai-key:401, openrouter:200", True)
+    at_home = [seen for seen in home.requests if seen.method == "POST"]
+    assert [(seen.path, seen.body) for seen in at_home] == [("/backend-api/codex/responses", sent)] * 2
+    assert [seen.path for seen in home.requests if seen.method == "GET"] == [
+        "/backend-api/codex/models?client_version=1",
+        "/backend-api/wham/usage",
+    ]
+    assert {(seen.header("authorization"), seen.header("chatgpt-account-id")) for seen in home.requests} == {
+        (f"Bearer {LOGIN}", ACCOUNT)
+    }
+    assert {(seen.path, seen.header("authorization")) for seen in vendor.requests} == {
+        ("/v1/responses", f"Bearer {VENDOR_KEY}")
+    }
+    assert {seen.path for seen in router.requests} == {"/api/v1/responses"}
+    for seen in (*vendor.requests, *router.requests):
+        assert not [word for word in (LOGIN, ACCOUNT) if word in f"{seen.headers} {seen.path} {seen.body!r}"]
+    told = m.log + json.dumps(m.health()) + m.page("/")[1].decode() + m.page("/metrics")[1].decode()
+    assert [word for word in (LOGIN, ACCOUNT, VENDOR_KEY, OTHER_KEY) if word in told] == []
 
 
 def test_it_does_not_ask_itself(provider: Callable[..., Provider], proxy: Callable[..., Mitmdump]) -> None:
@@ -241,12 +317,12 @@ def test_servers_of_this_machine_can_be_turned_off(
     internet, server = Internet(tmp_path), local_server(provider)
     internet.places = {"localhost": server.port}
     m = proxy("local = false\n", *internet.options(), env={"OLLAMA_HOST": f":{server.port}"})
-    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini"]
+    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "chatgpt"]
     assert server.count == 0
     m.config.write_text("local = true\n")
     m.wait_for_log("ollama answers at")
-    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "ollama"]
+    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "chatgpt", "ollama"]
     server.refuse()
     m.config.write_text("local = false\n")
     m.wait_for_log("configuration reloaded(.|\n)*configuration reloaded")
-    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini"]
+    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "chatgpt"]

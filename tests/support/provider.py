@@ -21,6 +21,8 @@ from typing import Any, Literal, Self
 import wsproto
 import wsproto.events
 
+from support.encodings import zstd
+
 
 @dataclass
 class Behaviour:
@@ -124,7 +126,7 @@ class Seen:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.body)
+        return json.loads(zstd.decompress(self.body) if self.header("content-encoding") == "zstd" else self.body)
 
 
 class Provider:
@@ -513,11 +515,11 @@ def _kind(seen: Seen) -> tuple[str, str, bool]:
         dialect, operation = "gemini", "generateContent"
         return dialect, operation, path.endswith(":streamGenerateContent")
     else:
-        dialect, operation = "openai", path.partition("/v1/")[2] or path.lstrip("/")
+        dialect, operation = "openai", path.partition("/v1/")[2] or path.removeprefix("/backend-api/codex").lstrip("/")
     if operation not in _GRAMMARS:
         operation = "other"
     try:
-        body = json.loads(seen.body)
+        body = seen.json
     except ValueError:
         body = None
     stream = isinstance(body, dict) and body.get("stream") is True

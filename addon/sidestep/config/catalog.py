@@ -21,6 +21,14 @@ OFFICIAL = {
 }
 """The base URL that each dialect's official SDK calls by default."""
 
+CHATGPT = "https://chatgpt.com/backend-api/codex"
+"""The base URL of Codex with a ChatGPT login: the Responses API, for a plan's token, which `api.openai.com` refuses
+(as public clients call it)."""
+
+PLANS = {"chatgpt": ("openai", CHATGPT)}
+"""Providers of plans at an address of their own: the dialect, and the base URL. Each has a route, whose calls may go on
+to all others of the dialect that have a key."""
+
 OFFICIAL_ISSUERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
 """Whose signature the reasoning bears that comes from there."""
 
@@ -35,6 +43,8 @@ _ISSUERS = (
     # Google's two platforms do not take each other's signatures.
     ("gemini", "*aiplatform.googleapis.com", "google-vertex"),
     ("openai", "api.openai.com", "openai"),
+    # What an account of the one has sealed no account of the other can read.
+    ("openai", "chatgpt.com", "chatgpt"),
     ("openai", "openrouter.ai", "openrouter"),
     ("*", "api.deepseek.com", "deepseek"),
     ("*", "api.moonshot.*", "moonshot"),
@@ -100,7 +110,12 @@ class Entry:
     @property
     def is_local(self) -> bool:
         """Whether it is a server of this machine."""
-        return not self.env
+        return not self.env and not self.is_plan
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether it is asked with the app's own credential alone, and by its own address."""
+        return any(base in self.base_urls.values() for _, base in PLANS.values())
 
 
 def _local(port: int, openai: str, anthropic: str) -> Entry:
@@ -138,6 +153,7 @@ CATALOG = _with_keys(
             ("OPENAI_API_KEY",),
             {"openai": Endpoint(OFFICIAL["openai"], "https://platform.openai.com/docs/api-reference")},
         ),
+        "chatgpt": Entry((), {"openai": Endpoint(CHATGPT, "https://developers.openai.com/codex/auth")}),
         "anthropic": Entry(
             ("ANTHROPIC_API_KEY",),
             {

@@ -55,9 +55,10 @@ def configuration(env: Mapping[str, str]) -> str:
     """The text of a configuration: each dialect's own provider with the app's own credential, then all whose keys are
     set, in every dialect that they speak."""
     parts = [_HEAD]
-    for name, base in catalog.OFFICIAL.items():
+    for name, base in (*catalog.OFFICIAL.items(), *((plan, base) for plan, (_, base) in catalog.PLANS.items())):
+        own = "key" if name in catalog.OFFICIAL else "plan"
         parts.append(
-            f'\n[[providers]]\nname = "{name}"{" " * (18 - len(name))}# calls to {base}, with the app\'s own key\n'
+            f'\n[[providers]]\nname = "{name}"{" " * (18 - len(name))}# calls to {base}, with the app\'s own {own}\n'
         )
     keyed: set[str] = set()
     for name, entry in catalog.CATALOG.items():

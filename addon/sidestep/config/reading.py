@@ -77,9 +77,9 @@ def default(env: Mapping[str, str]) -> Settings:
 
 
 def usual_providers(env: Mapping[str, str]) -> list[dict[str, Any]]:
-    """As in a file: each dialect's own provider, then the catalog's whose keys are set."""
+    """As in a file: each dialect's own provider, those of plans, then the catalog's whose keys are set."""
     keyed = [name for name, entry in catalog.CATALOG.items() if keys.variable_of(name, entry, env) is not None]
-    return [{"name": name} for name in dict.fromkeys((*DIALECT_NAMES, *keyed))]
+    return [{"name": name} for name in dict.fromkeys((*DIALECT_NAMES, *catalog.PLANS, *keyed))]
 
 
 def describe(settings: Settings) -> list[str]:

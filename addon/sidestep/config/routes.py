@@ -52,22 +52,40 @@ def intercepts_of(groups: Sequence[Mapping[str, list[str]]], raw_routes: Sequenc
 
 
 def usual_intercepts(spoken: Spoken, dialects: Collection[str]) -> Intercepts:
-    """The same where there are no routes: each dialect's official base URL."""
-    return {
-        (name, dialect): {BaseURL.parse(catalog.OFFICIAL[dialect])}
-        for name, bases in spoken.items()
-        for dialect in bases
-        if dialect in dialects
-    }
+    """The same where there are no routes: each dialect's official base URL, and those of plans."""
+    found: dict[tuple[str, str], set[BaseURL]] = {}
+    for name, bases in spoken.items():
+        for dialect in bases:
+            if dialect in dialects:
+                official = [] if name in catalog.PLANS else [catalog.OFFICIAL[dialect]]
+                plans = [base for of, base in _plans_of(dialect, name) if of in spoken]
+                found[name, dialect] = set(_places([*official, *plans]))
+    return found
+
+
+def _plans_of(dialect: str, name: str) -> Iterator[tuple[str, str]]:
+    """The plans, each with its base URL, whose calls may go to a provider: a vendor's own takes the credential of the
+    app that addresses it, and no other's."""
+    for plan, (of, base) in catalog.PLANS.items():
+        if of == dialect and name not in catalog.OFFICIAL and (name == plan or name not in catalog.PLANS):
+            yield plan, base
 
 
 def usual_routes(providers: Sequence[Provider], dialects: Collection[str]) -> tuple[Route, ...]:
-    """One a dialect: its official base URL, its providers in their order."""
+    """One a dialect: its official base URL, its providers in their order. One a plan: first its own provider, then
+    those that have a key."""
+    homes = [(dialect, dialect, catalog.OFFICIAL[dialect]) for dialect in DIALECT_NAMES if dialect in dialects]
+    homes += [(plan, *home) for plan, home in catalog.PLANS.items() if plan in {p.name for p in providers}]
     routes = []
-    for dialect in DIALECT_NAMES:
-        members = tuple(p for p in providers if p.dialect == dialect)
-        if members and dialect in dialects:
-            routes.append(Route(dialect, dialect, (BaseURL.parse(catalog.OFFICIAL[dialect]),), members, STRATEGIES[0]))
+    for name, dialect, base in homes:
+        speakers = [p for p in providers if p.dialect == dialect]
+        if name in catalog.PLANS:
+            speakers = [p for p in speakers if any(name == plan for plan, _ in _plans_of(dialect, p.name))]
+            speakers.sort(key=lambda p: p.name != name)
+        else:
+            speakers = [p for p in speakers if p.name not in catalog.PLANS]
+        if speakers:
+            routes.append(Route(name, dialect, (BaseURL.parse(base),), tuple(speakers), STRATEGIES[0]))
     return tuple(routes)
 
 

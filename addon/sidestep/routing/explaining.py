@@ -79,7 +79,9 @@ def missing(settings: Settings, found: dict[str, Any], env: Mapping[str, str]) -
     lacking = []
     for name, entry in catalog.CATALOG.items():
         endpoint = entry.endpoints.get(route.dialect)
-        if endpoint is None or name in used or name in catalog.OFFICIAL or BaseURL.parse(endpoint.base_url) in keyed:
+        if endpoint is None or name in used or name in catalog.OFFICIAL or entry.is_plan:
+            continue
+        if BaseURL.parse(endpoint.base_url) in keyed:
             continue
         globs = CHAT_FAMILIES if entry.is_local else endpoint.only
         if model is not None and globs is not None and not any(fnmatch.fnmatchcase(model, glob) for glob in globs):

@@ -140,3 +140,8 @@ def test_a_handshake_is_sent_back_to_http() -> None:
     world.engine.hold("a", State.FORCED_OPEN)
     assert isinstance(exchange.next(world.now), Exhausted)
     assert message(replies.exhausted(exchange)) == "no provider takes this WebSocket now: a is forced_open"
+
+
+def test_in_place_of_a_page() -> None:
+    made = replies.forbidden("not for you")
+    assert (made.status_code, made.content, made.headers["content-type"]) == (403, b"not for you\n", "text/plain")

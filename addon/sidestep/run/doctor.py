@@ -199,7 +199,7 @@ def _node(env: Mapping[str, str]) -> Iterator[Finding]:
 def _mitmproxy(confdir: Path) -> Iterator[Finding]:
     text = _pem(trust.folder_of(confdir) / "config.yaml")
     for name in MITM_OPTIONS:
-        if text and re.search(rf"(?m)^{name}\s*:\s*(?!\[\s*\])\S*", text):
+        if text and re.search(rf"(?m)^{name}[ \t]*:(?![ \t]*\[\s*\])", text):
             yield Finding(
                 None,
                 f"mitmproxy's own config.yaml sets {name}: hosts that it leaves out are not intercepted",

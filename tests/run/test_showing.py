@@ -1,0 +1,100 @@
+"""How a proxy is, in lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sidestep.run import showing
+
+PROVIDER: dict[str, Any] = {
+    "name": "a",
+    "state": "open",
+    "words": "not asked: answered 503; tried again in 12 s",
+    "error_share": 0.5,
+    "p50_ms": 5,
+    "p95_ms": 1200,
+    "attempts": 4,
+    "cost": 0.25,
+}
+FAILED = {"provider": "a", "outcome": "failure", "words": "answered 503"}
+
+
+def call(number: int, at: float, provider: str | None = "b") -> dict[str, Any]:
+    return {
+        "number": number,
+        "at": at,
+        "result": "rerouted" if provider else "failed",
+        "route": "openai",
+        "model": "m",
+        "provider": provider,
+        "ms": 12.4,
+        "attempts": [FAILED, FAILED, {"provider": "b", "outcome": "success", "words": "good"}],
+        "refused": [{"provider": "c", "reason": "open: it has failed"}],
+    }
+
+
+def event(number: int, at: float) -> dict[str, Any]:
+    return {"number": number, "at": at, "level": "warning", "text": f"event {number}"}
+
+
+def picture(calls: list[dict[str, Any]], events: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "mode": "observe",
+        "totals": {"calls": len(calls), "rerouted": 1, "failed": 0, "cost": 0.25},
+        "hour": {"calls": [1, 2], "failed": [0, 1], "p50": 7, "p95": None},
+        "routes": [
+            {
+                "name": "openai",
+                "status": "degraded",
+                "served_by": "b",
+                "because": "a answered 503",
+                "since": 1.0,
+                "providers": ["a", "b"],
+            }
+        ],
+        "providers": [PROVIDER, {**PROVIDER, "name": "b", "state": "closed", "words": "not asked yet", "attempts": 0}],
+        "calls": calls,
+        "events": events,
+    }
+
+
+def printed(shown: Any) -> str:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(shown)
+        return console.export_text()
+
+
+@pytest.mark.parametrize(("ms", "text"), [(None, "-"), (5.4, "5 ms"), (999.0, "999 ms"), (1200.0, "1.20 s")])
+def test_times(ms: float | None, text: str) -> None:
+    assert showing.span(ms) == text
+
+
+def test_a_picture_tells_all_that_one_wants_to_know() -> None:
+    text = printed(showing.status(picture([], [event(2, 20.0), event(1, 10.0)])))
+    for words in ("degraded", "a answered 503", "mode observe", "tried again in 12 s", "5 ms / 1.20 s", "50%", "$0.25"):
+        assert words in text
+    assert "last hour: 3 calls, 1 failed, first content after 7 ms (p95 -)" in text
+    assert text.index("event 1") < text.index("event 2")
+    assert "event" not in printed(showing.status(picture([], [event(1, 1.0)]), events=0))
+
+
+def test_a_call_in_a_line() -> None:
+    assert str(showing.call(call(1, 0.0))).partition("  ")[2] == (
+        "rerouted  openai m → b, 12 ms (a: answered 503; c is open: it has failed)"
+    )
+    assert "→ nobody" in str(showing.call(call(1, 0.0, None)))
+
+
+def test_news_are_told_once_and_in_order() -> None:
+    news = showing.News(before=1)
+    first = picture([call(2, 5.0), call(1, 1.0)], [event(7, 3.0), event(6, 2.0)])
+    assert [str(t).partition("  ")[2].split()[0] for t in news.of(first)] == ["event", "rerouted"]
+    assert news.of(first) == []
+    later = picture([call(3, 9.0), call(2, 5.0), call(1, 1.0)], [event(8, 8.0), event(7, 3.0)])
+    assert [str(t).partition("  ")[2].split()[0] for t in news.of(later)] == ["event", "rerouted"]
+    # Started anew it counts from the beginning.
+    assert len(news.of(picture([call(1, 1.0)], []))) == 1

@@ -213,16 +213,20 @@ def test_totals_are_of_all_attempts_since_the_start() -> None:
 def test_what_came_of_all_requests() -> None:
     """For `sidestep run` to say at its end; the most frequent reroute first."""
     w = world()
-    assert status.summary(w.engine) == {"calls": 0, "failed": 0, "causes": [], "rerouted": []}
+    assert status.summary(w.engine) == {"calls": 0, "failed": 0, "causes": [], "rerouted": [], "providers": []}
     w.engine.requests_total.update({("r", "answered"): 5, ("s", "failed"): 2, ("r", "failed"): 1})
     w.engine.rerouted.update({("a", "b"): 1, ("a", "c"): 3})
     for cause in ("b too", "a said no", "a said no"):
         w.engine.recent.failed(cause)
+    w.engine.attempts_total.update({("b", Kind.SUCCESS, "ok"): 4, ("b", Kind.FAILURE, "http_5xx"): 9})
+    w.engine.tokens_total["b", "input"] = 70
+    w.engine.cost_total["b"] = 0.1234567  # type: ignore[assignment]
     assert status.summary(w.engine) == {
         "calls": 8,
         "failed": 3,
         "causes": [{"text": "a said no", "count": 2}, {"text": "b too", "count": 1}],
         "rerouted": [{"from": "a", "to": "c", "count": 3}, {"from": "a", "to": "b", "count": 1}],
+        "providers": [{"name": "b", "answers": 4, "tokens": {"input": 70, "output": 0}, "cost": 0.123457}],
     }
 
 

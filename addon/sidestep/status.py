@@ -152,7 +152,15 @@ def summary(engine: Engine) -> dict[str, Any]:
         "failed": came[Result.FAILED],
         "causes": [{"text": text, "count": count} for text, count in engine.recent.causes.most_common()],
         "rerouted": [{"from": a, "to": b, "count": count} for (a, b), count in engine.rerouted.most_common()],
+        "providers": [found for name in engine.settings.by_name if (found := _spent(engine, name))["answers"]],
     }
+
+
+def _spent(engine: Engine, name: str) -> dict[str, Any]:
+    """How many calls a provider has answered, and what for."""
+    good = (n for (of, outcome, _), n in engine.attempts_total.items() if (of, outcome) == (name, Kind.SUCCESS))
+    tokens = {way: engine.tokens_total[name, way] for way in ("input", "output")}
+    return {"name": name, "answers": sum(good), "tokens": tokens, "cost": round(engine.cost_total[name], 6)}
 
 
 def _histogram(name: str, text: str, labels: list[str], times: Histograms) -> Metric:

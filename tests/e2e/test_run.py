@@ -141,6 +141,7 @@ def test_an_unchanged_script_gets_its_answers(ab: tuple[Provider, Provider], she
     hosts = ", ".join(f"127.0.0.1:{p.port}" for p in ab)
     assert done.stderr.splitlines() == [
         f"sidestep: {shell.config}: calls may go to {hosts}",
+        "sidestep: b gave 2 answers: 7 tokens in, 6 out, $0.0001",
         "sidestep: 2 calls, 2 rerouted, 0 failed (api.openai.com → b 2)",
     ]
     assert all(seen.header("authorization") == f"Bearer {key_of('b')}" for seen in ab[1].requests)
@@ -404,7 +405,8 @@ def test_a_child_finds_all_that_it_needs(ab: tuple[Provider, Provider], shell: S
 def test_hosts_that_the_user_wants_no_proxy_for_are_named(ab: tuple[Provider, Provider], shell: Shell) -> None:
     """Their calls go where they always went; nobody has to find out why nothing is rerouted."""
     done = shell.run("true", NO_PROXY="intern.example,.openai.com")
-    warning, _, last = done.stderr.splitlines()
+    warning, _, unseen, last = done.stderr.splitlines()
+    assert unseen.startswith("sidestep: no call was seen to api.openai.com. Programs that take no proxy")
     assert warning == "sidestep: calls to api.openai.com go past Sidestep: NO_PROXY says so"
     assert last == "sidestep: 0 calls, 0 rerouted, 0 failed (nothing came through the proxy)"
 

@@ -118,6 +118,14 @@ def _run(
     for cause in summary.get("causes", ()):
         if not proxy.has_told(cause["text"]):
             say(cause["text"] + (f" ({cause['count']} times)" if cause["count"] > 1 else ""))
+    if report is not None and not summary.get("calls"):
+        places = ", ".join(sorted(intercepted)) or "any host: there is no route"
+        say(
+            f"no call was seen to {places}. Programs that take no proxy from the environment (Node.js before 22.21) "
+            "need a base URL; sidestep doctor looks for other causes"
+        )
+    for each in summary.get("providers", ()):
+        say(spent(each))
     if options.keep and report is not None:
         proxy.leave()
     if proxy.failed and not proxy.left:
@@ -141,6 +149,15 @@ def _spawn(program: str, command: Sequence[str], env: Mapping[str, str], mask: C
     # A script that names no interpreter is the shell's, as for `execvp` and every shell.
     script = ["sh", program, *command[1:]]
     return os.posix_spawn("/bin/sh", script, env, setsigmask=mask, setsigdef=IGNORED_BY_PYTHON)
+
+
+def spent(told: Mapping[str, Any]) -> str:
+    """What one provider has answered, and what for where that is known."""
+    count, tokens, cost = told["answers"], told["tokens"], told["cost"]
+    line = f"{told['name']} gave {count} answer{'' if count == 1 else 's'}"
+    if any(tokens.values()):
+        line += f": {tokens['input']:,} tokens in, {tokens['output']:,} out"
+    return line + (f", ${cost:.4f}" if cost else "")
 
 
 def _closing_line(report: Mapping[str, Any]) -> str:

@@ -1,0 +1,20 @@
+"""What `sidestep run` says at its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidestep.run.running import spent
+
+
+@pytest.mark.parametrize(
+    ("answers", "tokens", "cost", "line"),
+    [
+        (1, (0, 0), 0.0, "a gave 1 answer"),
+        (2, (1200, 3), 0.0, "a gave 2 answers: 1,200 tokens in, 3 out"),
+        (2, (1, 0), 0.01234, "a gave 2 answers: 1 tokens in, 0 out, $0.0123"),
+    ],
+)
+def test_what_a_provider_has_given(answers: int, tokens: tuple[int, int], cost: float, line: str) -> None:
+    used = dict(zip(("input", "output"), tokens, strict=True))
+    assert spent({"name": "a", "answers": answers, "tokens": used, "cost": cost}) == line

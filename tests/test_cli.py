@@ -481,16 +481,16 @@ def test_env_for_every_shell(runner: CliRunner, monkeypatch: pytest.MonkeyPatch,
     """What is printed sets, in a real sh, just what the JSON says, whatever is in it; the other shells quote it too."""
     monkeypatch.setenv("NO_PROXY", "it's.example, *.b")
     arguments = ["env", "--port", "9", "--confdir", str(conf)]
-    found = json.loads(runner.invoke(main, [*arguments, "--shell", "json"]).output)
+    found = json.loads(runner.invoke(main, [*arguments, "--shell", "json"]).stdout)
     assert found["HTTPS_PROXY"] == found["http_proxy"] == "http://127.0.0.1:9"
     assert found["NO_PROXY"] == "it's.example,*.b,localhost,127.0.0.1,::1"
     assert b"the CA" in trust.certificates(Path(found["SSL_CERT_FILE"]).read_bytes())
-    script = runner.invoke(main, arguments).output + "env -0"
+    script = runner.invoke(main, arguments).stdout + "env -0"
     said = subprocess.run(["sh", "-c", script], capture_output=True, check=True, env={"PATH": os.environ["PATH"]})
     lines = dict(line.split("=", 1) for line in said.stdout.decode().split("\0") if line)
     assert {k: lines[k] for k in found} == found
-    assert "set -gx NO_PROXY 'it\\'s.example" in runner.invoke(main, [*arguments, "--shell", "fish"]).output
-    assert "$env:NO_PROXY = 'it''s.example" in runner.invoke(main, [*arguments, "--shell", "powershell"]).output
+    assert "set -gx NO_PROXY 'it\\'s.example" in runner.invoke(main, [*arguments, "--shell", "fish"]).stdout
+    assert "$env:NO_PROXY = 'it''s.example" in runner.invoke(main, [*arguments, "--shell", "powershell"]).stdout
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "65536", "http"])
@@ -503,12 +503,38 @@ def test_env_twice_is_as_once(runner: CliRunner, monkeypatch: pytest.MonkeyPatch
     """A shell that was set up already can be set up again: nothing piles up."""
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dmine='a b' -Dhttps.proxyPort=1")
     arguments = ["env", "--confdir", str(conf), "--shell", "json"]
-    first = json.loads(runner.invoke(main, arguments).output)
+    first = json.loads(runner.invoke(main, arguments).stdout)
     if can_write_java_stores():
         assert first["JAVA_TOOL_OPTIONS"].startswith("-Dmine='a b' -Dhttp.proxyHost=")
     for name, value in first.items():
         monkeypatch.setenv(name, value)
-    assert json.loads(runner.invoke(main, arguments).output) == first
+    assert json.loads(runner.invoke(main, arguments).stdout) == first
+
+
+@pytest.mark.parametrize(
+    ("shell", "line"), [("sh", "unset {}"), ("fish", "set -e {}"), ("powershell", "Remove-Item Env:{}")]
+)
+def test_env_is_undone(shell: str, line: str, runner: CliRunner, monkeypatch: pytest.MonkeyPatch, conf: Path) -> None:
+    """What a shell has from it is taken away, and nothing that the user has set since."""
+    options = ["env", "--confdir", str(conf), "--port", "8123"]
+    given = json.loads(runner.invoke(main, [*options, "--shell", "json"]).stdout)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PIP_CERT", "mine.pem")
+    undone = runner.invoke(main, [*options, "--shell", shell, "--unset"]).stdout.splitlines()
+    assert line.format("HTTPS_PROXY") in undone
+    assert line.format("SSL_CERT_FILE") in undone
+    assert line.format("PIP_CERT") not in undone
+    names = [n for n in given if n != "PIP_CERT" and (shell != "powershell" or n.isupper())]
+    assert sorted(undone) == sorted(map(line.format, names))
+
+
+def test_env_says_that_nobody_listens(runner: CliRunner, conf: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        assert runner.invoke(main, ["env", "--confdir", str(conf), "--port", port]).stderr == ""
+    told = runner.invoke(main, ["env", "--confdir", str(conf), "--port", port]).stderr
+    assert told == f"note: nobody listens on port {port} yet, and until then programs reach nothing\n"
 
 
 def test_env_without_a_ca(runner: CliRunner, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sidestep import runtime
 from sidestep.config import advice, catalog, initial, keys, local, reach, reading, trusting
 from sidestep.config.locating import FILE, Choice, choose, places
 from sidestep.config.problems import ConfigError
@@ -125,8 +126,9 @@ def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command:
 )
 @click.option("--shell", type=click.Choice(environment.SHELLS), default="sh", show_default=True)
 @click.option("--create-ca", is_flag=True, help="Make mitmproxy's CA if there is none yet.")
+@click.option("--unset", is_flag=True, help="Print what takes them away again, in a shell that has them.")
 @CONFDIR_OPTION
-def env(port: int, shell: str, create_ca: bool, confdir: Path) -> None:
+def env(port: int, shell: str, create_ca: bool, unset: bool, confdir: Path) -> None:
     """Print the variables that send a program through a proxy that runs already: eval "$(sidestep env)"."""
     missing = False
     try:
@@ -137,7 +139,13 @@ def env(port: int, shell: str, create_ca: bool, confdir: Path) -> None:
     except trust.TrustError as e:
         hint = "; the proxy's first start makes it, or sidestep env --create-ca" if missing else ""
         raise click.ClickException(f"{e}{hint}") from None
-    click.echo(environment.phrase(environment.variables(os.environ, port, trusted), shell))
+    found = environment.variables(os.environ, port, trusted)
+    if unset:
+        # What the shell has by now is what it would be given: only that is ours.
+        found = {name: value for name, value in found.items() if os.environ.get(name) == value}
+    elif not runtime.answers(port):
+        click.echo(f"note: nobody listens on port {port} yet, and until then programs reach nothing", err=True)
+    click.echo(environment.phrase(found, shell, unset=unset))
 
 
 @main.command()

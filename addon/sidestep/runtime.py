@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import stat
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ import platformdirs
 
 MAX_FILES = 100
 MAX_BYTES = 10_000
+CONNECT_SECONDS = 5.0
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -96,3 +98,12 @@ def _lives(pid: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def answers(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether somebody listens there."""
+    try:
+        with socket.create_connection((host, port), timeout=CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False

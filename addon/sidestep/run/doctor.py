@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -124,7 +123,7 @@ def _proxies(env: Mapping[str, str], port: int, settings: Settings | None) -> It
     host, _, number = address.rpartition(":")
     is_local = host in ("127.0.0.1", "localhost", "[::1]")
     if is_local and (upstream.url in running or int(number) == port):
-        if _listens(int(number)):
+        if runtime.answers(int(number)):
             yield Finding(True, f"this shell's calls go through {upstream.url}")
         else:
             yield Finding(
@@ -134,7 +133,7 @@ def _proxies(env: Mapping[str, str], port: int, settings: Settings | None) -> It
                 "http_proxy https_proxy all_proxy",
             )
     else:
-        reached = _reaches(host.strip("[]"), int(number))
+        reached = runtime.answers(int(number), host.strip("[]"))
         yield Finding(
             reached,
             f"this shell has a proxy already, {upstream.url}"
@@ -149,22 +148,10 @@ def _proxies(env: Mapping[str, str], port: int, settings: Settings | None) -> It
             )
 
 
-def _listens(port: int) -> bool:
-    return _reaches("127.0.0.1", port)
-
-
-def _reaches(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=ASK_SECONDS):
-            return True
-    except OSError:
-        return False
-
-
 def _port(port: int) -> Iterator[Finding]:
     if any(r.url.endswith(f":{port}") for r in runtime.running()):
         return
-    if _listens(port):
+    if runtime.answers(port):
         yield Finding(
             False,
             f"another program listens on port {port}",

@@ -127,15 +127,16 @@ def _powershell(name: str, value: str) -> str:
 
 
 _LINES: dict[str, Callable[[str, str], str]] = {"sh": _sh, "fish": _fish, "powershell": _powershell}
+_UNSET = {"sh": "unset {}", "fish": "set -e {}", "powershell": "Remove-Item Env:{}"}
 SHELLS = (*_LINES, "json")
 
 
-def phrase(found: Mapping[str, str], shell: str) -> str:
-    """The variables as a text that this shell evaluates, or as JSON."""
+def phrase(found: Mapping[str, str], shell: str, *, unset: bool = False) -> str:
+    """The variables as a text that this shell evaluates, or as JSON. `unset`: it takes them away."""
     if shell == "json":
         return json.dumps(dict(found), indent=1)
     names = [*found]
     if shell == "powershell":
         # Its variables do not tell upper from lower case.
         names = [n for n in names if n == n.upper()]
-    return "\n".join(_LINES[shell](name, found[name]) for name in names)
+    return "\n".join(_UNSET[shell].format(name) if unset else _LINES[shell](name, found[name]) for name in names)

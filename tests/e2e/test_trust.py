@@ -105,12 +105,13 @@ def test_run_in_a_folder(way: str, provider: Make, tmp_path: Path, folder: Path)
     conf = ["--confdir", str(tmp_path / "conf")]
     done = sidestep(folder, "run", *conf, "--", "sh", "-c", "echo started >&2; exit 3")
     assert done.returncode == 3
-    untrusted, serves, started, _ = done.stderr.splitlines()
+    untrusted, serves, started, *_ = done.stderr.splitlines()
     assert untrusted.startswith(f"sidestep: {file} ")
     assert untrusted.endswith(f"sidestep trust {file}")
     assert serves == (
         "sidestep: the built-in catalog: calls may go to "
-        "api.openai.com, api.anthropic.com, generativelanguage.googleapis.com, chatgpt.com and servers of this machine that answer"
+        "api.openai.com, api.anthropic.com, generativelanguage.googleapis.com, chatgpt.com "
+        "and servers of this machine that answer"
     )
     assert started == "started"
     assert theirs.count == 0

@@ -250,7 +250,7 @@ UNREAD = {
     "a model in capitals": b'{"MODEL":"dear",' + MODEL + b"}",
     "a model in a list": b'{"model":["dear"],' + MODEL + b"}",
     "a list": b'[{"model":"dear",' + MODEL + b"}]",
-    "deep": b'{"model":"dear","x":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "deep": b'{"model":"dear","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
     "half a surrogate": b'{"model":"dear","x":"\\ud83d",' + MODEL + b"}",
     "two objects": b'{"model":"cheap",' + MODEL + b'}{"model":"dear"}',
     "nothing": b"",

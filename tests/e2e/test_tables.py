@@ -71,7 +71,7 @@ def test_what_has_a_megabyte_is_not_kept(
     with Mitmdump(tmp_path / "bare", None, script=None) as bare:
         without = growth(bare)
     # Bodies of a megabyte are kept for a replay, up to 32 of them.
-    kept = 45 << 20 if name == "users" else 20 << 20
+    kept = 60 << 20 if name == "users" else 40 << 20
     assert growth(start(config("chat", a, b, own=a))) < without + kept
 
 

@@ -61,7 +61,7 @@ def serve(pipe: Connection) -> None:
                 head = await reader.readuntil(b"\r\n\r\n")
                 fields = dict(x.lower().split(b": ", 1) for x in head.split(b"\r\n")[1:] if x)
                 body = await reader.readexactly(int(fields[b"content-length"]))
-                events = int(fields.get(b"x-events", b"0"))
+                events = int(fields.get(b"x-stainless-events", b"0"))
                 if not events:
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
                     writer.write(b"content-length: %d\r\n\r\n" % len(ANSWER) + ANSWER)
@@ -70,7 +70,7 @@ def serve(pipe: Connection) -> None:
                     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
                 )
                 writer.write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
-                if b"x-hold" in fields:
+                if b"x-stainless-hold" in fields:
                     await asyncio.sleep(3600)
                 for _ in range(events):
                     writer.write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
@@ -159,7 +159,7 @@ def load(pipe: Connection, port: int, kind: str, size: int, clients: int, second
             return Figures(rate=len(times) / seconds, p50=cuts[49], p99=cuts[98])
         firsts: list[float] = []
         gaps: list[float] = []
-        request = payload(size, "X-Events: 200")
+        request = payload(size, "X-Stainless-Events: 200")
         counts = await asyncio.gather(*(_stream(port, request, until, firsts, gaps) for _ in range(clients)))
         return Figures(events=sum(counts) / seconds, first=statistics.median(firsts), gap=statistics.median(gaps))
 
@@ -208,7 +208,7 @@ async def _hold(port: int, count: int) -> list[asyncio.StreamWriter]:
     writers = []
     for _ in range(count):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(payload(100, "X-Events: 1", "X-Hold: 1"))
+        writer.write(payload(100, "X-Stainless-Events: 1", "X-Stainless-Hold: 1"))
         await reader.readuntil(b"\n\n")
         writers.append(writer)
     return writers

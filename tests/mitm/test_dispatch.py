@@ -128,6 +128,31 @@ def test_errors_and_halts_are_what_they_were(caplog: pytest.LogCaptureFixture) -
     with_master(test)
 
 
+def test_errors_and_halts_of_mitmproxy_s_own_addons(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(manager: AddonManager) -> None:
+        script = Script()
+        manager.add(script)
+        Dispatch(manager).install()
+        own = manager.get("maplocal")
+
+        def breaks(flow: http.HTTPFlow) -> None:
+            raise ValueError("mitmproxy's mistake")
+
+        async def halts(flow: http.HTTPFlow) -> None:
+            raise exceptions.AddonHalt
+
+        own.request = breaks
+        with caplog.at_level(logging.ERROR):
+            flow = await call(manager)
+        assert "mitmproxy's mistake" in caplog.text
+        assert script.seen == [flow]
+        own.request = halts
+        await call(manager)
+        assert script.seen == [flow]
+
+    with_master(test)
+
+
 def test_it_is_installed_once_and_leaves_no_trace() -> None:
     async def test(manager: AddonManager) -> None:
         first, second = Dispatch(manager), Dispatch(manager)

@@ -26,7 +26,8 @@ def count(value: Any) -> int:
 
 def index(value: Any) -> int:
     """A place in a list, as JSON has it; the first where it is none. What is beyond MAX_INDEX is all one place."""
-    return min(count(value), MAX_INDEX)
+    # First what nearly all events have.
+    return value if value.__class__ is int and 0 <= value <= MAX_INDEX else min(count(value), MAX_INDEX)
 
 
 def decimal(text: str | None) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_right
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -58,8 +59,7 @@ class CallKind(NamedTuple):
 
 
 def kind_of(provider: str, model: str | None, *, stream: bool, body_bytes: int) -> CallKind:
-    size = sum(body_bytes >= limit for limit in SIZES)
-    return CallKind(provider, None if model is None else short(model), stream, size)
+    return CallKind(provider, None if model is None else short(model), stream, bisect_right(SIZES, body_bytes))
 
 
 class Sketch:

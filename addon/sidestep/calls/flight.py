@@ -457,14 +457,19 @@ class Flight:
             return False
         return self.ended or (watch is not None and watch.gave_up)
 
-    def phrase_broken(self, outcome: Outcome, error: ErrorFacts | None) -> tuple[ErrorKind, str]:
-        """What the app is told of a stream that broke after content."""
+    def how_broke(self, outcome: Outcome, error: ErrorFacts | None) -> str:
+        """What is noted of a stream that broke after content: none of its provider's own words."""
         name = self.provider.name
         if error is None:
-            how = "went silent" if outcome.reason == "timeout" else "ended before its end"
-            return ErrorKind.SERVER, f"the stream from {name} {how}"
+            return f"the stream from {name} {'went silent' if outcome.reason == 'timeout' else 'ended before its end'}"
+        return f"{name} ended the stream with an error ({error.kind.value})"
+
+    def phrase_broken(self, outcome: Outcome, error: ErrorFacts | None) -> tuple[ErrorKind, str]:
+        """What the app is told of it."""
+        if error is None:
+            return ErrorKind.SERVER, self.how_broke(outcome, error)
         if not error.message or self.session.leaks.in_words(error.message.encode("utf-8", "replace")):
-            return error.kind, f"{name} ended the stream with an error"
+            return error.kind, f"{self.provider.name} ended the stream with an error"
         return error.kind, error.message
 
     def phrase_refused(self) -> tuple[ErrorKind, str] | None:

@@ -16,7 +16,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 from mitmproxy.proxy.tunnel import TunnelLayer
 
-from sidestep.mitm.protocols import AttentiveHttp2Server, PatientHttp1Client, QuickHttp1Server
+from sidestep.mitm.protocols import AttentiveHttp2Server, DiscreetHttp2Client, PatientHttp1Client, QuickHttp1Server
 from sidestep.mitm.stream import (
     GRACE_SECONDS,
     TIMER_SLACK_SECONDS,
@@ -97,7 +97,9 @@ class FailoverLayer(HttpLayer):
             # No request wants it any more, and it holds one of the five places that there are for its address.
             yield commands.CloseConnection(self._outermost(connection))
         if not command.err:
-            PatientHttp1Client.adopt(self.connections[connection].context.layers[-1])
+            client = self.connections[connection].context.layers[-1]
+            PatientHttp1Client.adopt(client)
+            DiscreetHttp2Client.adopt(client)
         yield from super().register_connection(command)
         if command.err:
             self._forget(connection)

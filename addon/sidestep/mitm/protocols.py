@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from h2.errors import ErrorCodes
 from h2.events import Event, StreamReset
 from mitmproxy import http
 from mitmproxy.proxy import commands, events, layer
@@ -20,7 +21,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
-from mitmproxy.proxy.layers.http._http2 import Http2Server, StreamState
+from mitmproxy.proxy.layers.http._http2 import Http2Client, Http2Server, StreamState
 from mitmproxy.proxy.layers.websocket import WebsocketConnection, WebsocketEndHook, WebsocketLayer
 from wsproto import events as wsevents
 from wsproto.connection import ConnectionState as WebsocketState
@@ -69,6 +70,10 @@ class PatientHttp1Client(Http1Client):
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         awaited = isinstance(event, events.DataReceived) and self.request is not None
+        if isinstance(event, events.DataReceived) and not awaited:
+            yield commands.Log("A server has spoken out of turn: its connection is closed.")  # mitmproxy would quote it
+            yield commands.CloseConnection(self.conn)
+            return
         if awaited:
             self._pass_over_informational()
             if self.informational > MAX_INFORMATIONAL:
@@ -173,6 +178,23 @@ class AttentiveHttp2Server(Http2Server):
             # It was forgotten as soon as it had ended. A stream that is done with is not there to be told.
             self.streams.setdefault(event.stream_id, StreamState.HEADERS_RECEIVED)
         return (yield from super().handle_h2_event(event))
+
+
+class DiscreetHttp2Client(Http2Client):
+    """mitmproxy's HTTP/2 client quotes what the server has sent where it breaks the protocol or goes away: in the log,
+    and in the error of each flow. This one says what has happened."""
+
+    @classmethod
+    def adopt(cls, client: layer.Layer) -> None:
+        """Make a client that has read nothing yet one of these."""
+        if type(client) is Http2Client:
+            client.__class__ = cls
+
+    def protocol_error(self, message: str, error_code: int = ErrorCodes.PROTOCOL_ERROR) -> Commands:
+        yield from super().protocol_error(message.partition(":")[0], error_code)
+
+    def close_connection(self, msg: str) -> Commands:
+        yield from super().close_connection(msg.partition(":")[0])
 
 
 class SiftedConnection(WebsocketConnection):

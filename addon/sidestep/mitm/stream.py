@@ -620,7 +620,8 @@ class FailoverStream(PageStream):
         if self.made_up and (best is None or best is not self.told):
             kind, message = (best and best.phrase_refused()) or session.phrase_exhausted()
             session.broken_off = True
-            yield from self._close_in_band(message, session.error_event(kind, message) if session.waiting else b"")
+            last = session.error_event(kind, message) if session.waiting else b""
+            yield from self._close_in_band("no provider has answered", last)
         elif best is not None:
             session.answer = best.attempt
             self._show(session, best)
@@ -729,8 +730,9 @@ class FailoverStream(PageStream):
         watch, response = winner.watch, self.flow.response
         assert watch is not None
         kind, message = winner.phrase_broken(outcome, step.error)
+        how = winner.how_broke(outcome, step.error)
         winner.finish(outcome)
-        winner.note(message)
+        winner.note(how)
         yield from self._cancel(winner)
         extensible = watch.plain and watch.shape is Shape.STREAM
         extensible = extensible and response is not None and "content-length" not in response.headers
@@ -740,10 +742,11 @@ class FailoverStream(PageStream):
         made_up = self.made_up and watch.shape is Shape.STREAM
         if not (made_up or extensible) or session.is_to_be_cut(judged):
             last = b""
-        yield from self._close_in_band(message, last)
+        yield from self._close_in_band(how, last)
 
     def _close_in_band(self, message: str, last: bytes) -> Commands:
-        """End what the app has begun to read: with an event that its SDK raises from, or by cutting the wire."""
+        """End what the app has begun to read: with an event that its SDK raises from, or by cutting the wire.
+        `message`: for the flow and the log, so in words of ours."""
         self.flow.error = flow.Error(message)
         self.flow.live = False
         over = self._is_over()
@@ -775,6 +778,9 @@ class FailoverStream(PageStream):
                 yield from self._carry_out(session, winner, step)
                 return
             winner.finish(step.outcome or judging.TRUNCATED)
+        if session is not None and isinstance(event, ResponseProtocolError):
+            # What mitmproxy says of it quotes what the server has sent.
+            event = ResponseProtocolError(event.stream_id, "the answer broke off", event.code)
         yield from super().handle_protocol_error(event)
 
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:

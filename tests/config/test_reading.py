@@ -62,6 +62,7 @@ max = 6
 per_provider = 2
 backoff_seconds = 0.25
 wait_seconds = 3
+wait_for_reset_seconds = 0
 total_seconds = 600
 
 [timeouts]

@@ -35,7 +35,7 @@ from sidestep.dialects.common import media_type
 from sidestep.dialects.openai_frames import RESPONSES
 from sidestep.routing import table
 from sidestep.routing.engine import Attempt, Engine
-from sidestep.routing.exchange import Exchange, Exhausted, Wait, new_id
+from sidestep.routing.exchange import RESET, Exchange, Exhausted, Wait, new_id
 from sidestep.routing.repeats import said_in
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Calls:
         self.replayable: Bounded[str, Original] = Bounded(REPLAYABLE, REPLAYABLE_TOTAL, lambda o: o.weight)
         self.direct_hosts: str | None = None
         self._unread: set[str] = set()
+        self._waiting: dict[Session, asyncio.Event] = {}
         self.entrance = Entrance()
         self.pages = Pages(core, self.entrance)
 
@@ -80,11 +81,21 @@ class Calls:
                 # No other hook tells of an app that leaves while its call waits in one of ours.
                 del self.sessions[flow_id]
                 session.drop(judging.CLIENT_GONE)
-                session.app_left = True
+                self._leave(session)
                 try:
                     self._finish(session)
                 except Exception as e:
                     self.core.log_bug("client_disconnected", e)
+
+    def left(self, flow: http.HTTPFlow) -> None:
+        """The app does not want its answer any more; its connection may stay."""
+        if (session := self.sessions.get(flow.id)) is not None and session in self._waiting:
+            self._leave(session)
+
+    def _leave(self, session: Session) -> None:
+        session.app_left = True
+        if (waiting := self._waiting.get(session)) is not None:
+            waiting.set()
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         engine = self.core.engine
@@ -125,7 +136,7 @@ class Calls:
                 return None
             if not self._plan(session):
                 return None
-            return self._advance(session) if session.acting else None
+            return self._advance(session, holds=False) if session.acting else None
         except Exception as e:
             self._fail_open(flow, "request", e)
             return None
@@ -232,12 +243,16 @@ class Calls:
             session.flight = Flight(session, exchange, exchange.look_on(own, now))
             session.answer = session.flight.attempt
 
-    def _advance(self, session: Session) -> Awaitable[None] | None:
-        """Make the flow the next attempt, or its end; a coroutine where that takes a wait."""
+    def _advance(self, session: Session, *, holds: bool = True) -> Awaitable[None] | None:
+        """Make the flow the next attempt, or its end; a coroutine where that takes a wait. `holds`: a long one too,
+        which is else left to `sidestep_next`, amid which the app can be given signs of life."""
         exchange = session.exchange
         assert exchange is not None
         step = exchange.next(self.core.clock())
         if isinstance(step, Wait):
+            if step.reason == RESET and not holds:
+                session.held = True
+                return None
             return self._wait(session, step)
         self._apply(session, step)
         return None
@@ -245,12 +260,15 @@ class Calls:
     async def _wait(self, session: Session, step: Wait) -> None:
         exchange = session.exchange
         assert exchange is not None
-        changed = asyncio.Event()
+        changed = self._waiting[session] = asyncio.Event()
         changes = session.engine.changed
         changes.add(changed.set)
         try:
             following: Attempt | Wait | Exhausted = step
             while isinstance(following, Wait):
+                if following.reason == RESET:
+                    session.held = True
+                    self._tell_held(session, following)
                 changed.clear()
                 if following.on_change:
                     try:
@@ -268,6 +286,11 @@ class Calls:
             self._fail_open(session.flow, "wait", e)
         finally:
             changes.discard(changed.set)
+            del self._waiting[session]
+
+    @staticmethod
+    def _tell_held(session: Session, step: Wait) -> None:
+        logger.info(f"sidestep: {session.match.route.name}: a call waits {step.seconds:.0f} s for a limit to end")
 
     def _apply(self, session: Session, step: Attempt | Exhausted) -> None:
         exchange = session.exchange

@@ -73,6 +73,8 @@ class Session:
         """A name for the conversation that a handshake says it goes on with."""
         self.broken_off = False
         """What the app gets is an error of Sidestep's own, or ends with one."""
+        self.held = False
+        """It waits, or has waited, for a limit to end that may be far away: the app is kept waiting too."""
         self.app_left = False
         """The app's connection has ended before the call did, or its WebSocket amid a response."""
         self.direct_hosts: str | None = None
@@ -144,8 +146,9 @@ class Session:
 
     @property
     def keep_alive(self) -> bytes:
-        """What keeps the app waiting while its whole stream is held back; empty if nothing does, or it is not."""
-        return self.waiting if self._commit() == "complete" else b""
+        """What keeps the app waiting while its whole stream is held back, or the call itself; empty if nothing does, or
+        it is not."""
+        return self.waiting if self.held or self._commit() == "complete" else b""
 
     @property
     def waiting(self) -> bytes:

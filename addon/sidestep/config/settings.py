@@ -59,6 +59,7 @@ class AttemptSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     per_provider: AtLeastOne = 2
     backoff_seconds: SecondsOrNone = 0.25
     wait_seconds: SecondsOrNone = 3
+    wait_for_reset_seconds: SecondsOrNone = 0
     total_seconds: Seconds = 600
 
 

@@ -93,6 +93,10 @@ class Conductor(Host, Protocol):
         """A request has come in reverse mode, as its client made it."""
         ...
 
+    def left(self, flow: http.HTTPFlow) -> None:
+        """The app does not want its answer any more."""
+        ...
+
     def unrouted(self, flow: http.HTTPFlow) -> None:
         """The flow has become too large to be moved: it goes where the app sent it."""
         ...
@@ -239,7 +243,8 @@ class FailoverStream(PageStream):
             event.stream_id = self.stream_id
             return self._received(flight, event)
         elif isinstance(event, RequestProtocolError) and self.session is not None and self.winner is None:
-            # It may wait in line for a hook to end; the attempts, and their permits, need not.
+            # It may wait in line for a hook to end; the attempts, and their permits, need not, nor what that waits for.
+            self.parent.conductor.left(self.flow)
             return itertools.chain(self._cancel_all(None), super().handle_event(event))
         if self.child_layer is not None and self.winner is not None:
             return self._relayed(event, self.winner)
@@ -440,26 +445,34 @@ class FailoverStream(PageStream):
                 session.drop(judging.INTERNAL)
                 session.flight = None
                 yield from self._answer()
-            elif session.flight is None:
+            elif session.flight is None and not session.held:
                 self.session = None
                 yield from self._send_unrouted()
             else:
                 if session.keep_alive:
-                    self.keep_alive_at = session.clock() + KEEP_ALIVE_SECONDS
-                    yield from self.parent.arm(self.keep_alive_at)
+                    yield from self._keep_alive(session)
                 # For all attempts: the connection of one may be direct, and a script may have chosen another proxy.
                 self.via = self.flow.server_conn.via
-                yield from self._start(session.flight)
+                if session.flight is None:
+                    yield from self._ask_next(session)
+                else:
+                    yield from self._start(session.flight)
         else:
             yield from super().state_consume_request_body(event)
 
+    def _keep_alive(self, session: Session) -> Commands:
+        self.keep_alive_at = session.clock() + KEEP_ALIVE_SECONDS
+        yield from self.parent.arm(self.keep_alive_at)
+
     def signs_of_life(self) -> Iterator[HttpEvent]:
-        """What keeps the app from giving up while its whole answer is held back."""
+        """What keeps the app from giving up while its whole answer is held back, or its call."""
         session = self.session
         if session is None or self.winner is not None:
             self.keep_alive_at = None
             return
         self.keep_alive_at = session.clock() + KEEP_ALIVE_SECONDS
+        if not session.keep_alive:
+            return  # what is waited for now is never long
         if not self.made_up:
             self.made_up = True
             yield ResponseHeaders(self.stream_id, session.made_up_response(), end_stream=False)
@@ -595,13 +608,23 @@ class FailoverStream(PageStream):
             return
         session.flight = None
         if exchange.may_move_on(flight.attempt, outcome):
-            yield SidestepNextHook(self.flow)
-            if (yield from self.check_killed(True)):
-                return
-            if session.flight is not None:
-                yield from self._start(session.flight)
-                return
-        yield from self._conclude(session)
+            yield from self._ask_next(session)
+        else:
+            yield from self._conclude(session)
+
+    def _ask_next(self, session: Session) -> Commands:
+        """Ask for the next attempt, which may take a wait, and make it; else that was the end."""
+        if self.keep_alive_at is None and session.waiting:
+            yield from self._keep_alive(session)
+        yield SidestepNextHook(self.flow)
+        if not session.keep_alive:
+            self.keep_alive_at = None
+        if (yield from self.check_killed(True)):
+            return
+        if session.flight is not None:
+            yield from self._start(session.flight)
+        else:
+            yield from self._conclude(session)
 
     def _keep_answer(self, flight: Flight, rank: int) -> None:
         if not flight.is_answer or flight.response is None:

@@ -63,6 +63,21 @@ class Wait:
     on_change: bool = False
 
 
+RESET = "reset"
+"""Why a call is held until a limit ends that may be far away."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Since when a call is held, how many seconds of its own time it had left then, until when, and whose limit ends
+    at that time."""
+
+    since: float
+    budget: float
+    until: float = math.inf
+    names: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Exhausted:
     """No provider is left to ask. `refused`: those not asked, and why."""
@@ -112,7 +127,6 @@ class Exchange:
         self.call = call
         self.arrived = now
         self.attempts: list[Attempt] = []
-        self.notes: list[str] = []
         self.refused: tuple[Refused, ...] = ()
         settings = engine.settings
         self.limits = settings.attempts
@@ -124,6 +138,7 @@ class Exchange:
         self._limit_wait_until: float | None = None
         self._probe_wait_until: float | None = None
         self._refusal_wait_until: float | None = None
+        self._held: _Held | None = None
         self._repaired = False
         self._in_company = False
         """Whether other requests were under way with this one."""
@@ -213,11 +228,16 @@ class Exchange:
         if shake is not None and shake.has_choice and self.engine.sockets.is_broken(shake.conversation, now):
             return Exhausted(self.refused)
         self._in_company = self._in_company or len(self.engine.live) > 1
+        if self._held is not None and now >= self._held.until:
+            for name in self._held.names:
+                self._spent.pop(name, None)
+            self._held = replace(self._held, names=frozenset())
         return (
             self._the_same_again(now)
             or self._preferred(now)
             or self._over_http()
             or self._for_want_of_others(now)
+            or self._until_a_reset(now)
             or self._wait(now)
             or Exhausted(self.refused)
         )
@@ -276,12 +296,20 @@ class Exchange:
         for candidate in self._reluctant(now):
             if (wait := self._until_its_limit_ends(candidate, now)) is not None:
                 return wait
+            if self._announced(candidate, now) is not None and (wait := self._until_a_reset(now)) is not None:
+                return wait
             if isinstance(answer := self._ask(candidate, now, insist=True), Attempt):
                 self.refused = tuple(r for r in self.refused if r.provider != candidate.provider.name)
                 return answer
             refused.append(answer)
         self.refused = tuple(refused)
         return None
+
+    @property
+    def _may_come_back(self) -> bool:
+        """Whether those that failed this request may be asked once more when they have had time to recover. One that is
+        held keeps an attempt for the end of the limit."""
+        return self._in_company or (self._held is not None and len(self.attempts) + 1 < self.limits.max)
 
     def _reluctant(self, now: float) -> list[Candidate]:
         """The candidates that may be asked for want of others, those first that are the likeliest to answer soon: one
@@ -307,24 +335,55 @@ class Exchange:
         left = [
             c
             for c in self.plan.candidates
-            if (until := spent.get(c.provider.name)) is None or (self._in_company and now >= until)
+            if (until := spent.get(c.provider.name)) is None or (self._may_come_back and now >= until)
         ]
         return sorted(left, key=reluctance)
 
-    def _until_its_limit_ends(self, candidate: Candidate, now: float) -> Wait | None:
+    def _announced(self, candidate: Candidate, now: float) -> float | None:
+        """Seconds until a limit ends that a candidate has told of itself."""
         cooling = self.engine.cooldowns.find(self.subject(candidate), now)
+        return None if cooling is None or cooling.source is not Source.ANNOUNCED else cooling.seconds
+
+    def _until_a_reset(self, now: float) -> Wait | None:
+        """Where the user would have it so, nobody is asked against a limit that ends soon enough: the call is held
+        until the first does, and has as much time after that as it would have had before."""
+        if self.call.is_websocket:
+            return None
+        held = self._held or _Held(now, self.deadline - now)
+        ends: dict[str, float] = {}
+        for candidate in self.plan.candidates:
+            name, limits = candidate.provider.name, candidate.provider.attempts
+            seconds = self._announced(candidate, now) if limits.wait_for_reset_seconds else None
+            if (
+                seconds is not None
+                and now + seconds - held.since <= limits.wait_for_reset_seconds
+                and self._spent.get(name) != NEVER_AGAIN
+                and self._refusal(candidate, now, insist=True) is None
+            ):
+                ends[name] = now + seconds
+        if not ends:
+            return None
+        first = min(ends.values())
+        self._held = replace(held, until=first, names=frozenset(name for name, at in ends.items() if at == first))
+        self.deadline = max(self.deadline, first + held.budget)
+        sooner = [now + r.retry_after for r in self.refused if r.retry_after and r.provider not in self._spent]
+        sooner += self._spent.values() if self._may_come_back else ()
+        wake = min([first, *(at for at in sooner if at > now)])
+        return Wait(wake - now + WAIT_MARGIN_SECONDS, RESET, on_change=True)
+
+    def _until_its_limit_ends(self, candidate: Candidate, now: float) -> Wait | None:
+        seconds = self._announced(candidate, now)
         if (
-            cooling is None
-            or cooling.source is not Source.ANNOUNCED
-            or cooling.seconds > candidate.provider.attempts.wait_seconds
-            or now + cooling.seconds >= self.deadline
+            seconds is None
+            or seconds > candidate.provider.attempts.wait_seconds
+            or now + seconds >= self.deadline
             or self._refusal(candidate, now, insist=True) is not None
         ):
             return None
         if self._limit_wait_until is None:
-            self._limit_wait_until = now + cooling.seconds + WAIT_MARGIN_SECONDS
-        seconds = self._limit_wait_until - now
-        return Wait(seconds, "rate_limit", on_change=True) if seconds > 0 else None
+            self._limit_wait_until = now + seconds + WAIT_MARGIN_SECONDS
+        left = self._limit_wait_until - now
+        return Wait(left, "rate_limit", on_change=True) if left > 0 else None
 
     def _refusal(self, candidate: Candidate, now: float, *, insist: bool = False) -> Refused | None:
         refused = self.engine.refusal(candidate, self.subject(candidate), now, insist=insist)

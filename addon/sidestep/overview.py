@@ -14,7 +14,7 @@ from typing import Any
 from sidestep import status
 from sidestep.breaker.circuit import State
 from sidestep.breaker.outcomes import NAMES, Result
-from sidestep.config.settings import Provider
+from sidestep.config.settings import Provider, Route
 from sidestep.routing.engine import Engine
 from sidestep.routing.recent import FINE, added, quantile
 from sidestep.routing.serving import Serving, serving
@@ -36,7 +36,7 @@ class Overview:
         self._began = clock()
         self._events: deque[tuple[int, float, str, str]] = deque(maxlen=EVENTS)
         self._told = 0
-        self._served: dict[str, tuple[str | None, float]] = {}
+        self._served: dict[str, tuple[str | None, float | None]] = {}
         self._taken_at = -math.inf
         self._picture: dict[str, Any] = {}
 
@@ -52,8 +52,9 @@ class Overview:
         for route in engine.settings.routes:
             self._note(route.name, serving(engine, route, now), now)
 
-    def _note(self, name: str, found: Serving, now: float) -> float:
-        by, since = self._served.get(name, (found.served_by, self._began))
+    def _note(self, name: str, found: Serving, now: float) -> float | None:
+        """Since when it is served by whom it is; None: it has been from the start."""
+        by, since = self._served.get(name, (found.served_by, None))
         if by != found.served_by:
             since = now
         self._served[name] = found.served_by, since
@@ -76,6 +77,10 @@ class Overview:
         def at(when: float) -> float:
             return round(wall - (now - when), 2)
 
+        def since(route: Route) -> float | None:
+            changed = self._note(route.name, serving(engine, route, now), now)
+            return None if changed is None else at(changed)
+
         _, health = status.health(engine, now)
         names = engine.settings.by_name
         return {
@@ -94,7 +99,7 @@ class Overview:
                     "providers": [p.name for p in route.providers],
                     "strategy": route.strategy,
                     **health["routes"][route.name],
-                    "since": at(self._note(route.name, serving(engine, route, now), now)),
+                    "since": since(route),
                 }
                 for route in engine.settings.routes
             ],

@@ -106,7 +106,7 @@ function verdict(route) {
 
 function showRoutes(p) {
   fill($("routes"), p.routes, () => p.routes.map((r) => {
-    const since = r.since > p.started + 1 ? ` since ${clock(r.since)}` : "";
+    const since = r.since ? ` since ${clock(r.since)}` : "";
     const stays = Object.entries(r.stays ?? {}).map(([name, n]) => `${plural(n, "conversation")} stay${n === 1 ? "s" : ""} with ${name}`);
     return el("article", { class: `route ${r.status}` },
       el("p", { class: "verdict" }, ...verdict(r), since, r.because ? joined(`, because ${r.because}`) : ""),

@@ -18,7 +18,7 @@ ADDON = ROOT / "addon" / "main.py"
 FORBIDDEN = ("Traceback", "mitmproxy has crashed", "Addon error", "internal error", "Task exception was never")
 
 # Credentials of whoever runs the tests must not decide what the tests see.
-_KEYS = re.compile(r"_API_KEY$|^(HTTPS?|ALL|NO)_PROXY$", re.IGNORECASE)
+_KEYS = re.compile(r"_API_KEY$|^(HTTPS?|ALL|NO)_PROXY$|^OTEL_", re.IGNORECASE)
 
 
 def clean_env(**more: str) -> dict[str, str]:

@@ -72,6 +72,12 @@ def script() -> None:
     click.echo(script_path())
 
 
+@main.command()
+def dashboard() -> None:
+    """Print a dashboard for Grafana, whose queries are for Prometheus."""
+    click.echo((Path(__file__).parent / "page" / "grafana.json").read_text(), nl=False)
+
+
 def _start(tool: str, arguments: tuple[str, ...]) -> None:
     """Become one of mitmproxy's own tools, with the addon loaded."""
     # Not the program of that name: it need not lie beside this interpreter, nor on PATH.

@@ -84,7 +84,7 @@ def test_each_provider_with_its_circuit_its_counts_and_its_cooldown() -> None:
                 "openai": {
                     "status": "degraded",
                     "served_by": "c",
-                    "because": "a is open since 0 s: said nothing in time; tried again in 20 s."
+                    "because": "a's circuit opened just now: said nothing in time; tried again in 20 s."
                     " b cools down for chat/completions, m: rate_limit; 8 s to go",
                     "stays": {"b": 1},
                 }

@@ -18,6 +18,7 @@ from mitmproxy.addonmanager import Loader
 from sidestep import probing, runtime, status, telemetry
 from sidestep.calls.shared import Core
 from sidestep.config import local, trusting
+from sidestep.config.advice import left_out
 from sidestep.config.locating import Places, choose, places, stamps
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
@@ -175,6 +176,8 @@ class Sidestep:
             logger.warning(f"sidestep: others may write {path} ({others}), and choose in it where calls go")
         for line in describe(self._engine().settings):
             logger.info(f"sidestep: {line}")
+        for line in left_out(settings, ctx.options.allow_hosts, ctx.options.ignore_hosts):
+            logger.warning(f"sidestep: {line}")
         if self._runs:
             self._look_around()
 

@@ -109,7 +109,7 @@ def test_an_outage_and_its_end_are_seen_as_they_happen(provider: Make, proxy: St
         assert ask(m, openai, "three", "four", "five") == ["azure-east"] * 3
         page.shows("works around a failure", "header")
         page.shows("OpenAI calls: served by azure-east since", "#routes")
-        page.shows("because openai is open for gpt-4o", "#routes")
+        page.shows("because openai's circuit for gpt-4o opened", "#routes")
         page.shows("not asked: answered 503; tried again in", "#providers")
         page.shows("rerouted OpenAI gpt-4o → azure-east", "#calls")
         page.shows("openai (gpt-4o) is not asked for", "#events")
@@ -179,7 +179,7 @@ def test_the_page_says_when_the_proxy_is_gone_and_comes_back(provider: Make, tmp
         page.shows("Hold open", "#providers")
         assert page.run("location.hash") == "", "the token stays in no address"
         m.stop()
-        page.shows("The proxy does not answer since", "#gone")
+        page.shows("The proxy has not answered since", "#gone")
         keep(page, "gone", tmp_path)
         page.complaints.clear()
         with Mitmdump(folder, settings(a), "--listen-port", str(m.port)) as again:

@@ -24,6 +24,13 @@ Start = Callable[..., Mitmdump]
 
 needs_chromium = pytest.mark.skipif(found() is None, reason="there is no Chromium")
 
+AXE = os.environ.get("SIDESTEP_AXE")
+"""`axe.min.js` of the npm package axe-core, which looks for what keeps people from using a page."""
+VIOLATIONS = """
+axe.run(document, {resultTypes: ["violations"]}).then((found) =>
+    found.violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.map((n) => n.html.slice(0, 200) + " " + n.failureSummary).join(" ")}`))
+"""
+
 PICTURES = os.environ.get("SIDESTEP_PICTURES")
 """Where pictures of the page are kept, to be looked at; else with the test's other files."""
 
@@ -132,6 +139,31 @@ def test_an_outage_and_its_end_are_seen_as_they_happen(provider: Make, proxy: St
     assert m.stop() == 0
     assert b"page.js" not in saved.read_bytes()
     assert b"/stream" not in saved.read_bytes()
+
+
+@needs_chromium
+@pytest.mark.skipif(AXE is None, reason="SIDESTEP_AXE names no axe.min.js (npm: axe-core)")
+def test_axe_finds_nothing(provider: Make, proxy: Start, tmp_path: Path) -> None:
+    """At first, amid an outage with open details and buttons, when the proxy is gone; on a phone and in the dark."""
+    assert AXE is not None
+    openai, azure = provider("openai"), provider("azure-east")
+    m = proxy(settings(openai, azure, circuit={"open_seconds": 60}))
+    with looking(m, tmp_path / "browser", m.token) as page:
+        page.shows("No call yet", "#calls")
+        page.run(Path(AXE).read_text() + "; undefined")
+        assert page.run(VIOLATIONS) == []
+        openai.default = Behaviour(status=503)
+        assert ask(m, openai, "one", "two", "three") == ["azure-east"] * 3
+        page.shows("rerouted OpenAI gpt-4o → azure-east", "#calls")
+        page.run("document.querySelectorAll('details').forEach((d) => d.open = true)")
+        for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+            page.size(width, 844, mobile=width < 400)
+            page.prefers(scheme)
+            assert page.run(VIOLATIONS) == [], (width, scheme)
+        m.stop()
+        page.shows("The proxy has not answered", "#gone")
+        assert page.run(VIOLATIONS) == []
+        page.complaints.clear()
 
 
 @needs_chromium

@@ -28,7 +28,7 @@ AXE = os.environ.get("SIDESTEP_AXE")
 """`axe.min.js` of the npm package axe-core, which looks for what keeps people from using a page."""
 VIOLATIONS = """
 axe.run(document, {resultTypes: ["violations"]}).then((found) =>
-    found.violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.map((n) => n.html.slice(0, 200) + " " + n.failureSummary).join(" ")}`))
+    found.violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.html.slice(0, 200)} ${n.failureSummary}`)))
 """
 
 PICTURES = os.environ.get("SIDESTEP_PICTURES")

@@ -15,7 +15,7 @@ import trustme
 
 from support.calls import Client
 from support.provider import Provider
-from support.proxy import ROOT, Mitmdump, clean_env
+from support.proxy import ROOT, Mitmdump, by_hand, clean_env
 from support.settings import config
 
 Make = Callable[..., Provider]
@@ -27,15 +27,6 @@ APP = {"openai": "http://app.test/v1"}
 def private() -> trustme.CA:
     """A CA that no list of roots holds."""
     return trustme.CA()
-
-
-def by_hand(tool: str, folder: Path, text: str, *options: str, **env: str) -> Mitmdump:
-    """`sidestep dump` or `web`, as a user starts it."""
-    m = Mitmdump(folder, text, *options, env={"PYTHONPATH": str(ROOT / "addon"), **env})
-    place = m._command.index("-s")
-    m._command[place : place + 2] = []
-    m._command[0:1] = [sys.executable, "-m", "sidestep", tool]
-    return m
 
 
 @pytest.mark.parametrize(("option", "name"), [(False, "a"), (True, None)])

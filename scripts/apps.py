@@ -28,6 +28,7 @@ import click
 import platformdirs
 from rich.console import Console
 from rich.table import Table
+from steps import steps
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
@@ -432,11 +433,14 @@ def try_apps(apps: list[App], console: Console) -> bool:
     """Whether each got its answers."""
     table = Table("app", "answered", "seconds", "")
     whole = True
-    for app in apps:
-        began = time.monotonic()
-        good, text = attempt(app, console)
-        whole = whole and good
-        table.add_row(app.name, "yes" if good else "NO", f"{time.monotonic() - began:.0f}", re.sub(r"\s+", " ", text))
+    with steps(console, len(apps)) as step:
+        for app in apps:
+            step(app.name)
+            began = time.monotonic()
+            good, text = attempt(app, console)
+            whole = whole and good
+            took = f"{time.monotonic() - began:.0f}"
+            table.add_row(app.name, "yes" if good else "NO", took, re.sub(r"\s+", " ", text))
     console.print(table)
     return whole
 

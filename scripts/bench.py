@@ -27,6 +27,7 @@ from rich.table import Table
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
 from faults import report as report_faults  # noqa: E402
+from steps import steps  # noqa: E402
 from tail import report as report_tail  # noqa: E402
 from watched import report as report_watched  # noqa: E402
 
@@ -303,10 +304,12 @@ def main(
         # Before the loads: what they leave behind would be used again, and the figure say less than there is.
         for variant in variants if streams else ():
             variant.stream_bytes = memory_per_stream(variant, streams)
-        for _ in range(rounds):
-            for kind, size, clients, label in loads:
-                for variant in variants:
-                    variant.rounds.setdefault(label, []).append(variant.measure(kind, size, clients, seconds))
+        with steps(console, rounds * len(loads) * len(variants)) as step:
+            for _ in range(rounds):
+                for kind, size, clients, label in loads:
+                    for variant in variants:
+                        step(f"{label}: {variant.name}")
+                        variant.rounds.setdefault(label, []).append(variant.measure(kind, size, clients, seconds))
         report(console, variants, loads, streams)
         if profile:
             for load in loads:

@@ -19,6 +19,7 @@ from typing import Any
 import trustme
 from rich.console import Console
 from rich.table import Table
+from steps import steps
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
@@ -113,9 +114,11 @@ def report(console: Console) -> dict[str, dict[str, float]]:
     columns: dict[str, dict[str, float]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        step = stack.enter_context(steps(console, 4))
         for commit, word in (("first_content", "live"), ("complete", "complete")):
             for warm in (False, True):
                 name = f"{'warm' if warm else 'cold'}, {word}"
+                step(name)
                 with ExitStack() as one:
                     columns[name] = Bench(one, folder / name.replace(", ", "-"), warm=warm, commit=commit).added()
     table = Table("fault", *columns, title="seconds lost to a fault, until the app's first content")

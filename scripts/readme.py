@@ -6,18 +6,21 @@ no mistake: what is looked at is that each command is there, takes what it is gi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from steps import steps
 
 ROOT = Path(__file__).resolve().parents[1]
 END = "-- ended with"
@@ -103,7 +106,7 @@ class Shell:
             stdout=self._file,
             stderr=subprocess.STDOUT,
             cwd=folder / "checkout",
-            env={**kept, **home, "PATH": path},
+            env={**kept, **home, "PATH": path, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
         self._servers: dict[int, int] = {}
@@ -146,9 +149,12 @@ class Shell:
         return 1, f"it has not ended within {SECONDS} s"
 
     def close(self) -> None:
-        for pid in self._servers.values():
-            self._say(f"kill {pid}")
-        self._bash.kill()
+        """With all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._bash.pid, signal.SIGTERM)
+            time.sleep(1)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._bash.pid, signal.SIGKILL)
         self._bash.wait()
         self._file.close()
 
@@ -179,17 +185,15 @@ def main(only_list: bool) -> None:
         return
     console = Console(highlight=False)
     failed = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with tempfile.TemporaryDirectory(prefix="sidestep-readme-") as place:
         folder = Path(place)
-        with Progress(*columns, console=console, disable=not sys.stdout.isatty(), transient=True) as progress:
-            task = progress.add_task("an empty home", total=len(found))
+        with steps(console, len(found)) as step:
             prepare(folder)
             shell = Shell(folder)
             try:
                 for command, way in found:
                     assert way is not None
-                    progress.update(task, description=command[:60])
+                    step(command)
                     if way.left_out:
                         console.print(f"left out  {command}: {way.left_out}", markup=False)
                     else:
@@ -199,7 +203,6 @@ def main(only_list: bool) -> None:
                         console.print(f"{'good' if good else 'BAD'}  {command}", markup=False, soft_wrap=True)
                         if not good:
                             console.print(f"{said}\nit ended with {code}", markup=False, soft_wrap=True)
-                    progress.advance(task)
             finally:
                 shell.close()
     console.print(f"{len(found) - failed} passed, {failed} failed")

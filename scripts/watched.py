@@ -11,6 +11,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
+from steps import steps
 
 
 class Figures(Protocol):
@@ -54,10 +55,12 @@ def looking(port: int) -> Iterator[None]:
 def report(console: Console, port: int, measure: Callable[[], Figures], rounds: int) -> None:
     """Rounds with and without alternate, and which comes first does too: a busy machine hits both alike."""
     found: dict[bool, list[Figures]] = {False: [], True: []}
-    for number in range(rounds):
-        for watched in (False, True) if number % 2 else (True, False):
-            with looking(port) if watched else contextlib.nullcontext():
-                found[watched].append(measure())
+    with steps(console, 2 * rounds) as step:
+        for number in range(rounds):
+            for watched in (False, True) if number % 2 else (True, False):
+                step("somebody looks" if watched else "nobody looks")
+                with looking(port) if watched else contextlib.nullcontext():
+                    found[watched].append(measure())
     table = Table("1 KB prompt, 10 clients, 10 providers", "nobody looks", "page open, /metrics each second")
     for name, scale in (("rate", 1.0), ("cpu", 1e3)):
         alone, seen = (statistics.median(getattr(f, name) for f in found[w]) * scale for w in (False, True))

@@ -122,7 +122,8 @@ class Shell:
 
     def _serve(self, command: str, port: int) -> tuple[int, str]:
         if port in self._servers:
-            self._say(f"kill {self._servers.pop(port)}; wait")
+            before = self._servers.pop(port)
+            self._say(f"kill {before}; wait {before}")
         log = self.folder / f"server-{port}-{len(list(self.folder.glob('server-*')))}.log"
         waiting = f"for i in $(seq 300); do grep -q '{LISTENS}' {log} && break; sleep 0.1; done; grep '{LISTENS}' {log}"
         log.touch()

@@ -264,6 +264,13 @@ def test_home_is_a_plan() -> None:
     assert world.call(turns(2)) == "a"
 
 
+def test_the_same_turn_again_goes_where_it_was_answered() -> None:
+    world = World(toml("priority", a="", b=""))
+    assert world.call(turns(2), failing="a", cached=0) == "ab"
+    assert world.call(turns(2), cached=0) == "b"
+    assert world.call(turns(3), cached=0) == "a"
+
+
 def test_home_is_told_once() -> None:
     world = World(toml("priority", a="", b=""))
     world.call(turns(1), failing="a", cached=0)

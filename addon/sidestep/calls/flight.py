@@ -394,6 +394,7 @@ class Flight:
         if usage is not None:
             self.attempt.usage = usage
             self.attempt.cost = prices.cost(self.provider, self.attempt.candidate.model, usage)
+            self.attempt.saved = prices.saved(self.provider, self.attempt.candidate.model, usage)
             self.exchange.used(self.attempt)
         if ids:
             self.session.engine.issued(ids, self.provider)

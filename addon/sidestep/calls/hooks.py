@@ -299,7 +299,9 @@ class Calls:
             flight = Flight(session, exchange, step)
             if exchange.going_home == flight.provider.name and len(exchange.attempts) == 1:
                 flight.note("home again")
-                logger.info(f"sidestep: {session.match.route.name}: a conversation is back home at {flight.provider.name}")
+                logger.info(
+                    f"sidestep: {session.match.route.name}: a conversation is back home at {flight.provider.name}"
+                )
             session.prepare(flight)
             session.show(flight)
         elif not exchange.attempts:

@@ -220,15 +220,17 @@ class Exchange:
             return found if found is not None and self.engine.would_admit(found, self.subject(found), now) else None
 
         away = able(stay.provider)
-        if away is None or stay.home == stay.provider or (home := able(stay.home)) is None:
-            return away
+        if away is None:
+            return able(stay.home)
+        if conversation.length <= stay.length or stay.home == stay.provider or (home := able(stay.home)) is None:
+            return away  # also with the same turn again
         if not self._is_worth_it(stay, home, away, now):
             self.going_home = stay.home
             return home
         return away
 
     def _is_worth_it(self, stay: Stay, home: Candidate, away: Candidate, now: float) -> bool:
-        """Whether the prompt cache that a conversation has elsewhere is worth staying there: going home would cost more.
+        """Whether the prompt cache that a conversation has elsewhere is worth staying for: going home would cost more.
         What goes by a plan costs nothing more."""
         if self.engine.plans.windows(self.subject(home).account, now):
             return False

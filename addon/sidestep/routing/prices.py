@@ -54,6 +54,12 @@ def cost(provider: Provider, model: str | None, usage: Usage) -> float | None:
     return (usage.input - usage.cached) * found.input + usage.cached * found.cached + usage.output * found.output
 
 
+def saved(provider: Provider, model: str | None, usage: Usage) -> float:
+    """What of the cost, in USD, the prompt cache has spared, as far as that is known."""
+    found = rates_at(provider, model) if usage.cached else None
+    return 0.0 if found is None else usage.cached * (found.input - found.cached)
+
+
 def rates_at(provider: Provider, model: str | None) -> Rates | None:
     """The rates that `cost` goes by; None if they are not known."""
     if provider.price is not None:

@@ -23,8 +23,8 @@ Scope = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """Who answered last, until when that counts (monotonic seconds), how far the conversation was, whom it would be with
-    had nobody failed; and of the last answer the tokens of its prompt, and those of them that came from the cache."""
+    """Who answered last, until when that counts (monotonic seconds), how far the conversation was, whom it would be
+    with had nobody failed; of the last answer the tokens of its prompt, and those of them that came from the cache."""
 
     provider: str
     until: float

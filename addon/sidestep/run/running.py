@@ -156,8 +156,10 @@ def spent(told: Mapping[str, Any]) -> str:
     count, tokens, cost = told["answers"], told["tokens"], told["cost"]
     line = f"{told['name']} gave {count} answer{'' if count == 1 else 's'}"
     if any(tokens.values()):
-        line += f": {tokens['input']:,} tokens in, {tokens['output']:,} out"
-    return line + (f", ${cost:.4f}" if cost else "")
+        cached = f" ({tokens['cached']:,} from the cache)" if tokens["cached"] else ""
+        line += f": {tokens['input']:,} tokens in{cached}, {tokens['output']:,} out"
+    line += f", ${cost:.4f}" if cost else ""
+    return line + (f", ${told['saved']:.4f} saved by the cache" if told["saved"] >= 0.0001 else "")
 
 
 def _closing_line(report: Mapping[str, Any]) -> str:

@@ -48,6 +48,8 @@ HANG_SECONDS = 5.0
 """What a case may take beyond the silence that it consists of."""
 SILENCES = 3 * PATIENCE
 """The longest: of an attempt at each of two providers, and what of the first one's was noticed late."""
+FLAT_BYTES = 24 << 20
+"""By which the proxy may grow in the second half of a run: bounded tables that fill up, what the allocator keeps."""
 AT_ONCE = 4
 BATCH = 100
 
@@ -80,6 +82,17 @@ class Place:
     a: Wild
     b: Wild
     h: Wild
+    held: bool = False
+    """All are asked, whatever they did before; else as circuits and cooldowns have it."""
+
+    def hold(self, how: str) -> None:
+        """`disable` or `auto`."""
+        self.held = False
+        for name in "abh":
+            sent = request(f"http://sidestep.internal/circuit/{how}/{name}", b"", ("x-sidestep-token", self.m.token))
+            with Wire(self.m) as wire:
+                assert wire.send(sent).answer()[0] == 200
+        self.held = how == "disable"
 
 
 @dataclass
@@ -243,7 +256,7 @@ def garbled_answer(rng: random.Random, place: Place, mark: str) -> float:
             parts = [_rude(rng, parts[0]), *parts[1:]]
         else:
             parts = [parts[0], _rude(rng, b"".join(parts[1:]))]
-        end: End = rng.choice(["keep", "close", "reset", "stall"])
+        end: End = rng.choice(ENDS_OF_ANSWERS)
         provider.scripts[mark] = Script(pieces(rng, b"".join(parts))[:200], end)
     reading = _asks(place, api, rng.random() < 0.4, mark, stream, http2=rng.random() < 0.3)
     packed = reading.header("content-encoding") not in (None, "", "identity")
@@ -258,7 +271,7 @@ def answer_in_frames(rng: random.Random, place: Place, mark: str) -> float:
     fields = [(":status", "200"), ("content-type", "text/event-stream" if stream else "application/json")]
     breaks = rng.random() < 0.5
     frames = b""
-    end: End = rng.choice(["keep", "close", "reset", "stall"])
+    end: End = rng.choice(ENDS_OF_ANSWERS)
     if breaks:
         body = body[: rng.randint(0, len(body) - 1)]
     else:
@@ -404,8 +417,53 @@ def page(rng: random.Random, place: Place, mark: str) -> float:
     return time.monotonic() - began
 
 
+def good(rng: random.Random, place: Place, mark: str) -> float:
+    """A call that is answered, by whom it may be."""
+    api, stream = rng.choice([*APIS]), rng.random() < 0.5
+    for provider in (place.a, place.b):
+        parts, until_close = framed(rng, answer(api, provider.name, stream), stream)
+        provider.scripts[mark] = Script([b"".join(parts)], "close" if until_close else "keep")
+    held = place.held
+    reading = _asks(place, api, False, mark, stream, http2=rng.random() < 0.3)
+    _is_sound(place, mark, reading, cut=True)
+    if held and place.held and (reading.status != 200 or reading.end != "clean"):
+        raise FindingError(f"no answer: {reading}")
+    return reading.done_at
+
+
+def leaving(rng: random.Random, place: Place, mark: str) -> float:
+    """An app that leaves: before the answer, or amid it; with its connection, or from one stream alone."""
+    api = rng.choice([*APIS])
+    for provider in (place.a, place.b):
+        parts = chunked(answer(api, provider.name, True))
+        pause, end = rng.choice([0.01, 0.05]), rng.choice(ENDS_OF_ANSWERS)
+        provider.scripts[mark] = Script([head(True, "transfer-encoding: chunked"), *parts], end, pause)
+    path, body = asked(api, mark, True)
+    fields = [("authorization", f"Bearer {APP_KEY}"), ("content-type", "application/json")]
+    began, host, seconds = time.monotonic(), _hosts(api, rng.random() < 0.3), rng.choice([0.001, 0.03, 0.1])
+    with contextlib.suppress(*ENDS):
+        if rng.random() < 0.4:
+            with H2Client(place.m, host, timeout=2) as client:
+                number = client.send(path, body, *fields, ("content-length", str(len(body))))
+                client.sock.settimeout(seconds)
+                with contextlib.suppress(TimeoutError):
+                    client.until(number, b"data:")
+                client.cancel(number)
+        else:
+            with Wire(place.m, timeout=seconds) as wire:
+                wire.send(request(f"http://{host}{path}", body, *fields))
+                with contextlib.suppress(TimeoutError):
+                    wire.until(rng.choice([b"HTTP", b"data:", b"data:", b"stop"]))
+                if rng.random() < 0.5:
+                    wire.reset()
+    return time.monotonic() - began
+
+
+ENDS_OF_ANSWERS: tuple[End, ...] = ("keep", "close", "reset", "stall")
 Case = Callable[[random.Random, Place, str], float]
 KINDS: dict[str, Case] = {
+    "good": good,
+    "leaving": leaving,
     "cut": cut,
     "answer": garbled_answer,
     "frames": answer_in_frames,
@@ -414,7 +472,7 @@ KINDS: dict[str, Case] = {
     "socket": socket_of,
     "page": page,
 }
-_ORDER = ("cut", "answer", "frames", "request", "cut", "answer", "requests", "socket", "cut", "page")
+ORDER = ("cut", "answer", "frames", "request", "good", "cut", "answer", "requests", "socket", "leaving", "cut", "page")
 
 
 # --- the run
@@ -461,12 +519,9 @@ def place(folder: Path) -> Iterator[Place]:
         m = Mitmdump(folder / "proxy", _config(a, b, h), *options, env={"PYTHONPATH": paths})
         m.may_complain = True  # what it says is looked at here
         stack.enter_context(m)
-        # So that all are asked, whatever they did before.
-        for name in "abh":
-            sent = request(f"http://sidestep.internal/circuit/disable/{name}", b"", ("x-sidestep-token", m.token))
-            with Wire(m) as wire:
-                assert wire.send(sent).answer()[0] == 200
-        yield Place(m, a, b, h)
+        where = Place(m, a, b, h)
+        where.hold("disable")
+        yield where
 
 
 def told(m: Mitmdump) -> dict[str, Any]:
@@ -555,7 +610,7 @@ def run(folder: Path, *, seed: int, count: int, only: tuple[str, int] | None = N
             running.one(*only)
             running.after(f"{only[0]}:{only[1]}")
             return report
-        cases = [(_ORDER[i % len(_ORDER)], i) for i in range(count)]
+        cases = [(ORDER[i % len(ORDER)], i) for i in range(count)]
         half = 0
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for first in range(0, count, BATCH):
@@ -567,4 +622,6 @@ def run(folder: Path, *, seed: int, count: int, only: tuple[str, int] | None = N
                     half = where.m.memory
         told(where.m)
         report.growth = where.m.memory - half
+        if report.growth > FLAT_BYTES:
+            report.findings.append(f"the second half has kept {report.growth / 1e6:.1f} MB")
     return report

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sidestep.config.locating import Stamp
     from sidestep.config.trusting import Untrusted
     from sidestep.mitm.dispatch import Dispatch
-    from sidestep.mitm.messages import QuickCheck
+    from sidestep.mitm.messages import QuickCheck, QuickLookup
     from sidestep.mitm.terminal import Dress
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Sidestep:
         self._found: dict[str, tuple[str, ...]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._runs = False
-        self._quickened: list[Dispatch | QuickCheck] = []
+        self._quickened: list[Dispatch | QuickCheck | QuickLookup] = []
 
     @property
     def engine(self) -> Engine | None:
@@ -98,13 +98,13 @@ class Sidestep:
         from sidestep.calls.hooks import Calls
         from sidestep.mitm.connections import Connections
         from sidestep.mitm.dispatch import Dispatch
-        from sidestep.mitm.messages import QuickCheck
+        from sidestep.mitm.messages import QuickCheck, QuickLookup
         from sidestep.view import LLM
 
         calls = Calls(self.core)
         calls.direct_hosts = direct_hosts
         self.addons = [Connections(self.core, calls), calls]
-        self._quickened = [Dispatch(ctx.master.addons), QuickCheck()]
+        self._quickened = [Dispatch(ctx.master.addons), QuickCheck(), QuickLookup()]
         for quick in self._quickened:
             quick.install()
         contentviews.add(LLM())

@@ -234,8 +234,12 @@ class Flight:
     @property
     def due(self) -> float | None:
         """When something of it has to be looked at, None: nothing bounds it."""
-        times = [t for t in (self.deadline, self.late_at, self.sign_at) if t is not None]
-        return min(times, default=None)
+        at = self.deadline
+        if self.late_at is not None and (at is None or self.late_at < at):
+            at = self.late_at
+        if self.sign_at is not None and (at is None or self.sign_at < at):
+            at = self.sign_at
+        return at
 
     def binds(self, data: bytes) -> bool:
         """Whether the app can be told of it only by letting it go: what can be told without is a 200, in no content

@@ -161,6 +161,14 @@ def is_model(name: str) -> bool:
 # --- whole answers
 
 
+def has_any(body: bytes, words: tuple[bytes, ...]) -> bool:
+    """Whether any of these is in it: asked of every body, and so without a generator."""
+    for word in words:  # noqa: SIM110
+        if word in body:
+            return True
+    return False
+
+
 def is_page(body: bytes) -> bool:
     """A page in place of an answer, whatever it calls itself."""
     return body[:200].lstrip(_LEADING).startswith(b"<")

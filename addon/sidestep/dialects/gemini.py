@@ -243,7 +243,7 @@ def _usage(usage: Any) -> Usage | None:
 
 def _pin(body: bytes) -> tuple[Pin | None, tuple[str, ...]]:
     """What ties the call to one provider, and the names of its signatures, the newest first."""
-    if not any(word in body for word in _PIN_WORDS):
+    if not common.has_any(body, _PIN_WORDS):
         return None, ()
     request = value_in(msgspec.Raw(body))
     caches: list[str] = []

@@ -403,6 +403,8 @@ FACTS: tuple[Fact, ...] = (
         "mitmproxy.http",
         "stream messages calls/flows.py calls/hooks.py calls/pages.py calls/session.py",
         {
+            "Headers": Made(),
+            "Headers.get_all": Function(("name",)),
             "MessageData": Made(),
             "RequestData": Made(),
             **{f"RequestData.{name}": Kept() for name in ("host", "port", "scheme", "authority", "path")},

@@ -23,7 +23,7 @@ from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
 from sidestep.leaks import Keys
 from sidestep.routing.histograms import Histograms
-from sidestep.routing.lateness import Budget, Times
+from sidestep.routing.lateness import Budget, CallKind, Times
 from sidestep.routing.recent import Recent
 from sidestep.routing.repeats import Repeats
 from sidestep.routing.sockets import Sockets
@@ -77,6 +77,8 @@ class Attempt:
     ended_at: float | None = None
     usage: Usage | None = None
     cost: float | None = None
+    times_like: CallKind | None = field(default=None, repr=False)
+    """What its times are comparable with."""
     saved: float = 0.0
     """USD by which the prompt cache has made it cheaper."""
     notes: list[str] = field(default_factory=list)

@@ -565,8 +565,11 @@ class Exchange:
 
     def _times(self, attempt: Attempt) -> CallKind:
         """What the times of an attempt are comparable with."""
-        provider, model = attempt.candidate.provider, attempt.candidate.model
-        return kind_of(provider.name, model, stream=self.call.stream, body_bytes=self._body_bytes)
+        if attempt.times_like is None:
+            provider, model = attempt.candidate.provider, attempt.candidate.model
+            found = kind_of(provider.name, model, stream=self.call.stream, body_bytes=self._body_bytes)
+            attempt.times_like = found
+        return attempt.times_like
 
     # --- what came of it
 

@@ -99,7 +99,8 @@ def _run(
     if passed := no_proxy.passed_by(env, bases):
         say(f"calls to {', '.join(passed)} go past Sidestep: NO_PROXY says so")
     variables = environment.variables(env, proxy.port, trusted, intercepted=intercepted)
-    child_env = {**environment.for_the_command(env), **variables}
+    held = max((p.attempts.wait_for_reset_seconds for p in settings.providers), default=0)
+    child_env = {**environment.for_the_command(env), **variables, **environment.time_limits(env, held)}
     # Blocked from here on, so that none gets lost between the start and the wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     proxy.listen(at_once=not sys.stderr.isatty())

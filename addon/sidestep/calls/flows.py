@@ -24,7 +24,7 @@ from sidestep.credentials import (
     credential_fields,
     fingerprint,
 )
-from sidestep.dialects import sealed
+from sidestep.dialects import code_assist, sealed
 from sidestep.dialects.base import Call
 from sidestep.dialects.bodies import NotReadError
 from sidestep.dialects.common import READ_CHARSETS, charset_of
@@ -275,7 +275,7 @@ def point_at(request: http.Request, original: Original, match: Match, call: Call
     authority = base.authority.encode("ascii" if base.authority.isascii() else "idna")
     if data.authority:
         data.authority = authority
-    _readdress(data.headers, authority, uncompressed=call.stream)
+    _readdress(data.headers, authority, uncompressed=call.stream or call.in_envelope)
 
 
 def _readdress(headers: http.Headers, authority: bytes, *, uncompressed: bool) -> None:
@@ -306,12 +306,17 @@ def _rewrite_body(
     tail = match.tail
     stands_in = sealed.may_demand(call, candidate.target)
     encoded = original.content_encoding not in IDENTITY
-    if model is not None or provider.drop_fields or leaves_out or stands_in or (encoded and not candidate.own):
+    opens = call.in_envelope and not candidate.own
+    if model is not None or provider.drop_fields or leaves_out or stands_in or opens or (encoded and not candidate.own):
         readable = body = readable_body(original)
+        if call.in_envelope:
+            tail, body = code_assist.taken_out(tail, call.model or "", body)
         if leaves_out or stands_in:
             body = sealed.unsealed(call, candidate.target, body, leaves_out)
         if model is not None or provider.drop_fields:
             tail, body = match.dialect.rewrite(call, tail, original.content_type, body, model, provider.drop_fields)
+        if call.in_envelope and candidate.own:
+            tail, body = match.tail, code_assist.put_back(readable, body, model)
         # The app knows that its own provider reads this encoding; of another that is not known.
         if body != readable or (encoded and not candidate.own and readable):
             if encoded:

@@ -81,10 +81,11 @@ def test_lines_of_all_kinds(pieces: list[bytes]) -> None:
     came = wrapped(pieces, stream=True)
     assert came == wrapped([data], stream=True)
     lines = data.replace(b"\r\n", b"\n").split(b"\n")
-    assert came.replace(b"\r\n", b"\n").split(b"\n") == [
-        b'data: {"response":' + line[5:].removeprefix(b" ") + b"}" if line.startswith(b"data:") and line[5:] else line
+    expected = [
+        b'data: {"response":' + line[5:].removeprefix(b" ") + b"}" if len(line) > 5 and line[:5] == b"data:" else line
         for line in lines
     ]
+    assert came.replace(b"\r\n", b"\n").split(b"\n") == expected
 
 
 @pytest.mark.parametrize(("body", "found"), [(b'{"a":1}', {"response": {"a": 1}}), (b"\n {}", {"response": {}})])

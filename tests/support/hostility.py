@@ -594,10 +594,13 @@ class Run:
                 at = next(i for i, line in enumerate(lines) if re.search(word, line))
                 found.append(f"after {cases}: in the log: " + "\n".join(lines[max(0, at - 3) : at + 40]))
                 break
-        everything = "\n".join([text, *told(m)["flows"]])
+        pages = [m.page(path)[1].decode() for path in ("/health", "/metrics", "/state")]
+        everything = "\n".join([text, *told(m)["flows"], *pages])
         for name, secret in SECRETS.items():
             if (at := everything.find(secret)) >= 0:
-                found.append(f"after {cases}: {name}, in the log or a flow: {everything[max(0, at - 400) : at + 100]}")
+                found.append(
+                    f"after {cases}: {name}, in the log, a flow or a page: {everything[max(0, at - 400) : at + 100]}"
+                )
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from mitmproxy.addonmanager import Loader
 from sidestep import probing, runtime, status
 from sidestep.calls.shared import Core
 from sidestep.config import local, trusting
+from sidestep.config.advice import in_the_clear
 from sidestep.config.locating import Places, choose, places, stamps
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
@@ -172,6 +173,8 @@ class Sidestep:
             logger.warning(f"sidestep: others may write {path} ({others}), and choose in it where calls go")
         for line in describe(self._engine().settings):
             logger.info(f"sidestep: {line}")
+        for line in in_the_clear(settings):
+            logger.warning(f"sidestep: {line}")
         if self._runs:
             self._look_around()
 

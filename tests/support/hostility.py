@@ -215,6 +215,11 @@ def _is_sound(place: Place, mark: str, reading: Reading, *, cut: bool, secret: b
             raise FindingError(f"{provider.name} has got the app's key")
 
 
+def _is_read(reading: Reading) -> bool:
+    """Whether it was taken for good by what it says, so that it is known whether it says all."""
+    return reading.attempts[-1:] == ["200"] and reading.header("content-encoding") is None
+
+
 def cut(rng: random.Random, place: Place, mark: str) -> float:
     """A good answer that breaks off at any byte, at the first provider, perhaps at its stand-in too."""
     api, stream, alone = rng.choice([*APIS]), rng.random() < 0.7, rng.random() < 0.4
@@ -229,7 +234,7 @@ def cut(rng: random.Random, place: Place, mark: str) -> float:
         tells = tells and not until_close
         provider.scripts[mark] = Script(pieces(rng, sent) if len(sent) < 400 else [sent], end, rng.choice([0, 0.001]))
     reading = _asks(place, api, alone, mark, stream, http2=rng.random() < 0.3)
-    _is_sound(place, mark, reading, cut=tells)
+    _is_sound(place, mark, reading, cut=tells or _is_read(reading))
     return reading.done_at
 
 
@@ -441,7 +446,7 @@ def leaving(rng: random.Random, place: Place, mark: str) -> float:
     path, body = asked(api, mark, True)
     fields = [("authorization", f"Bearer {APP_KEY}"), ("content-type", "application/json")]
     began, host, seconds = time.monotonic(), _hosts(api, rng.random() < 0.3), rng.choice([0.001, 0.03, 0.1])
-    with contextlib.suppress(*ENDS):
+    with contextlib.suppress(*ENDS, AssertionError):  # where nobody is asked, nothing comes to wait for
         if rng.random() < 0.4:
             with H2Client(place.m, host, timeout=2) as client:
                 number = client.send(path, body, *fields, ("content-length", str(len(body))))
@@ -589,10 +594,13 @@ class Run:
                 at = next(i for i, line in enumerate(lines) if re.search(word, line))
                 found.append(f"after {cases}: in the log: " + "\n".join(lines[max(0, at - 3) : at + 40]))
                 break
-        everything = "\n".join([text, *told(m)["flows"]])
+        pages = [m.page(path)[1].decode() for path in ("/health", "/metrics", "/state")]
+        everything = "\n".join([text, *told(m)["flows"], *pages])
         for name, secret in SECRETS.items():
             if (at := everything.find(secret)) >= 0:
-                found.append(f"after {cases}: {name}, in the log or a flow: {everything[max(0, at - 400) : at + 100]}")
+                found.append(
+                    f"after {cases}: {name}, in the log, a flow or a page: {everything[max(0, at - 400) : at + 100]}"
+                )
 
     def __enter__(self) -> Self:
         return self

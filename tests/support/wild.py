@@ -108,6 +108,7 @@ class Wild:
     def _one(self, sock: socket.socket) -> bool:
         """One request and its answer; whether the connection goes on."""
         data = b""
+        sock.settimeout(STALL_SECONDS)  # where it keeps a connection whose end is awaited, that comes
         while b"\r\n\r\n" not in data:
             more = sock.recv(1 << 16)
             if not more:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha1
+from typing import Any
 
 from mitmproxy import http
 from mitmproxy.net.http import url
@@ -113,6 +114,8 @@ class Original:
     body: bytes | None = None
     sent_body: bytes | None = None
     """The body that was last put on the flow in its place."""
+    at_end: tuple[tuple[Any, ...], tuple[Field, ...]] | None = None
+    """Where the flow led when its call was over, and its header fields: what differs from them later was edited."""
 
     @classmethod
     def take(cls, request: http.Request, allowed: AllowList) -> Original:
@@ -213,6 +216,27 @@ class Original:
         if self.body is not None:
             data.content = self.body
 
+    def over(self, request: http.Request) -> None:
+        """Note what the flow is when its call is over."""
+        self.at_end = _way(request), request.data.headers.fields
+
+    def replay(self, request: http.Request) -> None:
+        """Make a flow that was over what the app sent, for one more time; but for what somebody has edited of it since.
+        Where that leads elsewhere, nothing goes along that is for the app's own host alone."""
+        way, now = _way(request), request.data.headers.fields
+        before, fields = (way, now) if self.at_end is None else self.at_end
+        self.restore(request, whole=True)
+        data = request.data
+        if way != before:
+            data.scheme, data.host, data.port, data.authority, data.path = way
+            if way[:3] != (self.scheme, self.host, self.port):
+                data.headers.fields, data.trailers = now, None
+                return
+            data.path = with_parameters(data.path, self.kept_parameters)
+        edited = _edited(fields, now)
+        kept = [field for field in self.whole if field[0].lower() not in edited]
+        data.headers.fields = (*kept, *(field for field in now if field[0].lower() in edited))
+
     def said(self) -> bytes:
         """All that the app has said, to find something in it."""
         fields = [part for field in self.whole for part in field]
@@ -225,6 +249,20 @@ class Original:
 
     def _credentials(self) -> list[Field]:
         return [k.field for k in self.kept if k.kind is _CREDENTIAL or k.kind is _SUBPROTOCOL]
+
+
+def _way(request: http.Request) -> tuple[Any, ...]:
+    data = request.data
+    return data.scheme, data.host, data.port, data.authority, data.path
+
+
+def _edited(before: tuple[Field, ...], now: tuple[Field, ...]) -> set[bytes]:
+    """The names, in lower case, of the fields that differ."""
+    if before == now:
+        return set()
+    told = [[(name.lower(), value) for name, value in fields] for fields in (before, now)]
+    names = {name for fields in told for name, _ in fields}
+    return {n for n in names if [v for name, v in told[0] if name == n] != [v for name, v in told[1] if name == n]}
 
 
 def readable_body(original: Original) -> bytes:

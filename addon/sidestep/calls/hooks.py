@@ -109,7 +109,7 @@ class Calls:
     def _recognise(self, flow: http.HTTPFlow, engine: Engine) -> None:
         request = flow.request
         if flow.is_replay == "request" and (original := self.replayable.get(flow.id)) is not None:
-            original.restore(request, whole=True)
+            original.replay(request)
         if flow.client_conn.id not in self.core.adopted or not _has_a_say(flow, engine):
             return
         match = _match(flow, engine, _host_of(flow))
@@ -476,6 +476,7 @@ class Calls:
             else:
                 engine.repeats.answered(call.operation, exchange.credential, said)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
+            session.original.over(flow.request)
             self.replayable.put(flow.id, session.original)
 
     # --- our own pages

@@ -104,7 +104,8 @@ def _run(
     # Blocked from here on, so that none gets lost between the start and the wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     proxy.listen(at_once=not sys.stderr.isatty())
-    say(proxy.serves)
+    for line in proxy.serves.splitlines():
+        say(line)
     try:
         child = _spawn(program, command, child_env, before)
     except FileNotFoundError:

@@ -146,7 +146,7 @@ class Gemini:
 
     def is_stream(self, call: Call, content_type: str, start: bytes) -> bool:
         # Without `alt=sse` it is a JSON array, or one object in its place, which the SDK reads in either form.
-        begin = start.lstrip()
+        begin = start.lstrip(common.LEADING)
         return begin.startswith((b"{", b"[")) or (
             common.media_type(content_type) == "text/event-stream" and not begin.startswith(b"<")
         )

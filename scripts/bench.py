@@ -28,6 +28,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
 from faults import report as report_faults  # noqa: E402
 from tail import report as report_tail  # noqa: E402
+from watched import report as report_watched  # noqa: E402
 
 from support.proxy import ADDON, Mitmdump  # noqa: E402
 
@@ -253,8 +254,11 @@ LOADS: list[Load] = [
 @click.option("--rounds", default=5, show_default=True, help="Rounds of 2 s a load and variant.")
 @click.option("--faults", is_flag=True, help="Only the time that is lost to a fault, by fault.")
 @click.option("--tail", default=0, help="Only so many calls at a provider of which one in fifty hangs.")
+@click.option("--watched", is_flag=True, help="Only what it costs that the page is open and /metrics is scraped.")
 @click.option("--profile", is_flag=True, help="Then show where the time goes, with 10 providers and bare.")
-def main(quick: bool, streams: int, only: str, rounds: int, faults: bool, tail: int, profile: bool) -> None:
+def main(
+    quick: bool, streams: int, only: str, rounds: int, faults: bool, tail: int, watched: bool, profile: bool
+) -> None:
     """Print Sidestep's figures beside those of a bare mitmdump, and their ratios."""
     if faults or tail:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -280,6 +284,12 @@ def main(quick: bool, streams: int, only: str, rounds: int, faults: bool, tail: 
             m = Mitmdump(folder / name.replace(" ", "-"), config, *options, script=script if config is None else ADDON)
             return Variant(name, stack.enter_context(m))
 
+        if watched:
+            ten = start("10 providers", configuration(port, 10, down=False))
+            ten.measure("whole", 1_000, 10, 2.0)
+            report_watched(console, ten.proxy.port, lambda: ten.measure("whole", 1_000, 10, 2 * seconds), rounds)
+            provider.kill()
+            return
         variants = [
             start("bare", None),
             start("1 provider", configuration(port, 1, down=False)),

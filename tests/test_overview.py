@@ -75,7 +75,7 @@ def test_an_outage_is_told_in_words_with_its_time() -> None:
     assert (route["served_by"], route["since"], picture["now"]) == ("b", 6060.0, 6063.0)
     [(status, line)] = lines_of(picture)
     assert status == "degraded"
-    assert line.startswith("openai calls are served by b: a is open since 3 s: answered 503; tried again in ")
+    assert line.startswith("openai calls are served by b: a's circuit opened 3 s ago: answered 503; tried again in ")
     a = provider(picture, "a")
     assert a["words"] == "not asked: answered 503; tried again in 17 s"
     assert a["last_error"] == {"at": 6060.0, "words": "answered 503"}

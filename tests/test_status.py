@@ -84,7 +84,7 @@ def test_each_provider_with_its_circuit_its_counts_and_its_cooldown() -> None:
                 "openai": {
                     "status": "degraded",
                     "served_by": "c",
-                    "because": "a is open since 0 s: said nothing in time; tried again in 20 s."
+                    "because": "a's circuit opened just now: said nothing in time; tried again in 20 s."
                     " b cools down for chat/completions, m: rate_limit; 8 s to go",
                     "stays": {"b": 1},
                 }
@@ -250,8 +250,8 @@ def test_what_is_usual_is_told_once_enough_is_known() -> None:
 BOUNDS = ("0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0", "600.0")
 
 
-def histogram(name: str, within: int, seconds: float, **labels: str) -> list[str]:
-    """The lines of one value, which was within all bounds or none."""
+def histogram(name: str, within: int, seconds: float, *, number: int = 1, slow: int = 0, **labels: str) -> list[str]:
+    """The lines of some values, which were within all bounds or none; `slow` of them not within the first two."""
 
     def line(what: str, value: float, **more: str) -> str:
         told = ",".join(f'{k}="{v}"' for k, v in sorted({**labels, **more}.items()))
@@ -259,9 +259,9 @@ def histogram(name: str, within: int, seconds: float, **labels: str) -> list[str
 
     return [
         f"# TYPE {name} histogram",
-        *(line("bucket", within, le=bound) for bound in BOUNDS),
-        line("bucket", 1, le="+Inf"),
-        line("count", 1),
+        *(line("bucket", within - (slow if place < 2 else 0), le=bound) for place, bound in enumerate(BOUNDS)),
+        line("bucket", number, le="+Inf"),
+        line("count", number),
         line("sum", seconds),
     ]
 
@@ -295,6 +295,10 @@ def test_every_metric() -> None:
         'sidestep_requests_total{result="answered",route="r"} 5.0',
         *histogram("sidestep_time_to_first_content_seconds", 1, 0, provider="b", form="whole"),
         *histogram("sidestep_call_duration_seconds", 0, 700, route="r", result="answered"),
+        *histogram("sidestep_attempt_duration_seconds", 2, 0, number=2, provider="a", outcome="failure"),
+        *histogram("sidestep_attempt_duration_seconds", 1, 0, provider="b", outcome="success")[1:],
+        *histogram("sidestep_attempt_duration_seconds", 1, 0, provider="b", outcome="cooldown")[1:],
+        *histogram("sidestep_attempt_duration_seconds", 1, 0.25, slow=1, provider="c", outcome="success")[1:],
         "# TYPE sidestep_rerouted_total counter",
         "sidestep_rerouted_total 5.0",
         "# TYPE sidestep_unread_total counter",

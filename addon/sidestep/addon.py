@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from mitmproxy import command, contentviews, ctx, exceptions, version
 from mitmproxy.addonmanager import Loader
 
-from sidestep import probing, runtime, status
+from sidestep import probing, runtime, status, telemetry
 from sidestep.calls.shared import Core
 from sidestep.config import local, trusting
-from sidestep.config.advice import in_the_clear
+from sidestep.config.advice import in_the_clear, left_out
 from sidestep.config.locating import Places, choose, places, stamps
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from sidestep.mitm.dispatch import Dispatch
     from sidestep.mitm.messages import QuickCheck, QuickLookup
     from sidestep.mitm.terminal import Dress
+    from sidestep.otel import Exporter
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Sidestep:
         self._looking: asyncio.Task[None] | None = None
         self._runs = False
         self._quickened: list[Dispatch | QuickCheck | QuickLookup] = []
+        self._exporter: Exporter | None = None
 
     @property
     def engine(self) -> Engine | None:
@@ -173,7 +176,10 @@ class Sidestep:
             logger.warning(f"sidestep: others may write {path} ({others}), and choose in it where calls go")
         for line in describe(self._engine().settings):
             logger.info(f"sidestep: {line}")
-        for line in in_the_clear(settings):
+        for line in (
+            *in_the_clear(settings),
+            *left_out(settings, ctx.options.allow_hosts, ctx.options.ignore_hosts),
+        ):
             logger.warning(f"sidestep: {line}")
         if self._runs:
             self._look_around()
@@ -229,6 +235,7 @@ class Sidestep:
             # An addon that is added by `master.addons.add` is told of changes of options only.
             self.configure(set())
         self._runs = True
+        self._trace()
         self._look_around()
         self._keep(asyncio.get_running_loop().create_task(self._watch()))
         self._keep(asyncio.get_running_loop().create_task(self._settle_in()))
@@ -241,6 +248,29 @@ class Sidestep:
         await asyncio.to_thread(prices.rates, "", "gpt-4o")
         # Nearly all that is there now stays: going through it each time costs the collector tens of milliseconds.
         gc.freeze()
+
+    def _trace(self) -> None:
+        """Tell OpenTelemetry of calls, where its own variables ask for that."""
+        signals = telemetry.wanted(os.environ)
+        if not signals or self._exporter is not None:
+            return
+        try:
+            from sidestep.otel import Exporter
+        except ImportError:
+            logger.info("sidestep: OTEL_… variables are set; for spans of calls, install sidestep[otel]")
+            return
+        loop = asyncio.get_running_loop()
+
+        def say(text: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self.core.tell, f"telemetry: {text}", text, logging.WARNING)
+
+        try:
+            self.core.tracing = self._exporter = Exporter(signals, os.environ, say)
+        except Exception as e:
+            logger.warning(f"sidestep: OpenTelemetry could not be set up ({type(e).__name__}); calls go on without it")
+            return
+        logger.info(f"sidestep: OpenTelemetry is told of calls: {' and '.join(sorted(signals))} by OTLP")
 
     def _show_door(self) -> None:
         """Say where the page is, and let a shell find this proxy."""
@@ -261,6 +291,9 @@ class Sidestep:
             task.cancel()
         for quick in self._quickened:
             quick.remove()
+        if self._exporter is not None:
+            self._exporter.close()
+            self.core.tracing = self._exporter = None
         if self._dressed is not None:
             self._dressed.take_off()
 

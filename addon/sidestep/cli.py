@@ -57,6 +57,9 @@ class _Commands(click.Group):
 @click.version_option(package_name="sidestep")
 def main() -> None:
     """Send an unchanged app's LLM calls to a provider that works."""
+    # Whoever started us may have closed them.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def script_path() -> Path:
@@ -72,11 +75,21 @@ def script() -> None:
     click.echo(script_path())
 
 
+@main.command()
+def dashboard() -> None:
+    """Print a dashboard for Grafana, whose queries are for Prometheus."""
+    click.echo((Path(__file__).parent / "page" / "grafana.json").read_text(), nl=False)
+
+
 def _start(tool: str, arguments: tuple[str, ...]) -> None:
     """Become one of mitmproxy's own tools, with the addon loaded."""
     # Not the program of that name: it need not lie beside this interpreter, nor on PATH.
     code = f"import sys; from mitmproxy.tools.main import {tool}; sys.argv[0] = {tool!r}; {tool}()"
-    command = [sys.executable, "-P", "-c", code, "-s", str(script_path()), *arguments]
+    try:
+        trusted = proxy.trusted_upstream(arguments, os.environ)
+    except trust.TrustError as e:
+        raise click.ClickException(str(e).replace("--confdir names", "--set confdir=… names")) from None
+    command = [sys.executable, "-P", "-c", code, "-s", str(script_path()), *trusted, *arguments]
     os.execv(sys.executable, command)  # noqa: S606  # without a shell
 
 

@@ -217,6 +217,12 @@ class _EngineCollector(Collector):
             ["route", "result"],
             engine.durations,
         )
+        yield _histogram(
+            "sidestep_attempt_duration_seconds",
+            "From the sending of an attempt to its end, by provider and outcome.",
+            ["provider", "outcome"],
+            engine.attempt_durations,
+        )
         yield CounterMetricFamily(
             "sidestep_rerouted",
             "Requests answered by another provider than their own.",

@@ -72,6 +72,7 @@ def _lines(story: dict[str, Any]) -> Iterator[str]:
 def _attempt(attempt: dict[str, Any]) -> str:
     reason = attempt["reason"]
     ended = "not over" if reason is None else "good" if attempt["outcome"] == "success" else NAMES.get(reason, reason)
+    ended = "an error of the server" if reason == "http_5xx" else ended
     parts = [attempt["provider"], *([str(attempt["status"])] if attempt["status"] else []), ended]
     times = [f"begun at {attempt['started_ms']:.0f} ms"]
     for name, what in (("headers_ms", "headers"), ("content_ms", "first content"), ("end_ms", "end")):

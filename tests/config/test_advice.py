@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sidestep.config import catalog, reading
-from sidestep.config.advice import advice
+from sidestep.config.advice import advice, left_out
 
 
 @pytest.mark.parametrize(
@@ -138,3 +138,19 @@ def test_an_empty_file(text: str) -> None:
         "no calls are routed: there are no [[providers]] in f.toml"
     ]
     assert advice(reading.parse('mode = "off"\n' + text, {})) == []
+
+
+@pytest.mark.parametrize(
+    ("allow", "ignore", "lines"),
+    [
+        ([], [], []),
+        (["openai"], [], []),
+        (["corp"], [], ["allow_hosts"]),
+        ([], ["OpenAI.com:443$"], ["ignore_hosts"]),
+        ([], ["corp"], []),
+    ],
+)
+def test_hosts_that_mitmproxy_leaves_out(allow: list[str], ignore: list[str], lines: list[str]) -> None:
+    settings = reading.parse('[[providers]]\nname = "openai"\n', {})
+    said = "mitmproxy's option {} leaves out api.openai.com: calls to it pass unopened, without failover"
+    assert left_out(settings, allow, ignore) == [said.format(line) for line in lines]

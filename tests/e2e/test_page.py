@@ -24,6 +24,13 @@ Start = Callable[..., Mitmdump]
 
 needs_chromium = pytest.mark.skipif(found() is None, reason="there is no Chromium")
 
+AXE = os.environ.get("SIDESTEP_AXE")
+"""`axe.min.js` of the npm package axe-core, which looks for what keeps people from using a page."""
+VIOLATIONS = """
+axe.run(document, {resultTypes: ["violations"]}).then((found) =>
+    found.violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.html.slice(0, 200)} ${n.failureSummary}`)))
+"""
+
 PICTURES = os.environ.get("SIDESTEP_PICTURES")
 """Where pictures of the page are kept, to be looked at; else with the test's other files."""
 
@@ -109,7 +116,7 @@ def test_an_outage_and_its_end_are_seen_as_they_happen(provider: Make, proxy: St
         assert ask(m, openai, "three", "four", "five") == ["azure-east"] * 3
         page.shows("works around a failure", "header")
         page.shows("OpenAI calls: served by azure-east since", "#routes")
-        page.shows("because openai is open for gpt-4o", "#routes")
+        page.shows("because openai's circuit for gpt-4o opened", "#routes")
         page.shows("not asked: answered 503; tried again in", "#providers")
         page.shows("rerouted OpenAI gpt-4o → azure-east", "#calls")
         page.shows("openai (gpt-4o) is not asked for", "#events")
@@ -132,6 +139,31 @@ def test_an_outage_and_its_end_are_seen_as_they_happen(provider: Make, proxy: St
     assert m.stop() == 0
     assert b"page.js" not in saved.read_bytes()
     assert b"/stream" not in saved.read_bytes()
+
+
+@needs_chromium
+@pytest.mark.skipif(AXE is None, reason="SIDESTEP_AXE names no axe.min.js (npm: axe-core)")
+def test_axe_finds_nothing(provider: Make, proxy: Start, tmp_path: Path) -> None:
+    """At first, amid an outage with open details and buttons, when the proxy is gone; on a phone and in the dark."""
+    assert AXE is not None
+    openai, azure = provider("openai"), provider("azure-east")
+    m = proxy(settings(openai, azure, circuit={"open_seconds": 60}))
+    with looking(m, tmp_path / "browser", m.token) as page:
+        page.shows("No call yet", "#calls")
+        page.run(Path(AXE).read_text() + "; undefined")
+        assert page.run(VIOLATIONS) == []
+        openai.default = Behaviour(status=503)
+        assert ask(m, openai, "one", "two", "three") == ["azure-east"] * 3
+        page.shows("rerouted OpenAI gpt-4o → azure-east", "#calls")
+        page.run("document.querySelectorAll('details').forEach((d) => d.open = true)")
+        for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+            page.size(width, 844, mobile=width < 400)
+            page.prefers(scheme)
+            assert page.run(VIOLATIONS) == [], (width, scheme)
+        m.stop()
+        page.shows("The proxy has not answered", "#gone")
+        assert page.run(VIOLATIONS) == []
+        page.complaints.clear()
 
 
 @needs_chromium
@@ -179,7 +211,7 @@ def test_the_page_says_when_the_proxy_is_gone_and_comes_back(provider: Make, tmp
         page.shows("Hold open", "#providers")
         assert page.run("location.hash") == "", "the token stays in no address"
         m.stop()
-        page.shows("The proxy does not answer since", "#gone")
+        page.shows("The proxy has not answered since", "#gone")
         keep(page, "gone", tmp_path)
         page.complaints.clear()
         with Mitmdump(folder, settings(a), "--listen-port", str(m.port)) as again:

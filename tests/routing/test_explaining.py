@@ -144,6 +144,11 @@ def test_handshakes_and_models_in_the_url(url: str, model: str | None, operation
     ("url", "method", "why"),
     [
         (
+            "http://home.test/v1/chat/completions",
+            None,
+            "calls are looked for at https://home.test/v1, not at http://home.test",
+        ),
+        (
             "https://nowhere.test:81/v1/chat/completions",
             None,
             "no intercept has the host nowhere.test:81; there are: https://home.test/v1, https://home.test/v1/deep,"

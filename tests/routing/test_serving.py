@@ -50,7 +50,7 @@ def test_an_open_circuit_of_the_first_moves_its_calls() -> None:
     w = world()
     meets(w, "a", judging.CONNECT)
     w.now += 11.5
-    assert seen(w) == Serving(DEGRADED, "b", "a is open since 11 s: could not be reached; tried again in 4 s")
+    assert seen(w) == Serving(DEGRADED, "b", "a's circuit opened 11 s ago: could not be reached; tried again in 4 s")
     w.now += 3.5
     assert seen(w) == WELL
 
@@ -60,7 +60,7 @@ def test_half_open_and_idle_is_well_however_long() -> None:
     w = world()
     meets(w, "a", DOWN, "old")
     meets(w, "a", judging.SUCCESS, "m")
-    assert seen(w) == Serving(DEGRADED, "a", "a is open for old since 0 s: answered 503; tried again in 15 s")
+    assert seen(w) == Serving(DEGRADED, "a", "a's circuit for old opened just now: answered 503; tried again in 15 s")
     w.now += 100_000
     assert w.engine.circuits_of_models(w.engine.settings.providers[0])["old"].state(w.now) is State.HALF_OPEN
     assert seen(w) == WELL
@@ -95,7 +95,7 @@ def test_after_a_slow_probe_it_is_spared_longer_where_others_are() -> None:
         w.now += 15
         meets(w, "a", judging.TIMEOUT)
         w.now += 20
-        assert seen(w) == Serving(status, by, "a is open since 35 s: said nothing in time; tried again in 10 s")
+        assert seen(w) == Serving(status, by, "a's circuit opened 35 s ago: said nothing in time; tried again in 10 s")
 
 
 @pytest.mark.parametrize("state", [State.FORCED_OPEN, State.OPEN, State.HALF_OPEN])
@@ -124,7 +124,9 @@ def test_where_none_would_take_a_call() -> None:
     w.engine.hold("a", State.FORCED_OPEN)
     meets(w, "b", DOWN)
     meets(w, "b", DOWN, "n")
-    because = "a is held open by hand. b is open for m (and 1 more) since 0 s: answered 503; tried again in 15 s"
+    because = (
+        "a is held open by hand. b's circuit for m (and 1 more) opened just now: answered 503; tried again in 15 s"
+    )
     assert seen(w) == Serving(UNHEALTHY, None, because)
     w.now += 15
     assert seen(w) == Serving(DEGRADED, "b", "a is held open by hand")
@@ -211,18 +213,18 @@ def test_where_calls_are_shared_any_provider_is_a_right_one(strategy: str) -> No
     w = world(strategy=strategy)
     assert seen(w) == Serving(OK, "a, b", None)
     meets(w, "a", judging.CONNECT)
-    because = "a is open since 0 s: could not be reached; tried again in 15 s"
+    because = "a's circuit opened just now: could not be reached; tried again in 15 s"
     assert seen(w) == Serving(OK, "b", because)
     meets(w, "b", DOWN)
     meets(w, "b", judging.SUCCESS, "n")
-    because += ". b is open for m since 0 s: answered 503; tried again in 15 s"
+    because += ". b's circuit for m opened just now: answered 503; tried again in 15 s"
     assert seen(w) == Serving(DEGRADED, "b", because)
 
 
 def test_one_circuit_for_all_of_a_provider() -> None:
     w = world(scope="provider")
     meets(w, "a", DOWN)
-    assert seen(w) == Serving(DEGRADED, "b", "a is open since 0 s: answered 503; tried again in 15 s")
+    assert seen(w) == Serving(DEGRADED, "b", "a's circuit opened just now: answered 503; tried again in 15 s")
 
 
 def test_modes_that_change_nothing() -> None:

@@ -18,7 +18,7 @@ ADDON = ROOT / "addon" / "main.py"
 FORBIDDEN = ("Traceback", "mitmproxy has crashed", "Addon error", "internal error", "Task exception was never")
 
 # Credentials of whoever runs the tests must not decide what the tests see.
-_KEYS = re.compile(r"_API_KEY$|^(HTTPS?|ALL|NO)_PROXY$", re.IGNORECASE)
+_KEYS = re.compile(r"_API_KEY$|^(HTTPS?|ALL|NO)_PROXY$|^OTEL_", re.IGNORECASE)
 
 
 def clean_env(**more: str) -> dict[str, str]:
@@ -58,6 +58,7 @@ class Mitmdump:
                 self.config.write_text(config)
                 command += ["--set", f"sidestep_config={self.config}"]
         self._command = [*command, *options]
+        self.has_addon = any("addon/main.py" in a for a in self._command)
         (folder / "run").mkdir(mode=0o700, exist_ok=True)
         private = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder / "run")}
         self._env = clean_env(PYTHONUNBUFFERED="1", **{**private, **(env or {})})
@@ -86,7 +87,7 @@ class Mitmdump:
         try:
             found = self.wait_for_log(rf"{self._port_in} listening at .*:(\d+)", 60)
             self.port = int(found[1])
-            if "HTTP" in self._port_in and any("addon/main.py" in a for a in self._command):
+            if "HTTP" in self._port_in and self.has_addon:
                 self.health()
         except BaseException:
             self.stop()
@@ -194,6 +195,15 @@ class Mitmdump:
     def provider(self, name: str) -> dict[str, Any]:
         status: dict[str, Any] = self.health()["providers"][name]
         return status
+
+
+def by_hand(tool: str, folder: Path, text: str, *options: str, **env: str) -> Mitmdump:
+    """`sidestep dump` or `sidestep web`, as a user starts it."""
+    m = Mitmdump(folder, text, *options, env={"PYTHONPATH": str(ROOT / "addon"), **env})
+    place = m._command.index("-s")
+    m._command[place : place + 2] = []
+    m._command[0:1] = [sys.executable, "-m", "sidestep", tool]
+    return m
 
 
 CONFDIR: Path | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from mitmproxy.connection import Client
 from mitmproxy.proxy.mode_specs import ReverseMode
 from wsproto.frame_protocol import Opcode
 
+from sidestep import telemetry
 from sidestep.breaker import judging
 from sidestep.breaker.bounded import Bounded
 from sidestep.breaker.outcomes import ErrorKind, Result
@@ -475,9 +477,22 @@ class Calls:
                 engine.repeats.failed(call.operation, exchange.credential, said, exchange.failed_at(now), now)
             else:
                 engine.repeats.answered(call.operation, exchange.credential, said)
+        if self.core.tracing is not None:
+            self._trace(session, exchange, result, now)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
             session.original.over(flow.request)
             self.replayable.put(flow.id, session.original)
+
+    def _trace(self, session: Session, exchange: Exchange, result: Result, now: float) -> None:
+        assert self.core.tracing is not None
+        try:
+            status = None if session.flow.response is None else session.flow.response.status_code
+            told = telemetry.trace(exchange, session.answer, result, status, now)
+            fields = session.original.whole
+            headers = ((n.lower().decode("latin-1"), v.decode("latin-1")) for n, v in fields)
+            self.core.tracing.ended(told, headers, time.time() - now)
+        except Exception as e:
+            self.core.log_bug("trace", e)
 
     # --- our own pages
 

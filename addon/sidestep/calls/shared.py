@@ -6,15 +6,16 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mitmproxy.log import ALERT
 
 from sidestep.breaker.bounded import Bounded
 from sidestep.overview import Overview
 from sidestep.routing.engine import Engine
+from sidestep.telemetry import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +27,23 @@ MAX_KINDS = 1_000
 KINDS_BYTES = 1 << 20
 
 
+class Tracing(Protocol):
+    """Who is told of calls that are over (`otel.py`)."""
+
+    def ended(self, told: Trace, headers: Iterable[tuple[str, str]], offset: float) -> None: ...
+
+
 class Core:
     """State: the engine, once there is a configuration; the one clock; client connections whose layers are ours; bugs
     that were logged; by kind of news when it was last told, and how many were not since; what there is to see for those
-    who look, and the token with which they may change something."""
+    who look, and the token with which they may change something; who traces calls, if anybody does."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.clock: Callable[[], float] = time.monotonic
         self.overview = Overview(lambda: self.clock(), time.time)
         self.token = secrets.token_urlsafe(16)
+        self.tracing: Tracing | None = None
         self.adopted: set[str] = set()
         self._logged: set[str] = set()
         self._told: Bounded[str, tuple[float, int]] = Bounded(MAX_KINDS, KINDS_BYTES, lambda _: 100)

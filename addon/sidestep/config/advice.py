@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 
 from sidestep.config import catalog
 from sidestep.config.settings import Provider, Settings
@@ -21,6 +22,18 @@ _ENDPOINTS = {
 }
 """The ends of paths that a dialect's SDK puts behind its base URL."""
 _VERSION = re.compile(r"/v\d\w*")
+
+
+def left_out(settings: Settings, allow: Sequence[str], ignore: Sequence[str]) -> list[str]:
+    """A line for each of mitmproxy's options by which calls to intercepts pass unopened. Both are its patterns."""
+    lines = []
+    places = dict.fromkeys(f"{i.host}:{i.port}" for route in settings.routes for i in route.intercepts)
+    for name, patterns, opened_where_found in (("allow_hosts", allow, True), ("ignore_hosts", ignore, False)):
+        found = [p for p in places if any(re.search(x, p, re.IGNORECASE) for x in patterns) is not opened_where_found]
+        if patterns and found:
+            hosts = ", ".join(p.rpartition(":")[0] for p in found)
+            lines.append(f"mitmproxy's option {name} leaves out {hosts}: calls to it pass unopened, without failover")
+    return lines
 
 
 def advice(settings: Settings) -> list[str]:

@@ -20,11 +20,15 @@ class Problem(msgspec.Struct, frozen=True):
     expected: str
     found: str
     hint: str = ""
+    line: int | None = None
+    name: str = ""
+    """Of the provider or route that it is in."""
 
     def __str__(self) -> str:
         where = f"{self.source}: {self.path}" if self.path else self.source
         hint = f"; {self.hint}" if self.hint else ""
-        return f"{where}: expected {self.expected}, found {self.found}{hint}"
+        at = ", ".join([*([] if self.line is None else [f"line {self.line}"]), *([self.name] if self.name else [])])
+        return f"{where}: expected {self.expected}, found {self.found}{hint}{f' ({at})' if at else ''}"
 
 
 class ConfigError(Exception):

@@ -14,7 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from sidestep.config import catalog, keys, local
+from sidestep.config.lines import line_of, name_at
 from sidestep.config.problems import ConfigError, Problem, in_words
 from sidestep.config.providers import (
     CREDENTIAL_HEADERS,
@@ -67,7 +70,12 @@ def parse(text: str, env: Mapping[str, str], source: str = "<config>") -> Settin
     except (ValueError, RecursionError) as e:
         where = f"at the end, line {text.count(chr(10)) + 1}"
         raise _error(source, "TOML", f"a mistake: {e}".replace("at end of document", where)) from None
-    return _Reader(source, env).settings(data)
+    try:
+        return _Reader(source, env).settings(data)
+    except ConfigError as e:
+        problems = e.problems
+    found = (replace(p, line=line_of(text, p.path), name=name_at(data, p.path)) for p in problems)
+    raise ConfigError(tuple(found))
 
 
 def default(env: Mapping[str, str]) -> Settings:

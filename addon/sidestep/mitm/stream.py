@@ -776,6 +776,10 @@ class FailoverStream(PageStream):
         self.client_state = self.server_state = self.state_done
         if over:
             return
+        if self.context.options.store_streamed_bodies and self.flow.response is not None:
+            # mitmproxy keeps a streamed body at its good end alone; of one that broke the app's user wants to see most.
+            self.flow.response.data.content = bytes(self.response_body_buf) + last
+            self.response_body_buf.clear()
         yield HttpErrorHook(self.flow)
         if not last:
             cut = ResponseProtocolError(self.stream_id, message, ErrorCode.CANCEL)

@@ -259,7 +259,7 @@ function gone(since) {
   document.body.classList.toggle("gone", since !== null);
   $("gone").hidden = since === null;
   if (since === null) return;
-  $("gone").textContent = `The proxy does not answer since ${clock(since / 1000)}: what is below is of then. This page comes back by itself.`;
+  $("gone").textContent = `The proxy has not answered since ${clock(since / 1000)}: what is below is from then. This page comes back by itself.`;
   $("dot").className = "dot gone";
   $("status").className = "state gone";
   $("status").textContent = "gone";

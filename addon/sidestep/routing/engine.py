@@ -121,6 +121,8 @@ class Engine:
         self.first_content = Histograms()
         """From the sending of an attempt to its first content, by provider and form, `streamed` or `whole`: the first
         content of a whole answer is its end."""
+        self.attempt_durations = Histograms()
+        """From the sending of an attempt to its end, by provider and outcome."""
         self.durations = Histograms()
         """From a request's arrival to its end, by route and what came of it."""
         self.rerouted: Counter[tuple[str, str]] = Counter()
@@ -354,6 +356,8 @@ class Engine:
         name = attempt.candidate.provider.name
         if attempt.outcome is not None:
             self.attempts_total[(name, attempt.outcome.kind, attempt.outcome.reason)] += 1
+            if attempt.outcome.reason != OPENED.reason:  # a WebSocket lasts as long as the app likes
+                self.attempt_durations.took((name, attempt.outcome.kind), now - attempt.started)
         self._leave(attempt)
         if attempt.usage is not None:
             self.tokens_total[(name, "input")] += attempt.usage.input

@@ -152,6 +152,8 @@ def _model_of(query: str) -> str:
 def _why_not(settings: Settings, base: BaseURL, path: str, method: str) -> str:
     bases = [(i, r.dialect) for r in settings.routes for i in r.intercepts]
     here = [(i, d) for i, d in bases if (i.host, i.port) == (base.host, base.port)]
+    if not here and (meant := next((i for i, _ in bases if i.host == base.host), None)) is not None:
+        return f"calls are looked for at {meant}, not at {base.scheme}://{base.authority}"
     if not here:
         return f"no intercept has the host {base.authority}; there are: {', '.join(str(i) for i, _ in bases) or 'none'}"
     under = [(i, d, tail) for i, d in here if (tail := i.tail_of(base.scheme, base.host, base.port, path)) is not None]

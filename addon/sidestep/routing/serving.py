@@ -158,8 +158,9 @@ def _of_circuit(name: str, circuit: Circuit, now: float, of: str = "") -> str:
         return f"{name} is held open by hand"
     if seen.state is State.HALF_OPEN:
         return f"{name} is being probed{of}"
-    since, again = int(seen.open_age or 0), math.ceil(seen.retry_after or 0)
-    return f"{name} is open{of} since {since} s: {seen.last_failure}; tried again in {again} s"
+    age, again = int(seen.open_age or 0), math.ceil(seen.retry_after or 0)
+    when = f"{age} s ago" if age else "just now"
+    return f"{name}'s circuit{of} opened {when}: {seen.last_failure}; tried again in {again} s"
 
 
 def _of_models(name: str, circuits: dict[str, Circuit], now: float) -> str:

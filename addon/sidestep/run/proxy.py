@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +210,21 @@ def _command(options: RunOptions, script: Path, env: Mapping[str, str], upstream
         command += ["--no-web-open-browser", "--web-host", "127.0.0.1", "--web-port", str(_free_port())]
     roots = trust.upstream_roots(options.confdir, env)
     return command if roots is None else [*command, "--set", f"ssl_verify_upstream_trusted_ca={roots}"]
+
+
+def trusted_upstream(arguments: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """Arguments for one of mitmproxy's tools that is started by hand: it trusts on its way to the providers what the
+    environment says (`SSL_CERT_FILE` and the like), unless its user has said what. TrustError: its CA has no place."""
+    named = [a.partition("confdir=")[2] for a in arguments if a.startswith(("confdir=", "--set=confdir="))]
+    confdir = Path(named[-1]) if named else trust.DEFAULT_CONFDIR
+    if {"-h", "--help", "--version", "--options", "--commands"} & set(arguments):
+        return []
+    trust.check_place(confdir)
+    told = trust.text_of(trust.folder_of(confdir) / "config.yaml")
+    if any("ssl_verify_upstream_trusted" in text for text in (*arguments, told)):
+        return []
+    roots = trust.upstream_roots(confdir, env)
+    return [] if roots is None else ["--set", f"ssl_verify_upstream_trusted_ca={roots}"]
 
 
 def _forced(options: RunOptions) -> dict[str, Any]:

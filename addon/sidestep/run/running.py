@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def run(command: Sequence[str], options: RunOptions, script: Path, env: Mapping[
         _open_closed_streams()
         program = _find(command[0], env)
         settings = _settings(options, env)
-        trust.check_place(options.confdir)
+        options = _with_place_for_the_ca(options)
         with interruptible():
             proxy = Proxy.start(options, script, env)
             try:
@@ -50,6 +51,21 @@ def run(command: Sequence[str], options: RunOptions, script: Path, env: Mapping[
         return e.code
     except Signalled as e:
         return 128 + e.number
+
+
+def _with_place_for_the_ca(options: RunOptions) -> RunOptions:
+    """TrustError: the folder that was asked for cannot keep it."""
+    try:
+        trust.check_place(options.confdir)
+        return options
+    except trust.TrustError as e:
+        if options.confdir != trust.DEFAULT_CONFDIR:
+            raise
+        # A home that cannot be written is usual in containers; the command alone has to trust this CA.
+        other = replace(options, confdir=trust.another_place())
+        trust.check_place(other.confdir)
+        say(f"{str(e).partition(';')[0]}: it is kept in {other.confdir}")
+        return other
 
 
 def _find(name: str, env: Mapping[str, str]) -> str:

@@ -106,6 +106,16 @@ def check_place(confdir: Path) -> None:
         ) from None
 
 
+def another_place() -> Path:
+    """A folder for a CA that cannot be kept at home."""
+    return _temporary() / "mitmproxy"
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, empty where it cannot be read."""
+    return _read(path).decode("utf-8", "replace")
+
+
 def prepare(confdir: Path, env: Mapping[str, str]) -> Trust:
     """Make the files. TrustError: there is no CA yet."""
     ca = ca_file(confdir)

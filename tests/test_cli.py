@@ -457,7 +457,7 @@ def test_init_writes_what_check_accepts(runner: CliRunner, monkeypatch: pytest.M
         result = runner.invoke(main, ["check", "new.toml", "--json"])
         assert result.exit_code == 0, result.output
     names = [p["name"] for p in json.loads(result.output)["providers"]]
-    assert {"openai", "anthropic", "gemini", "chatgpt", "openrouter", "groq"} == set(names)
+    assert {"openai", "anthropic", "gemini", "chatgpt", "code-assist", "openrouter", "groq"} == set(names)
     Path("new.toml").write_text("mine")
     refused = runner.invoke(main, ["init", "new.toml"])
     assert refused.exit_code == 1

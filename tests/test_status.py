@@ -221,12 +221,13 @@ def test_what_came_of_all_requests() -> None:
     w.engine.attempts_total.update({("b", Kind.SUCCESS, "ok"): 4, ("b", Kind.FAILURE, "http_5xx"): 9})
     w.engine.tokens_total["b", "input"] = 70
     w.engine.cost_total["b"] = 0.1234567  # type: ignore[assignment]
+    tokens = {"input": 70, "output": 0, "cached": 0}
     assert status.summary(w.engine) == {
         "calls": 8,
         "failed": 3,
         "causes": [{"text": "a said no", "count": 2}, {"text": "b too", "count": 1}],
         "rerouted": [{"from": "a", "to": "c", "count": 3}, {"from": "a", "to": "b", "count": 1}],
-        "providers": [{"name": "b", "answers": 4, "tokens": {"input": 70, "output": 0}, "cost": 0.123457}],
+        "providers": [{"name": "b", "answers": 4, "tokens": tokens, "cost": 0.123457, "saved": 0}],
     }
 
 
@@ -305,10 +306,16 @@ def test_every_metric() -> None:
         'sidestep_unread_total{provider="b"} 2.0',
         'sidestep_unread_total{provider="c"} 0.0',
         "# TYPE sidestep_tokens_total counter",
+        'sidestep_tokens_total{direction="input",provider="b"} 200000.0',
+        'sidestep_tokens_total{direction="output",provider="b"} 10.0',
         'sidestep_tokens_total{direction="input",provider="c"} 10.0',
         'sidestep_tokens_total{direction="output",provider="c"} 4.0',
         "# TYPE sidestep_cost_usd_total counter",
         'sidestep_cost_usd_total{provider="c"} 0.5',
+        "# TYPE sidestep_cached_tokens_total counter",
+        'sidestep_cached_tokens_total{provider="b"} 150000.0',
+        "# TYPE sidestep_cache_saved_usd_total counter",
+        'sidestep_cache_saved_usd_total{provider="b"} 0.0',
         "# TYPE sidestep_hedges_total counter",
         'sidestep_hedges_total{provider="b",result="won"} 2.0',
         "# TYPE sidestep_hedge_wasted_tokens_total counter",

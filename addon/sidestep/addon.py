@@ -18,7 +18,7 @@ from mitmproxy.addonmanager import Loader
 from sidestep import probing, runtime, status, telemetry
 from sidestep.calls.shared import Core
 from sidestep.config import local, trusting
-from sidestep.config.advice import left_out
+from sidestep.config.advice import in_the_clear, left_out
 from sidestep.config.locating import Places, choose, places, stamps
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sidestep.config.locating import Stamp
     from sidestep.config.trusting import Untrusted
     from sidestep.mitm.dispatch import Dispatch
-    from sidestep.mitm.messages import QuickCheck
+    from sidestep.mitm.messages import QuickCheck, QuickLookup
     from sidestep.mitm.terminal import Dress
     from sidestep.otel import Exporter
 
@@ -70,7 +70,7 @@ class Sidestep:
         self._found: dict[str, tuple[str, ...]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._runs = False
-        self._quickened: list[Dispatch | QuickCheck] = []
+        self._quickened: list[Dispatch | QuickCheck | QuickLookup] = []
         self._exporter: Exporter | None = None
 
     @property
@@ -102,13 +102,13 @@ class Sidestep:
         from sidestep.calls.hooks import Calls
         from sidestep.mitm.connections import Connections
         from sidestep.mitm.dispatch import Dispatch
-        from sidestep.mitm.messages import QuickCheck
+        from sidestep.mitm.messages import QuickCheck, QuickLookup
         from sidestep.view import LLM
 
         calls = Calls(self.core)
         calls.direct_hosts = direct_hosts
         self.addons = [Connections(self.core, calls), calls]
-        self._quickened = [Dispatch(ctx.master.addons), QuickCheck()]
+        self._quickened = [Dispatch(ctx.master.addons), QuickCheck(), QuickLookup()]
         for quick in self._quickened:
             quick.install()
         contentviews.add(LLM())
@@ -176,7 +176,10 @@ class Sidestep:
             logger.warning(f"sidestep: others may write {path} ({others}), and choose in it where calls go")
         for line in describe(self._engine().settings):
             logger.info(f"sidestep: {line}")
-        for line in left_out(settings, ctx.options.allow_hosts, ctx.options.ignore_hosts):
+        for line in (
+            *in_the_clear(settings),
+            *left_out(settings, ctx.options.allow_hosts, ctx.options.ignore_hosts),
+        ):
             logger.warning(f"sidestep: {line}")
         if self._runs:
             self._look_around()

@@ -122,10 +122,16 @@ def _totals(engine: Engine) -> dict[str, Any]:
     came = dict.fromkeys(map(str, Result), 0)
     for (_, result), count in engine.requests_total.items():
         came[result] += count
-    tokens = {"input": 0, "output": 0}
+    tokens = {"input": 0, "output": 0, "cached": engine.cached_tokens.total()}
     for (_, direction), count in engine.tokens_total.items():
         tokens[direction] += count
-    return {"calls": sum(came.values()), **came, "tokens": tokens, "cost": round(sum(engine.cost_total.values()), 6)}
+    return {
+        "calls": sum(came.values()),
+        **came,
+        "tokens": tokens,
+        "cost": round(sum(engine.cost_total.values()), 6),
+        "saved": round(sum(engine.saved_total.values()), 6),
+    }
 
 
 def _hour(engine: Engine, now: float) -> dict[str, Any]:
@@ -168,8 +174,7 @@ def _provider(
         "error_share": round(failed / ended, 4) if ended else None,
         "p50_ms": _ms(quantile(0.5, waits, FINE)),
         "p95_ms": _ms(quantile(0.95, waits, FINE)),
-        "tokens": {way: engine.tokens_total[(name, way)] for way in ("input", "output")},
-        "cost": round(engine.cost_total[name], 6),
+        **status.spent(engine, name),
         "last_error": None if error is None else {"at": at(error[0]), "words": error[1]},
         "plans": told.get("plans", []),
     }

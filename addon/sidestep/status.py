@@ -152,15 +152,25 @@ def summary(engine: Engine) -> dict[str, Any]:
         "failed": came[Result.FAILED],
         "causes": [{"text": text, "count": count} for text, count in engine.recent.causes.most_common()],
         "rerouted": [{"from": a, "to": b, "count": count} for (a, b), count in engine.rerouted.most_common()],
-        "providers": [found for name in engine.settings.by_name if (found := _spent(engine, name))["answers"]],
+        "providers": [found for name in engine.settings.by_name if (found := _answers(engine, name))["answers"]],
     }
 
 
-def _spent(engine: Engine, name: str) -> dict[str, Any]:
+def _answers(engine: Engine, name: str) -> dict[str, Any]:
     """How many calls a provider has answered, and what for."""
     good = (n for (of, outcome, _), n in engine.attempts_total.items() if (of, outcome) == (name, Kind.SUCCESS))
+    return {"name": name, "answers": sum(good), **spent(engine, name)}
+
+
+def spent(engine: Engine, name: str) -> dict[str, Any]:
+    """The tokens of a provider's answers, those of their prompts that came from its cache, what all that cost, and what
+    the cache has saved, in USD."""
     tokens = {way: engine.tokens_total[name, way] for way in ("input", "output")}
-    return {"name": name, "answers": sum(good), "tokens": tokens, "cost": round(engine.cost_total[name], 6)}
+    return {
+        "tokens": tokens | {"cached": engine.cached_tokens[name]},
+        "cost": round(engine.cost_total[name], 6),
+        "saved": round(engine.saved_total[name], 6),
+    }
 
 
 def _histogram(name: str, text: str, labels: list[str], times: Histograms) -> Metric:
@@ -234,6 +244,18 @@ class _EngineCollector(Collector):
         for name, dollars in sorted(engine.cost_total.items()):
             cost.add_metric([name], dollars)
         yield cost
+        cached = CounterMetricFamily(
+            "sidestep_cached_tokens", "Of the input tokens, those that came from the prompt cache.", labels=["provider"]
+        )
+        for name, count in sorted(engine.cached_tokens.items()):
+            cached.add_metric([name], count)
+        yield cached
+        saved = CounterMetricFamily(
+            "sidestep_cache_saved_usd", "What the prompt cache has saved in USD by the price list.", labels=["provider"]
+        )
+        for name, dollars in sorted(engine.saved_total.items()):
+            saved.add_metric([name], dollars)
+        yield saved
         hedges = CounterMetricFamily(
             "sidestep_hedges",
             "Attempts made beside a late one, by what came of them: won, lost, failed, or unsent.",

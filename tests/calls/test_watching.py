@@ -729,3 +729,12 @@ def test_a_long_event_that_is_cut() -> None:
 
 LISTED = Call("gemini", "streamGenerateContent", "m", stream=True)
 OPENED = b'[{"candidates":[{"content":{"parts":[{"text":"a"}]}}]},{"candidates":[{"content":{"parts":[{"text":"'
+
+
+def test_an_array_may_begin_with_a_byte_order_mark() -> None:
+    """As any document may."""
+    call = Call("gemini", "streamGenerateContent", "m", stream=True)
+    body = b"\xef\xbb\xbf" + corpus.stream("gemini.streamGenerateContent.stream.json")
+    for parts in few_cuts(body):
+        seen = see(watch_of(call, JSON), parts)
+        assert (seen.forwarded, seen.outcome) == (body, judging.SUCCESS)

@@ -70,6 +70,7 @@ def test_one_that_answers_is_asked_last() -> None:
         "anthropic": ["anthropic", "ollama", "vllm"],
         "gemini": ["gemini"],
         "chatgpt": ["chatgpt", "groq", "ollama", "vllm"],
+        "code-assist": ["code-assist"],
     }
     assert [str(p.base_url) for p in found.by_name["ollama"]] == ["http://localhost:11434/v1", "http://localhost:11434"]
     assert local.with_found(settings, {}) == settings

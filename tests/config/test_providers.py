@@ -310,14 +310,16 @@ def test_the_order_without_a_configuration() -> None:
         "DEEPSEEK_API_KEY": "k",
         "SIDESTEP_OPENAI_API_KEY": "k",
         "SIDESTEP_ANTHROPIC_API_KEY": "k",
+        "SIDESTEP_GEMINI_API_KEY": "k",
         "SIDESTEP_OPENROUTER_API_KEY": "k",
         "OPENROUTER_API_KEY": "k",
     }
     found = reading.default(env)
     assert {r.name: [p.name for p in r.providers] for r in found.routes} == {
-        "openai": ["openai", "openai-key", "anthropic-key", "openrouter", "groq", "deepseek"],
+        "openai": ["openai", "openai-key", "anthropic-key", "gemini-key", "openrouter", "groq", "deepseek"],
         "anthropic": ["anthropic", "anthropic-key", "openrouter", "deepseek"],
-        "gemini": ["gemini"],
-        "chatgpt": ["chatgpt", "openai-key", "anthropic-key", "openrouter", "groq", "deepseek"],
+        "gemini": ["gemini", "gemini-key"],
+        "chatgpt": ["chatgpt", "openai-key", "anthropic-key", "gemini-key", "openrouter", "groq", "deepseek"],
+        "code-assist": ["code-assist", "gemini-key"],
     }
     assert {p.key_from for p in found.providers if p.name == "openrouter"} == {"SIDESTEP_OPENROUTER_API_KEY"}

@@ -715,7 +715,7 @@ def test_keys_that_cannot_be_sent() -> None:
     assert f"{found.format(0)}{hint}" in problems(A.replace("sk-a", "${GOOD}${BAD}"), env)
     with pytest.raises(ConfigError) as caught:
         reading.default({"XAI_API_KEY": "k\u00e9y"})
-    told = f"the built-in catalog: {found.format(4)}; the environment variable XAI_API_KEY holds them"
+    told = f"the built-in catalog: {found.format(5)}; the environment variable XAI_API_KEY holds them"
     assert str(caught.value) == told
 
 
@@ -898,6 +898,7 @@ def test_default() -> None:
         ("anthropic", ["https://api.anthropic.com"], ["anthropic"]),
         ("gemini", ["https://generativelanguage.googleapis.com"], ["gemini"]),
         ("chatgpt", ["https://chatgpt.com/backend-api/codex"], ["chatgpt"]),
+        ("code-assist", ["https://cloudcode-pa.googleapis.com"], ["code-assist"]),
     ]
     settings = reading.default({"OPENROUTER_API_KEY": CANARY, "OPENAI_API_KEY": CANARY, "GROQ_API_KEY": " "})
     assert _routes(settings) == [
@@ -905,6 +906,7 @@ def test_default() -> None:
         ("anthropic", ["https://api.anthropic.com"], ["anthropic", "openrouter"]),
         ("gemini", ["https://generativelanguage.googleapis.com"], ["gemini"]),
         ("chatgpt", ["https://chatgpt.com/backend-api/codex"], ["chatgpt", "openrouter"]),
+        ("code-assist", ["https://cloudcode-pa.googleapis.com"], ["code-assist"]),
     ]
     assert {(p.name, p.dialect) for p in settings.providers if p.api_key} == {
         ("openrouter", "openai"),

@@ -187,6 +187,7 @@ WHOLE: dict[str, Callable[[], bytes]] = {
     "long times": lambda: answer(b"{}", "retry-after: " + "1 " * 200_000, "x-ratelimit-reset-a: " + "1s" * 200_000),
     "fields": lambda: answer(GOOD, *(f"x-ratelimit-reset-{i}: 5" for i in range(20_000))),
     "a long head": lambda: answer(GOOD, "x: " + "y" * 900_000),
+    "a head without an end": lambda: b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 400_000,
 }
 
 
@@ -200,3 +201,47 @@ def test_a_stream(name: str, pair: Pair) -> None:
 def test_a_whole_answer(name: str, pair: Pair) -> None:
     pair.own.default = Behaviour(raw=WHOLE[name]())
     pair.compare(request(f"{pair.own.url()}/chat/completions", CALL, JSON))
+
+
+HANDSHAKE = (
+    *("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
+    "Sec-WebSocket-Key: c2l4dGVlbiBieXRlcyAhIQ==",
+)
+TAKES = (
+    b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: FjoRzSthtyVD3IVqV9Yev4arzAE=\r\n\r\n"
+)
+CLOSE = b"\x88\x02\x03\xe8"
+
+
+def _frame(opcode: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([size]) if size < 126 else b"\x7f" + size.to_bytes(8)
+    return bytes([0x80 | opcode]) + length + content
+
+
+FRAMES: dict[str, Callable[[], bytes]] = {
+    "messages": lambda: _frame(1, b'{"type":"response.output_text.delta","delta":"a"}') * 3_000,
+    "no JSON": lambda: _frame(1, b"{no") * 3_000,
+    "pings": lambda: _frame(9, b"ping") * 3_000,
+    "a message of lists": lambda: _frame(1, b'{"type":"response.created","a":[' + b"[]," * 1_000_000 + b"[]]}"),
+    "a message in pieces": lambda: b"\x01\x01{" + b"\x00\x01 " * 50_000 + b"\x80\x01}",
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_socket(name: str, pair: Pair) -> None:
+    pair.own.default = Behaviour(raw=TAKES + FRAMES[name]() + CLOSE)
+    url, host = f"{pair.own.url()}/responses", f"Host: {pair.own.origin.removeprefix('http://')}"
+    sent = "\r\n".join([f"GET {url} HTTP/1.1", host, *HANDSHAKE, "", ""]).encode()
+
+    def read_all(m: Mitmdump) -> None:
+        with Wire(m, timeout=60) as wire:
+            assert wire.send(sent).head()[0] == 101
+            wire.until(CLOSE)
+
+    for _ in range(3):
+        without, within = cost_of(pair.bare, read_all), cost_of(pair.ours, read_all)
+        if within.is_of_the_order_of(without, FACTOR):
+            return
+    raise AssertionError((without, within))

@@ -132,6 +132,13 @@ def test_keys_for_sidestep_alone_reach_no_command(ab: tuple[Provider, Provider],
     assert not re.search(r"^SIDESTEP_\w*API_KEY", done.stdout, re.MULTILINE)
 
 
+def test_a_command_waits_as_long_as_its_calls_may_be_held(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    assert "API_TIMEOUT_MS" not in shell.run("env").stdout
+    shell.config.write_text(shell.config.read_text() + "\n[attempts]\nwait_for_reset_seconds = 900\n")
+    assert "API_TIMEOUT_MS=1500000\n" in shell.run("env").stdout
+    assert "API_TIMEOUT_MS=7\n" in shell.run("env", API_TIMEOUT_MS="7").stdout
+
+
 def test_an_unchanged_script_gets_its_answers(ab: tuple[Provider, Provider], shell: Shell) -> None:
     """The official SDK, with nothing but `sidestep run --` in front; a line before says where calls may go, one at the
     end what was rerouted."""

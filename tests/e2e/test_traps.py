@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.calls import Client
 from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump
@@ -80,6 +82,73 @@ def test_a_replay_fails_over_and_bears_its_credential(provider: Make, proxy: Sta
     assert {seen.json["model"] for seen in own.requests} == {"gpt-4o"}
     assert {seen.json["model"] for seen in b.requests} == {"a-much-longer-name-for-gpt-4o"}
     assert len({seen.body for seen in own.requests}) == 1
+    until(lambda: m.health()["in_flight"] == 0, "all is over")
+
+
+EDITS = {
+    "a header": ("flow.request.headers['x-edited'] = 'yes'", "own"),
+    "a credential": ("flow.request.headers['authorization'] = 'Bearer edited-key'", "own"),
+    "a header that is taken off": ("del flow.request.headers['user-agent']", "own"),
+    "the host": ("flow.request.host, flow.request.port = '127.0.0.1', {port}", "c"),
+    "the path": ("flow.request.path = '/v1/edited?a=1'", "own"),
+    "the method": ("flow.request.method = 'PUT'", "own"),
+    "the body": ("flow.request.content = flow.request.content.replace(b'hi', b'edited')", "own"),
+}
+
+
+@pytest.mark.parametrize("first", [Behaviour(), Behaviour(status=503)], ids=["answered", "rerouted"])
+@pytest.mark.parametrize("what", EDITS)
+def test_a_replay_keeps_what_was_edited(
+    provider: Make, proxy: Start, tmp_path: Path, what: str, first: Behaviour
+) -> None:
+    """Whoever answered at first: what was edited goes out as it was edited; the app's credential goes to the host that
+    the app addressed, and nowhere else."""
+    own, b, c = provider("own"), provider("b"), provider("c")
+    own.then(first)
+    edit, to = EDITS[what]
+    script = tmp_path / "editor.py"
+    script.write_text(
+        "import asyncio\n"
+        "from mitmproxy import ctx\n"
+        "class Editor:\n"
+        "    done = False\n"
+        "    def response(self, flow):\n"
+        "        if not self.done:\n"
+        "            self.done = True\n"
+        "            self.again(flow)\n"
+        "    def again(self, flow):\n"
+        "        if flow.live:\n"
+        "            asyncio.get_running_loop().call_later(0.01, self.again, flow)\n"
+        "        else:\n"
+        f"            {edit.format(port=c.port)}\n"
+        "            ctx.master.commands.call('replay.client', [flow])\n"
+        "addons = [Editor()]\n"
+    )
+    m = proxy(config("chat", own, b, own=own, attempts={"per_provider": 1}), "-s", str(script))
+    at_b = first.status == 503
+    sent = chat(own.url(), key="app-secret-77").replace(b"\r\n\r\n", b"\r\nUser-Agent: x\r\n\r\n", 1)
+    with Wire(m) as wire:
+        assert wire.send(sent).answer()[0] == 200
+        # A path is meant of the host that the flow shows.
+        target = {"own": own, "c": c}["c" if to == "c" else "own"] if not (at_b and what == "the path") else b
+        until(lambda: target.count == {"own": 2, "b": 2, "c": 1}[target.name], "the replay has gone out", 20)
+    seen = target.requests[-1]
+    app_key = {"a credential": "Bearer edited-key", "the host": None}.get(what, "Bearer app-secret-77")
+    assert seen.header("authorization") == (None if target is b else app_key)
+    assert seen.header("host") == target.origin.removeprefix("http://")
+    match what:
+        case "a header":
+            assert seen.header("x-edited") == "yes"
+        case "a header that is taken off":
+            assert seen.header("user-agent") is None
+        case "the path":
+            assert seen.path == "/v1/edited?a=1"
+        case "the method":
+            assert seen.method == "PUT"
+        case "the body":
+            assert seen.json["messages"][0]["content"] == "edited"
+    for other in (b, c):
+        assert not [s for s in other.requests if "app-secret-77" in (s.header("authorization") or "")]
     until(lambda: m.health()["in_flight"] == 0, "all is over")
 
 

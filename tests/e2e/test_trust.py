@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -178,3 +179,16 @@ def test_what_trust_tells(folder: Path) -> None:
     assert done.returncode == 0
     assert "others may write it (its mode is 0666)" in done.stderr
     assert "only sidestep.toml is looked for" in done.stderr
+
+
+def test_a_key_that_goes_out_in_the_clear_is_told_before(proxy: Start, tmp_path: Path) -> None:
+    """By the addon and by `sidestep run`: whose it is and where it goes, without the key."""
+    text = f'[[providers]]\nname = "far"\ndialect = "openai"\nbase_url = "http://far.test/v1"\napi_key = "{CANARY}"\n'
+    told = "far: base_url: expected https, for its key goes to another machine, found 'http://far.test/v1'"
+    m = proxy(text)
+    m.wait_for_log(re.escape(f"sidestep: {told}"))
+    (tmp_path / "far.toml").write_text(text)
+    options = ["run", "--config", str(tmp_path / "far.toml"), "--confdir", str(tmp_path / "conf")]
+    done = sidestep(tmp_path, *options, "--", "true")
+    assert f"sidestep: {told}" in [line.partition(": whoever")[0] for line in done.stderr.splitlines()]
+    assert CANARY not in m.log + done.stderr

@@ -53,7 +53,7 @@ def test_a_file_that_appears(proxy: Start, tmp_path: Path) -> None:
     catalog in silence, nor to a file that was there all along."""
     users = tmp_path / "config" / "sidestep" / "config.toml"
     m = proxy(None, env={"XDG_CONFIG_HOME": str(tmp_path / "config")})
-    assert names(m) == {"openai", "anthropic", "gemini", "chatgpt"}
+    assert names(m) == {"openai", "anthropic", "gemini", "chatgpt", "code-assist"}
     users.parent.mkdir(parents=True)
     users.write_text(ROUTED.format("users"))
     m.wait_for_log(r"configuration reloaded from .*config\.toml")

@@ -23,7 +23,7 @@ from support.h2provider import server_context
 from support.provider import Behaviour, Provider
 from support.proxy import Mitmdump
 from support.raw import Wire, chat
-from support.settings import key_of, table
+from support.settings import key_of, route, table
 from support.waiting import until
 
 Make = Callable[..., Provider]
@@ -184,3 +184,52 @@ def test_its_words_over_http_2(
         client.answer(client.chat(stream=True))
     assert server.asked == 1
     assert WORDS not in told(m, saved)
+
+
+# --- over a WebSocket
+
+
+def frame(opcode: int, content: bytes, mask: bytes = b"") -> bytes:
+    return bytes([0x80 | opcode, len(content) | (0x80 if mask else 0)]) + mask + content
+
+
+def route_to(a: Provider) -> str:
+    return route("chat", a, intercept=APP)
+
+
+PING, CLOSE = 9, 8
+TAKES = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+
+
+def test_its_words_over_a_websocket(provider: Make, proxy: Start, tmp_path: Path) -> None:
+    """Neither pings, of both sides, nor the names of extensions."""
+    saved, a = tmp_path / "saved", provider("a")
+    token = b"Sec-WebSocket-Accept: FjoRzSthtyVD3IVqV9Yev4arzAE=\r\nSec-WebSocket-Extensions: " + SAID
+    closes = frame(PING, SAID) + frame(CLOSE, b"\x03\xf3")
+    gate = threading.Event()
+    a.default = Behaviour(raw=TAKES + token + b"\r\n\r\n", gate=gate, rest=closes)
+    m = proxy(route_to(a), "-w", str(saved), "--set", "termlog_verbosity=debug", "--set", "flow_detail=1")
+    lines = f"GET {APP}/realtime?model=m HTTP/1.1\r\nHost: api.openai.com\r\n"
+    lines += "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+    with Wire(m) as wire:
+        wire.send(lines.encode() + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c2l4dGVlbiBieXRlcyAhIQ==\r\n\r\n")
+        assert wire.head()[0] == 101
+        wire.send(frame(PING, SAID, b"\0\0\0\0"))
+        m.wait_for_log("Received WebSocket ping from client")
+        gate.set()
+        rest = wire.rest()
+        assert SAID in rest
+    assert WORDS not in told(m, saved)
+
+
+def test_a_head_that_cannot_be_read_is_not_quoted(provider: Make, proxy: Start) -> None:
+    """A client's words may be its credential."""
+    m = proxy(route_to(provider("a")))
+    half = chat(APP, key=WORDS).partition(b"\r\n\r\n")[0]
+    with Wire(m) as wire:
+        wire.send(half).sock.shutdown(socket.SHUT_WR)
+        assert wire.rest() == b""
+    with Wire(m) as wire:
+        wire.send(b"GET " + SAID + b" and more\r\n\r\n").rest()
+    m.wait_for_log("(?s)no head of a request.*no head of a request")
+    assert WORDS not in m.log

@@ -191,6 +191,7 @@ def test_a_plan_goes_on(provider: Callable[..., Provider], proxy: Callable[..., 
         "anthropic",
         "gemini",
         "chatgpt",
+        "code-assist",
         "anthropic-key",
         "openrouter",
         "ollama",
@@ -271,6 +272,64 @@ def test_a_plan_of_codex_goes_on(
     assert [word for word in (LOGIN, ACCOUNT, VENDOR_KEY, OTHER_KEY) if word in told] == []
 
 
+CODE_ASSIST = "https://cloudcode-pa.googleapis.com/v1internal"
+SPENT = {
+    "error": {
+        "code": 429,
+        "status": "RESOURCE_EXHAUSTED",
+        "message": "You have exhausted your capacity on this model.",
+        "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3600s"}],
+    }
+}
+
+
+def test_a_google_login_of_gemini_cli_goes_on(
+    provider: Callable[..., Provider], proxy: Callable[..., Mitmdump], tmp_path: Path
+) -> None:
+    """With a Google login Gemini CLI calls another address, with the Gemini call in an envelope. What stays at home is
+    as it was sent, both ways; a key of one's own gets the plain call, and its answers come in envelopes."""
+    internet = Internet(tmp_path)
+    home = provider("home", tls=internet.tls("cloudcode-pa.googleapis.com"))
+    vendor = provider("vendor", tls=internet.tls("generativelanguage.googleapis.com"))
+    internet.places = {"cloudcode-pa.googleapis.com": home.port, "generativelanguage.googleapis.com": vendor.port}
+    m = proxy("local = false\n", *internet.options(), env={"SIDESTEP_GEMINI_API_KEY": VENDOR_KEY})
+    inner = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}], "generationConfig": {"temperature": 0}}
+    sent = json.dumps({"model": "gemini-2.5-pro", "project": ACCOUNT, "user_prompt_id": "p", "request": inner}).encode()
+    headers = {"authorization": f"Bearer {LOGIN}", "content-type": "application/json"}
+    candidate = {"index": 0, "content": {"role": "model", "parts": [{"text": "well"}]}, "finishReason": "STOP"}
+    said = json.dumps({"response": {"candidates": [candidate]}, "traceId": "t"}).encode()
+    event = Behaviour(body=b"data: " + said + b"\n\n", headers={"content-type": "text/event-stream"})
+    with httpx2.Client(proxy=m.url, verify=str(m.ca)) as http:
+
+        def turn(method: str) -> tuple[int, str, bytes]:
+            answer = http.post(f"{CODE_ASSIST}:{method}", content=sent, headers=headers)
+            return answer.status_code, answer.headers.get("x-sidestep-attempts", ""), answer.content
+
+        home.then(Behaviour(body=said), event, Behaviour(body=b"{}"))
+        assert turn("generateContent") == (200, "code-assist:200", said)
+        assert turn("streamGenerateContent?alt=sse") == (200, "code-assist:200", b"data: " + said + b"\n\n")
+        assert turn("loadCodeAssist") == (200, "", b"{}")
+        home.default = Behaviour(status=429, body=json.dumps(SPENT).encode())
+        status, trail, whole = turn("generateContent")
+        assert (status, trail) == (200, "code-assist:429, gemini-key:200")
+        status, trail, streamed = turn("streamGenerateContent?alt=sse")
+        assert (status, trail) == (200, "code-assist:429, gemini-key:200")
+    parts = json.loads(whole)["response"]["candidates"][0]["content"]["parts"]
+    assert "".join(p["text"] for p in parts) == text_of("vendor", Behaviour())
+    events = [json.loads(e.removeprefix(b"data: ")) for e in streamed.replace(b"\r", b"").split(b"\n\n") if e.strip()]
+    each = [e["response"]["candidates"][0]["content"]["parts"] for e in events]
+    assert "".join(p.get("text", "") for found in each for p in found) == text_of("vendor", Behaviour())
+    assert [seen.body for seen in home.requests] == [sent] * 5
+    assert {seen.header("authorization") for seen in home.requests} == {f"Bearer {LOGIN}"}
+    assert [(seen.path, seen.json) for seen in vendor.requests] == [
+        ("/v1beta/models/gemini-2.5-pro:generateContent", inner),
+        ("/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse", inner),
+    ]
+    assert {seen.header("x-goog-api-key") for seen in vendor.requests} == {VENDOR_KEY}
+    for seen in vendor.requests:
+        assert not [word for word in (LOGIN, ACCOUNT) if word in f"{seen.headers} {seen.path} {seen.body!r}"]
+
+
 def test_it_does_not_ask_itself(provider: Callable[..., Provider], proxy: Callable[..., Mitmdump]) -> None:
     """mitmproxy listens by default where llama.cpp does. All servers are asked together."""
     server = local_server(provider)
@@ -317,12 +376,12 @@ def test_servers_of_this_machine_can_be_turned_off(
     internet, server = Internet(tmp_path), local_server(provider)
     internet.places = {"localhost": server.port}
     m = proxy("local = false\n", *internet.options(), env={"OLLAMA_HOST": f":{server.port}"})
-    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "chatgpt"]
+    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "chatgpt", "code-assist"]
     assert server.count == 0
     m.config.write_text("local = true\n")
     m.wait_for_log("ollama answers at")
-    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "chatgpt", "ollama"]
+    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "chatgpt", "code-assist", "ollama"]
     server.refuse()
     m.config.write_text("local = false\n")
     m.wait_for_log("configuration reloaded(.|\n)*configuration reloaded")
-    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "chatgpt"]
+    assert [*m.health()["providers"]] == ["openai", "anthropic", "gemini", "chatgpt", "code-assist"]

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mitmproxy import http
 
-from sidestep.mitm.messages import QuickCheck
+from sidestep.mitm.messages import QuickCheck, QuickLookup
 
 REQUEST: dict[str, Any] = {
     "host": "h",
@@ -105,3 +107,58 @@ def test_another_s_check_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert vars(http.MessageData)["__post_init__"] is theirs
     quick.remove()
     assert vars(http.MessageData)["__post_init__"] is theirs
+
+
+# --- fields
+
+
+NAMES = st.sampled_from(["host", "Host", "x-a", "X-A", "set-cookie", "", "ü", "x\udcff"])
+FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from([b"Host", b"host", b"X-A", b"x-a", b"Set-Cookie", b"", "ü".encode(), b"x\xff"]),
+        st.binary(max_size=5),
+    )
+)
+
+
+def found(fields: http.Headers, name: Any) -> list[Any]:
+    """All ways to look a field up."""
+    ways: list[Any] = [
+        lambda: fields.get_all(name),
+        lambda: fields.get(name),
+        lambda: fields.get(name, "none"),
+        lambda: fields[name],
+        lambda: name in fields,
+        lambda: fields.pop(name, "none"),
+        lambda: list(fields.items()),
+    ]
+    came = []
+    for way in ways:
+        try:
+            came.append(way())
+        except Exception as e:
+            came.append((type(e), str(e)))
+    return came
+
+
+@given(FIELDS, st.one_of(NAMES, NAMES.map(lambda name: name.encode("utf-8", "surrogateescape")), st.just(7), st.none()))
+def test_fields_are_found_as_mitmproxy_finds_them(fields: list[tuple[bytes, bytes]], name: Any) -> None:
+    own = found(http.Headers(fields), name)
+    quick = QuickLookup()
+    quick.install()
+    try:
+        assert found(http.Headers(fields), name) == own
+    finally:
+        quick.remove()
+
+
+def test_looking_fields_up_leaves_no_trace() -> None:
+    before = dict(vars(http.Headers))
+    first, second = QuickLookup(), QuickLookup()
+    first.install()
+    assert vars(http.Headers) != before
+    second.install()
+    second.remove()
+    assert vars(http.Headers)["get_all"] is not before["get_all"]
+    first.remove()
+    assert vars(http.Headers) == before

@@ -7,7 +7,7 @@ import pytest
 from sidestep.config import reading
 from sidestep.config.settings import Provider
 from sidestep.dialects.base import Usage
-from sidestep.routing.prices import context_window, cost, rates
+from sidestep.routing.prices import context_window, cost, rates, saved
 
 OPENAI = "https://api.openai.com/v1"
 MODEL = "gpt-4o"
@@ -43,6 +43,12 @@ def test_cached_input_costs_what_cached_input_costs() -> None:
     assert cost(provider(), MODEL, Usage(1_000_000, 0)) == pytest.approx(2.5)
     assert cost(provider(), MODEL, Usage(0, 1_000_000)) == pytest.approx(10)
     assert cost(provider(), MODEL, Usage(1_000_000, 100_000, cached=400_000)) == pytest.approx(1.5 + 0.5 + 1)
+
+
+def test_what_the_cache_has_saved() -> None:
+    assert saved(provider(), MODEL, Usage(1_000_000, 100_000, cached=400_000)) == pytest.approx(0.5)
+    assert saved(provider(), "no-such-model-at-all", Usage(1_000, 0, cached=900)) == 0
+    assert saved(provider("price = { input = 3, output = 5 }"), MODEL, Usage(1_000, 0, cached=900)) == 0
 
 
 @pytest.mark.parametrize("model", [MODEL, "no-such-model-at-all", None])

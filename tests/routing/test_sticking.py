@@ -125,7 +125,7 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for i in (0, 1, 2, 0, 3):
         table.answered(SCOPE, of(turns(1, str(i))["messages"]), "a", 300, i)
     assert len(table) == 3
-    kept = [i for i in range(4) if table.keeper(SCOPE, of(turns(2, str(i))["messages"]), 5)]
+    kept = [i for i in range(4) if table.stay(SCOPE, of(turns(2, str(i))["messages"]), 5)]
     assert kept == [0, 2, 3]
 
 
@@ -145,8 +145,10 @@ def test_a_stay_behind_a_longer_one_ends_too() -> None:
     table.answered(SCOPE, of(turns(1, "long")["messages"]), "a", 100, 0)
     table.answered(SCOPE, of(turns(1, "short")["messages"]), "b", 10, 0)
     assert table.any(10)
-    assert table.keeper(SCOPE, of(turns(2, "short")["messages"]), 9.9) == "b"
-    assert table.keeper(SCOPE, of(turns(2, "short")["messages"]), 10) is None
+    stay = table.stay(SCOPE, of(turns(2, "short")["messages"]), 9.9)
+    assert stay is not None
+    assert stay.provider == "b"
+    assert table.stay(SCOPE, of(turns(2, "short")["messages"]), 10) is None
 
 
 # --- calls
@@ -154,9 +156,12 @@ def test_a_stay_behind_a_longer_one_ends_too() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_conversation_stays_where_it_was_rerouted(strategy: str) -> None:
-    """From the provider that took its place it does not go back while that one answers; others do at once."""
-    prices = {name: f"price = {{ input = {i}, output = {i} }}\nweight = {9 - i}" for i, name in enumerate("abc")}
-    world = World(toml(strategy, **prices))
+    """From the provider that took its place it does not go back while that one answers, and has its prompt in a cache;
+    others do at once."""
+    more = {name: f"weight = {9 - i}" for i, name in enumerate("abc")}
+    if strategy == "cheapest":
+        more = {name: f"{text}\nprice = {{ input = {i}, output = {i} }}" for i, (name, text) in enumerate(more.items())}
+    world = World(toml(strategy, **more))
     world.engine.hold("a", State.FORCED_OPEN)
     world.engine.hold("b", State.FORCED_OPEN)
     assert world.call(turns(1)) == "c"
@@ -197,6 +202,88 @@ def test_it_goes_on_where_it_was_last_answered() -> None:
     assert world.call(turns(3), failing="a") == "ab"
     assert world.call(turns(4), failing="ab") == "bac"
     assert world.call(turns(5)) == "c"
+
+
+# --- home
+
+
+@pytest.mark.parametrize(("cached", "goes"), [(0, True), (9_999, True), (10_000, False), (100_000, False)])
+def test_it_goes_home_unless_its_cache_is_elsewhere(cached: int, goes: bool) -> None:
+    """After a blip, at the next turn; where prices are not known, by the tokens."""
+    world = World(toml("priority", a="", b=""))
+    assert world.call(turns(1)) == "a"
+    assert world.call(turns(2), failing="a", cached=cached) == "ab"
+    assert world.call(turns(3), cached=cached) == ("a" if goes else "b")
+    assert world.call(turns(4), cached=cached) == ("a" if goes else "b")
+
+
+def test_it_does_not_go_home_before_that_is_well() -> None:
+    world = World(toml("priority", a="", b=""))
+    assert world.call(turns(1), failing="a", cached=0) == "ab"
+    world.limit("a", 30)
+    assert world.call(turns(2), cached=0) == "b"
+    world.now += 31
+    assert world.call(turns(3), cached=0) == "a"
+
+
+@pytest.mark.parametrize(
+    ("at_home", "there", "cached", "goes"),
+    [
+        (2.0, 2.0, 0, True),
+        (2.0, 2.0, 150_000, True),
+        (3.0, 2.96, 0, True),
+        (3.0, 2.94, 0, False),
+        (1.0, 2.0, 0, True),
+    ],
+)
+def test_what_a_turn_costs_decides_where_prices_are_known(
+    at_home: float, there: float, cached: int, goes: bool
+) -> None:
+    """A prompt of 200,000 tokens: less than a cent is no reason to be away. What a configuration prices has no other
+    price for cached tokens."""
+    price = "price = {{ input = {}, output = 1 }}"
+    world = World(toml("priority", a=price.format(at_home), b=price.format(there)))
+    assert world.call(turns(1), failing="a", cached=cached) == "ab"
+    assert world.call(turns(2), cached=cached) == ("a" if goes else "b")
+
+
+def test_by_the_price_list_the_cache_counts() -> None:
+    world = World(toml("priority", a="", b=""))
+    body = {"model": "gpt-4o"}
+    assert world.call({**body, **turns(1)}, failing="a", cached=100_000) == "ab"
+    assert world.call({**body, **turns(2)}, cached=4_000) == "b", "0.125 dollars"
+    assert world.call({**body, **turns(3)}, cached=4_000) == "a", "half a cent"
+
+
+def test_home_is_a_plan() -> None:
+    """What is paid already costs nothing more."""
+    world = World(toml("priority", a="", b=""))
+    assert world.call(turns(1), failing="a") == "ab"
+    week = Window("7d", "", Standing.ALLOWED, 0.5, 9_999.0)
+    world.engine.plans.told(world.subject("a"), (week,), world.now)
+    assert world.call(turns(2)) == "a"
+
+
+def test_the_same_turn_again_goes_where_it_was_answered() -> None:
+    world = World(toml("priority", a="", b=""))
+    assert world.call(turns(2), failing="a", cached=0) == "ab"
+    assert world.call(turns(2), cached=0) == "b"
+    assert world.call(turns(3), cached=0) == "a"
+
+
+def test_home_is_told_once() -> None:
+    world = World(toml("priority", a="", b=""))
+    world.call(turns(1), failing="a", cached=0)
+    assert world.exchange(turns(2)).going_home == "a"
+    assert world.call(turns(2), cached=0) == "a"
+    assert world.exchange(turns(3)).going_home is None
+
+
+def test_by_another_strategy_home_is_who_began() -> None:
+    world = World(toml("weighted", a="", b=""))
+    assert world.call(turns(1)) == "a"
+    assert world.call(turns(2), failing="a", cached=0) == "ab"
+    assert world.call(turns(3), cached=0) == "a"
 
 
 def test_it_does_not_wait_for_its_provider() -> None:
@@ -273,6 +360,7 @@ def test_a_stream_that_broke_off_keeps_nobody() -> None:
     attempt = exchange.next(world.now)
     assert isinstance(attempt, Attempt)
     world.settle(exchange)
+    world.used(exchange)
     world.engine.hold("a", None)
     assert world.order(turns(3)) == "ba"
     world.settle(exchange, judging.TRUNCATED)
@@ -302,6 +390,7 @@ def test_signed_thinking_stays_as_well(strategy: str) -> None:
     world.engine.hold("a", State.FORCED_OPEN)
     exchange.next(world.now)
     world.settle(exchange)
+    world.used(exchange)
     world.engine.hold("a", None)
     assert order() == "bac"
 

@@ -208,8 +208,9 @@ def _pace(r: Recipe, rng: random.Random) -> str:
     name = rng.choice(names) if rng.random() < 0.94 else rng.choice(LONG_PACES)
     if any(len(p.data) > 1_000_000 for p in r.parts):
         name = "slow line"  # one piece of what is smaller is held back until its event is there
-    if r.form in ("text", "bytes") and name in ("signs of life", "long silence with pings"):
-        name = "bursts"  # nothing can be put before them that means nothing
+    marked = not r.stream and "charset" in r.oddities and not r.parts[0].data.startswith((b"{", b"["))
+    if (r.form in ("text", "bytes") or marked) and name in ("signs of life", "long silence with pings"):
+        name = "bursts"  # nothing can be put before them that means nothing: not even blanks before a byte order mark
     token = next((i for i, p in enumerate(r.parts) if p.comes_with in ("token", "whole")), 0)
     sign = r.grammar.ping() if r.stream else b"\n"
     match name:

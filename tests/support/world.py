@@ -10,6 +10,7 @@ from sidestep.breaker import judging
 from sidestep.breaker.cooldown import Subject
 from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.config import reading
+from sidestep.dialects.base import Usage
 from sidestep.routing import table
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.exchange import Exchange
@@ -103,6 +104,11 @@ class World:
         self.engine.ended(attempt, self.now)
         exchange.failed(attempt, outcome, self.now)
 
+    def used(self, exchange: Exchange, cached: int = 150_000) -> None:
+        """What the session does once the answer has told what it has taken."""
+        exchange.attempts[-1].usage = Usage(200_000, 10, cached)
+        exchange.used(exchange.attempts[-1])
+
     def call(
         self,
         body: Mapping[str, Any] | None = None,
@@ -110,8 +116,10 @@ class World:
         seconds: float = 0,
         headers: Mapping[str, str] | None = None,
         failing: str = "",
+        cached: int = 150_000,
     ) -> str:
-        """Have a call answered after some seconds by the first who does not fail; who was asked, in order."""
+        """Have a call answered after some seconds by the first who does not fail; who was asked, in order. `cached`: so
+        many tokens of its prompt came from the cache."""
         exchange = self.exchange(body)
         asked = ""
         while isinstance(attempt := exchange.next(self.now), Attempt):
@@ -122,6 +130,7 @@ class World:
                 continue
             self.now += seconds
             self.settle(exchange, headers=headers)
+            self.used(exchange, cached)
             self.engine.ended(attempt, self.now)
             return asked
         return asked + "-"

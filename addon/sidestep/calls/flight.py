@@ -21,10 +21,12 @@ from sidestep.calls import flows
 from sidestep.calls.decoding import decoded_start
 from sidestep.calls.holding import Do, Holding, Step
 from sidestep.calls.session import Session
-from sidestep.calls.watching import Shape, Watch
+from sidestep.calls.watching import EVENT_STREAM, Shape, Watch
 from sidestep.config.settings import Provider, TimeoutSettings
 from sidestep.credentials import SECRET_LENGTH
 from sidestep.dialects.base import Usage
+from sidestep.dialects.code_assist import Wrapper
+from sidestep.dialects.common import media_type
 from sidestep.no_proxy import is_direct
 from sidestep.routing import prices
 from sidestep.routing.engine import Attempt
@@ -60,6 +62,8 @@ class Flight:
         self.made: http.Request | None = None
         self.watch: Watch | None = None
         self.holding: Holding | None = None
+        self._wrapper: Wrapper | None = None
+        """Puts what another API answers into the envelope that the app expects."""
         self.up_id = 0
         self.is_sent = False
         self._renewed = False
@@ -174,6 +178,8 @@ class Flight:
             unwrap=complete,
             sieve=session.leaks.sieve() if session.acting else None,
         )
+        if exchange.call.in_envelope and not attempt.candidate.own and response.status_code < 300:
+            self._wrapper = Wrapper(stream=self.watch.shape is Shape.STREAM)
         self.response = response
         self.holding = Holding(
             self.watch, self.timeouts, complete=complete, hold_bytes=self.provider.stream.hold_bytes, now=now
@@ -187,10 +193,18 @@ class Flight:
             self.expect()
         self.bodiless = bodiless
         assert self.holding is not None
+        if self._wrapper is not None and not self._fits_envelope(response):
+            return Step(Do.FAIL, outcome=judging.BAD_HEAD)
         step = self._taken(self.holding.begin())
         if step.do is Do.HOLD and response.status_code < 300:
             self.sign_at = self.session.clock() + HEAD_SECONDS
         return step
+
+    def _fits_envelope(self, response: http.Response) -> bool:
+        """Whether it can be put into one: it is in no content encoding, and if it is a stream it comes as events."""
+        assert self.watch is not None
+        events = media_type(response.headers.get("content-type", "")) == EVENT_STREAM
+        return self.watch.plain and events == (self.watch.shape is Shape.STREAM)
 
     def refused(self) -> Step:
         """What came in place of a head cannot be passed on."""
@@ -234,8 +248,12 @@ class Flight:
     @property
     def due(self) -> float | None:
         """When something of it has to be looked at, None: nothing bounds it."""
-        times = [t for t in (self.deadline, self.late_at, self.sign_at) if t is not None]
-        return min(times, default=None)
+        at = self.deadline
+        if self.late_at is not None and (at is None or self.late_at < at):
+            at = self.late_at
+        if self.sign_at is not None and (at is None or self.sign_at < at):
+            at = self.sign_at
+        return at
 
     def binds(self, data: bytes) -> bool:
         """Whether the app can be told of it only by letting it go: what can be told without is a 200, in no content
@@ -293,7 +311,7 @@ class Flight:
 
     @property
     def skimmable(self) -> bool:
-        return self.holding is not None and self.holding.skimmable
+        return self.holding is not None and self._wrapper is None and self.holding.skimmable
 
     def skim(self, data: bytes) -> bool:
         """`feed`, for a piece of a stream that only has to be passed on; False if `feed` has to be asked. Nearly all
@@ -315,6 +333,8 @@ class Flight:
         assert self.holding is not None
         self.bound(self.holding.deadline)
         self.ended = self.holding.ended
+        if self._wrapper is not None and (step.data or self.ended):
+            step = replace(step, data=self._wrapper.feed(step.data) + (self._wrapper.end() if self.ended else b""))
         if step.do is not Do.HOLD:
             self.sign_at = None
         if step.do in (Do.HOLD, Do.RELEASE, Do.FAIL) and step.data:
@@ -394,6 +414,8 @@ class Flight:
         if usage is not None:
             self.attempt.usage = usage
             self.attempt.cost = prices.cost(self.provider, self.attempt.candidate.model, usage)
+            self.attempt.saved = prices.saved(self.provider, self.attempt.candidate.model, usage)
+            self.exchange.used(self.attempt)
         if ids:
             self.session.engine.issued(ids, self.provider)
 
@@ -424,8 +446,9 @@ class Flight:
         headers = response.headers
         if watch.unwraps:
             del headers["content-encoding"]
-            if headers.pop("content-length", None) is not None and response.http_version == "HTTP/1.1":
-                headers["transfer-encoding"] = "chunked"
+        reshaped = watch.unwraps or self._wrapper is not None
+        if reshaped and headers.pop("content-length", None) is not None and response.http_version == "HTTP/1.1":
+            headers["transfer-encoding"] = "chunked"
         if self.ended and watch.announced is not None and self.session.flow.request.method != "HEAD":
             length = b"%d" % sum(map(len, self.data))
             if length != watch.announced and "content-length" in headers:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha1
+from typing import Any
 
 from mitmproxy import http
 from mitmproxy.net.http import url
@@ -24,7 +25,7 @@ from sidestep.credentials import (
     credential_fields,
     fingerprint,
 )
-from sidestep.dialects import sealed
+from sidestep.dialects import code_assist, sealed
 from sidestep.dialects.base import Call
 from sidestep.dialects.bodies import NotReadError
 from sidestep.dialects.common import READ_CHARSETS, charset_of
@@ -113,6 +114,8 @@ class Original:
     body: bytes | None = None
     sent_body: bytes | None = None
     """The body that was last put on the flow in its place."""
+    at_end: tuple[tuple[Any, ...], tuple[Field, ...]] | None = None
+    """Where the flow led when its call was over, and its header fields: what differs from them later was edited."""
 
     @classmethod
     def take(cls, request: http.Request, allowed: AllowList) -> Original:
@@ -213,6 +216,27 @@ class Original:
         if self.body is not None:
             data.content = self.body
 
+    def over(self, request: http.Request) -> None:
+        """Note what the flow is when its call is over."""
+        self.at_end = _way(request), request.data.headers.fields
+
+    def replay(self, request: http.Request) -> None:
+        """Make a flow that was over what the app sent, for one more time; but for what somebody has edited of it since.
+        Where that leads elsewhere, nothing goes along that is for the app's own host alone."""
+        way, now = _way(request), request.data.headers.fields
+        before, fields = (way, now) if self.at_end is None else self.at_end
+        self.restore(request, whole=True)
+        data = request.data
+        if way != before:
+            data.scheme, data.host, data.port, data.authority, data.path = way
+            if way[:3] != (self.scheme, self.host, self.port):
+                data.headers.fields, data.trailers = now, None
+                return
+            data.path = with_parameters(data.path, self.kept_parameters)
+        edited = _edited(fields, now)
+        kept = [field for field in self.whole if field[0].lower() not in edited]
+        data.headers.fields = (*kept, *(field for field in now if field[0].lower() in edited))
+
     def said(self) -> bytes:
         """All that the app has said, to find something in it."""
         fields = [part for field in self.whole for part in field]
@@ -225,6 +249,20 @@ class Original:
 
     def _credentials(self) -> list[Field]:
         return [k.field for k in self.kept if k.kind is _CREDENTIAL or k.kind is _SUBPROTOCOL]
+
+
+def _way(request: http.Request) -> tuple[Any, ...]:
+    data = request.data
+    return data.scheme, data.host, data.port, data.authority, data.path
+
+
+def _edited(before: tuple[Field, ...], now: tuple[Field, ...]) -> set[bytes]:
+    """The names, in lower case, of the fields that differ."""
+    if before == now:
+        return set()
+    told = [[(name.lower(), value) for name, value in fields] for fields in (before, now)]
+    names = {name for fields in told for name, _ in fields}
+    return {n for n in names if [v for name, v in told[0] if name == n] != [v for name, v in told[1] if name == n]}
 
 
 def readable_body(original: Original) -> bytes:
@@ -275,7 +313,7 @@ def point_at(request: http.Request, original: Original, match: Match, call: Call
     authority = base.authority.encode("ascii" if base.authority.isascii() else "idna")
     if data.authority:
         data.authority = authority
-    _readdress(data.headers, authority, uncompressed=call.stream)
+    _readdress(data.headers, authority, uncompressed=call.stream or call.in_envelope)
 
 
 def _readdress(headers: http.Headers, authority: bytes, *, uncompressed: bool) -> None:
@@ -306,12 +344,17 @@ def _rewrite_body(
     tail = match.tail
     stands_in = sealed.may_demand(call, candidate.target)
     encoded = original.content_encoding not in IDENTITY
-    if model is not None or provider.drop_fields or leaves_out or stands_in or (encoded and not candidate.own):
+    opens = call.in_envelope and not candidate.own
+    if model is not None or provider.drop_fields or leaves_out or stands_in or opens or (encoded and not candidate.own):
         readable = body = readable_body(original)
+        if call.in_envelope:
+            tail, body = code_assist.taken_out(tail, call.model or "", body)
         if leaves_out or stands_in:
             body = sealed.unsealed(call, candidate.target, body, leaves_out)
         if model is not None or provider.drop_fields:
             tail, body = match.dialect.rewrite(call, tail, original.content_type, body, model, provider.drop_fields)
+        if call.in_envelope and candidate.own:
+            tail, body = match.tail, code_assist.put_back(readable, body, model)
         # The app knows that its own provider reads this encoding; of another that is not known.
         if body != readable or (encoded and not candidate.own and readable):
             if encoded:

@@ -111,7 +111,7 @@ class Calls:
     def _recognise(self, flow: http.HTTPFlow, engine: Engine) -> None:
         request = flow.request
         if flow.is_replay == "request" and (original := self.replayable.get(flow.id)) is not None:
-            original.restore(request, whole=True)
+            original.replay(request)
         if flow.client_conn.id not in self.core.adopted or not _has_a_say(flow, engine):
             return
         match = _match(flow, engine, _host_of(flow))
@@ -299,6 +299,11 @@ class Calls:
         assert exchange is not None
         if isinstance(step, Attempt):
             flight = Flight(session, exchange, step)
+            if exchange.going_home == flight.provider.name and len(exchange.attempts) == 1:
+                flight.note("home again")
+                logger.info(
+                    f"sidestep: {session.match.route.name}: a conversation is back home at {flight.provider.name}"
+                )
             session.prepare(flight)
             session.show(flight)
         elif not exchange.attempts:
@@ -475,6 +480,7 @@ class Calls:
         if self.core.tracing is not None:
             self._trace(session, exchange, result, now)
         if session.acting and len(session.original.body or b"") <= REPLAYABLE_BYTES:
+            session.original.over(flow.request)
             self.replayable.put(flow.id, session.original)
 
     def _trace(self, session: Session, exchange: Exchange, result: Result, now: float) -> None:

@@ -149,7 +149,9 @@ def line(session: Session, came: Result) -> tuple[str, str]:
     causes.update(dict.fromkeys(f"{r.provider} is {r.reason}" for r in exchange.refused))
     why = "; ".join(causes)
     host = session.match.intercept.host
-    model = "".join(c if c.isprintable() else "?" for c in (exchange.call.model or "")[:MODEL_LENGTH])
+    model = (exchange.call.model or "")[:MODEL_LENGTH]
+    if not model.isprintable():
+        model = "".join(c if c.isprintable() else "?" for c in model)
     by = "nobody" if session.answered_by is None else session.answered_by.name
     what = f"was answered by {by}" if came is Result.REROUTED else "failed"
     text = f"a call to {host}{f' ({model})' if model else ''} {what}: {why or 'see its flow'}"

@@ -352,7 +352,7 @@ class Watch:
         start, found = self._start, look_at(self._start)
         if found is None:
             return Piece(b"" if self.plain else data)
-        first = start.lstrip()[:1]
+        first = start.lstrip(common.LEADING)[:1]
         if found is Start.EVENTS or (
             found is Start.OTHER and self.dialect.is_stream(self.call, self._content_type, start)
         ):

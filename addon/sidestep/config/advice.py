@@ -58,17 +58,24 @@ def advice(settings: Settings) -> list[str]:
                 )
         if provider.name not in routed:
             lines.append(f"{provider.name}: expected in the providers of a route, found in none: it is never asked")
-        if provider.api_key is not None and provider.base_url.scheme == "http" and not _is_here(provider.base_url.host):
-            lines.append(
-                f"{provider.name}: base_url: expected https, for its key goes to another machine, found "
-                f"'{provider.base_url}': whoever is on the way can read the key"
-            )
+    lines += in_the_clear(settings)
     for route in settings.routes:
         for base in route.intercepts:
             lines += _of_base(f"route {route.name}: intercept", route.dialect, base)
     stand_ins = [p for route in settings.routes if len(route.providers) > 1 for p in route.providers]
     lines += [line for p in stand_ins if (line := without_issuer(p)) is not None]
     return list(dict.fromkeys(lines))
+
+
+def in_the_clear(settings: Settings) -> list[str]:
+    """A line for each provider whose key goes to another machine without TLS. It is said before the first call."""
+    told = [
+        f"{p.name}: base_url: expected https, for its key goes to another machine, found '{p.base_url}': whoever is on "
+        "the way can read the key"
+        for p in settings.providers
+        if p.api_key is not None and p.base_url.scheme == "http" and not _is_here(p.base_url.host)
+    ]
+    return list(dict.fromkeys(told))
 
 
 def _of_base(place: str, dialect: str, base: BaseURL) -> list[str]:

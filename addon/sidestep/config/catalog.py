@@ -25,7 +25,10 @@ CHATGPT = "https://chatgpt.com/backend-api/codex"
 """The base URL of Codex with a ChatGPT login: the Responses API, for a plan's token, which `api.openai.com` refuses
 (as public clients call it)."""
 
-PLANS = {"chatgpt": ("openai", CHATGPT)}
+CODE_ASSIST = "https://cloudcode-pa.googleapis.com"
+"""The base URL of Gemini CLI with a Google login (as its public code calls it): see `dialects/code_assist.py`."""
+
+PLANS = {"chatgpt": ("openai", CHATGPT), "code-assist": ("gemini", CODE_ASSIST)}
 """Providers of plans at an address of their own: the dialect, and the base URL. Each has a route, whose calls may go on
 to all others of the dialect that have a key."""
 
@@ -42,6 +45,7 @@ _ISSUERS = (
     ("gemini", "generativelanguage.googleapis.com", "google"),
     # Google's two platforms do not take each other's signatures.
     ("gemini", "*aiplatform.googleapis.com", "google-vertex"),
+    ("gemini", "cloudcode-pa.googleapis.com", "google-code-assist"),
     ("openai", "api.openai.com", "openai"),
     # What an account of the one has sealed no account of the other can read.
     ("openai", "chatgpt.com", "chatgpt"),
@@ -154,6 +158,14 @@ CATALOG = _with_keys(
             {"openai": Endpoint(OFFICIAL["openai"], "https://platform.openai.com/docs/api-reference")},
         ),
         "chatgpt": Entry((), {"openai": Endpoint(CHATGPT, "https://developers.openai.com/codex/auth")}),
+        "code-assist": Entry(
+            (),
+            {
+                "gemini": Endpoint(
+                    CODE_ASSIST, "https://github.com/google-gemini/gemini-cli", issuer="google-code-assist"
+                )
+            },
+        ),
         "anthropic": Entry(
             ("ANTHROPIC_API_KEY",),
             {

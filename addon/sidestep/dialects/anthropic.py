@@ -119,7 +119,7 @@ class Anthropic:
         says = any(_says_something(value_of(block)) for block in items_of(fields.get("content")))
         if not says and not (_is_list(fields.get("content")) and _ends_well(stop, told)):
             return common.no_answer(body)
-        is_sealed = any(word in body for word in sealed_anthropic.WORDS)
+        is_sealed = common.has_any(body, sealed_anthropic.WORDS)
         ids = sealed_anthropic.names(value_of(fields.get("content"))) if is_sealed else []
         container = value_of(fields.get("container"))
         if isinstance(container, dict) and isinstance(container.get("id"), str):
@@ -178,8 +178,8 @@ def _usage(usage: Any, before: Usage | None) -> Usage | None:
 
 def _pin(fields: Mapping[str, msgspec.Raw], body: bytes) -> tuple[Pin | None, tuple[str, ...]]:
     """What ties the call to one provider or issuer, and the names of its sealed pieces, the newest first."""
-    is_sealed = any(word in body for word in sealed_anthropic.WORDS)
-    if not is_sealed and not any(word in body for word in _STATE_WORDS):
+    is_sealed = common.has_any(body, sealed_anthropic.WORDS)
+    if not is_sealed and not common.has_any(body, _STATE_WORDS):
         return None, ()
     conversation = [value_in(fields.get("system")), value_in(fields.get("messages"))]
     sealed = tuple(dict.fromkeys(reversed(sealed_anthropic.names(conversation[1])))) if is_sealed else ()

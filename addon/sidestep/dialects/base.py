@@ -59,6 +59,9 @@ class Call:
     unnamed: bool = False
     """The body does not name the model, the address does, in a form that is not every provider's."""
 
+    in_envelope: bool = False
+    """The request is inside another document, and so is each answer (`dialects/code_assist.py`)."""
+
     @property
     def is_websocket(self) -> bool:
         """It is the handshake of a WebSocket."""

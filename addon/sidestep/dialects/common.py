@@ -26,7 +26,8 @@ encode = msgspec.json.Encoder().encode
 UNREADABLE = STRICTLY_UNREADABLE
 _CHARSET = re.compile(r"charset=\"?([\w.:-]{1,40})", re.IGNORECASE)
 READ_CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii")
-_LEADING = b" \t\r\n\xef\xbb\xbf"
+LEADING = b" \t\r\n\xef\xbb\xbf"
+"""What may stand before a document: blanks, and a byte order mark."""
 MAX_TOLD = 4096
 """Bytes of a report of tokens."""
 MAX_IDS = 64
@@ -161,9 +162,17 @@ def is_model(name: str) -> bool:
 # --- whole answers
 
 
+def has_any(body: bytes, words: tuple[bytes, ...]) -> bool:
+    """Whether any of these is in it: asked of every body, and so without a generator."""
+    for word in words:  # noqa: SIM110
+        if word in body:
+            return True
+    return False
+
+
 def is_page(body: bytes) -> bool:
     """A page in place of an answer, whatever it calls itself."""
-    return body[:200].lstrip(_LEADING).startswith(b"<")
+    return body[:200].lstrip(LEADING).startswith(b"<")
 
 
 def answer_fields(content_type: str, body: bytes) -> dict[str, msgspec.Raw] | None:
@@ -233,7 +242,7 @@ def seen_from_outside(body: bytes, wanted: Collection[str], usage: Callable[[Any
 def not_read(content_type: str, body: bytes) -> Answer:
     """What a 2xx body is that is no JSON object: nothing, a page, broken JSON, JSON of another kind; or a form that
     is not known here, or more than is read."""
-    start = body[:200].lstrip(_LEADING)
+    start = body[:200].lstrip(LEADING)
     if not start or is_page(body):
         return Answer(good=False)
     if start.startswith((b"{", b"[")) and is_too_much(body):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
@@ -15,9 +16,9 @@ import msgspec
 
 from sidestep.breaker import numbers
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
-from sidestep.dialects import common, sealed_gemini
+from sidestep.dialects import code_assist, common, sealed_gemini
 from sidestep.dialects.base import Answer, Call, Event, Mark, Pin, PinKind, StreamReader, Usage
-from sidestep.dialects.bodies import NotReadError, fields_in, named, value_in
+from sidestep.dialects.bodies import NotReadError, fields_in, model_in, named, value_in
 from sidestep.dialects.bounds import is_crowded
 from sidestep.dialects.common import bounded, dicts_in, fields_of, int_of, items_of, text_of, value_of
 from sidestep.dialects.errors import facts_in
@@ -74,6 +75,8 @@ class _Chunk(msgspec.Struct, rename="camel"):
     prompt_feedback: Any = None
     usage_metadata: Any = None
     model_version: Any = None
+    response: msgspec.Raw = msgspec.Raw(b"")
+    """The answer in an envelope."""
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
@@ -85,6 +88,8 @@ class Gemini:
     name = "gemini"
 
     def operation(self, method: str, tail: str) -> str | None:
+        if method == "POST" and (enveloped := code_assist.TAIL.fullmatch(tail)) is not None:
+            return enveloped["operation"]
         found = _TAIL.fullmatch(tail) if method == "POST" else None
         if found is None or found["operation"] not in OPERATIONS or not common.is_model(unquote(found["model"])):
             return None
@@ -92,9 +97,15 @@ class Gemini:
 
     def read(self, operation: str, tail: str, query: str, content_type: str, body: bytes, base: str = "") -> Call:
         found = _TAIL.fullmatch(tail)
+        in_envelope = code_assist.TAIL.fullmatch(tail) is not None
         try:
             body, fields = fields_in(body)
             model = named(unquote(found["model"])) if found else None
+            if in_envelope:
+                model = model_in(fields)
+                if model is None:
+                    raise NotReadError("it names no model")
+                body, fields = fields_in(code_assist.inside(fields))
             pin, sealed = _pin(body)
         except NotReadError as e:
             return Call(self.name, operation, None, stream=False, unread=str(e))
@@ -109,6 +120,7 @@ class Gemini:
             sealed=sealed,
             max_output_tokens=limit or None,
             messages=fields.get("contents") if operation in _TALK else None,
+            in_envelope=in_envelope,
         )
 
     def rewrite(
@@ -134,7 +146,7 @@ class Gemini:
 
     def is_stream(self, call: Call, content_type: str, start: bytes) -> bool:
         # Without `alt=sse` it is a JSON array, or one object in its place, which the SDK reads in either form.
-        begin = start.lstrip()
+        begin = start.lstrip(common.LEADING)
         return begin.startswith((b"{", b"[")) or (
             common.media_type(content_type) == "text/event-stream" and not begin.startswith(b"<")
         )
@@ -145,6 +157,8 @@ class Gemini:
         fields = common.answer_fields(content_type, body)
         if fields is None:
             return common.not_read(content_type, body)
+        if call.in_envelope and "response" in fields:
+            return self.judge_answer(replace(call, in_envelope=False), content_type, bytes(fields["response"]))
         if common.is_error(value_of(fields.get("error"))) or not fields:
             return common.no_answer(body)
         if (wanted := _EMBEDDED.get(call.operation)) is not None and not common.holds(value_of(fields.get(wanted))):
@@ -243,7 +257,7 @@ def _usage(usage: Any) -> Usage | None:
 
 def _pin(body: bytes) -> tuple[Pin | None, tuple[str, ...]]:
     """What ties the call to one provider, and the names of its signatures, the newest first."""
-    if not any(word in body for word in _PIN_WORDS):
+    if not common.has_any(body, _PIN_WORDS):
         return None, ()
     request = value_in(msgspec.Raw(body))
     caches: list[str] = []
@@ -269,9 +283,10 @@ def _pin(body: bytes) -> tuple[Pin | None, tuple[str, ...]]:
 class _GeminiReader(Reader):
     """Chunks of `streamGenerateContent`. There is no terminal event: the answer is whole when every candidate
     has its finish reason. State beside the base's: the candidates begun and not finished, whether a tool call
-    that comes in pieces has begun and not ended."""
+    that comes in pieces has begun and not ended, whether what is read comes out of an envelope."""
 
     _calls = False
+    _inside = False
 
     def raises(self, name: bytes, data: bytes) -> bool:
         # The Python SDK takes the code from inside; without one it makes an answer of it.
@@ -295,6 +310,12 @@ class _GeminiReader(Reader):
             return LIFECYCLE
         if chunk.error:
             return error_reading(data)
+        if chunk.response and chunk.candidates is None and not self._inside:
+            self._inside = True
+            try:
+                return self.read(name, bytes(chunk.response))
+            finally:
+                self._inside = False
         if isinstance(chunk.model_version, str):
             self.model = chunk.model_version
         if chunk.usage_metadata is not None:

@@ -271,7 +271,7 @@ def _usual_answer(operation: str, body: bytes) -> Answer | None:
         return None
     if any(c.error or common.broke_down(c.finish_reason) for c in answer.choices) or b'"audio"' in body:
         return None
-    if any(word in body for word in CHAT_WORDS):
+    if common.has_any(body, CHAT_WORDS):
         return None
     if not any(is_said(operation, c, answer.usage) for c in answer.choices):
         return None

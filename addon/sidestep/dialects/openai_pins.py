@@ -13,7 +13,7 @@ import msgspec
 from sidestep.dialects import sealed_openai
 from sidestep.dialects.base import Pin, PinKind
 from sidestep.dialects.bodies import value_in
-from sidestep.dialects.common import bounded, dicts_in, texts
+from sidestep.dialects.common import bounded, dicts_in, has_any, texts
 
 _RESPONSE_WORDS = (
     *(b'"previous_response_id"', b'"conversation"', b'"file_id"', b'"file_ids"', b'"item_reference"'),
@@ -36,7 +36,7 @@ _NOT_REFERENCES = frozenset({"arguments", "annotations", "results", "parameters"
 
 def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tuple[Pin | None, tuple[str, ...]]:
     """What ties the call to one provider or issuer, and the names of its sealed reasoning, the newest first."""
-    if not any(word in body for word in _STATE_WORDS.get(operation, ())):
+    if not has_any(body, _STATE_WORDS.get(operation, ())):
         return None, ()
     sealed: list[str] = []
     items: Any = None
@@ -65,7 +65,7 @@ def pin_of(operation: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> tu
     elif operation == "chat/completions":
         messages = value_in(fields.get("messages"))
         _items_need(needs, messages)
-        if any(word in body for word in sealed_openai.CHAT_WORDS):
+        if has_any(body, sealed_openai.CHAT_WORDS):
             found = [
                 name for m in (messages if isinstance(messages, list) else ()) for name in sealed_openai.chat_names(m)
             ]

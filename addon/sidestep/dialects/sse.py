@@ -19,9 +19,9 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 _CR, _LF = 0x0D, 0x0A
 
-_OUTSIDE = re.compile(rb'(?:[^"{}\[\]]|"(?:[^"\\]|\\.)*+")*+', re.DOTALL)
+_OUTSIDE = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 """Up to the next bracket, or to a text whose end has not come; whole texts are passed over."""
-_INSIDE = re.compile(rb'(?:[^"\\]|\\.)*+', re.DOTALL)
+_INSIDE = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 """Up to the quote that ends a text, or to a backslash after which nothing has come."""
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 _OPENING = b"{["

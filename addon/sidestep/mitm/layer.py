@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, RegisterHttpConnection
-from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 from mitmproxy.proxy.tunnel import TunnelLayer
 
@@ -70,8 +69,7 @@ class FailoverLayer(HttpLayer):
             self._forget(event.connection)
         elif isinstance(event, events.Start):
             server = self.connections[self.context.client]
-            if type(server) is Http1Server:
-                server.__class__ = QuickHttp1Server
+            QuickHttp1Server.adopt(server)
             AttentiveHttp2Server.adopt(server)
 
     # --- connections

@@ -143,13 +143,27 @@ class PatientHttp1Client(Http1Client):
 
 
 class QuickHttp1Server(Http1Server):
-    """mitmproxy's HTTP/1 server looks through the response's headers for each piece of a body; this one once.
+    """mitmproxy's HTTP/1 server looks through the response's headers for each piece of a body; this one once. And it
+    keeps heads that cannot be read out of the log.
 
     State beside the base's: the response looked at last, whether it is sent in chunks.
     """
 
     looked_at: http.Response | None = None
     chunked: bool = False
+
+    @classmethod
+    def adopt(cls, server: layer.Layer) -> None:
+        """Make a server that has read nothing yet one of these."""
+        if type(server) is Http1Server:
+            server.__class__ = cls
+            server.state = server.read_headers
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        for command in super().read_headers(event):
+            if type(command) is commands.Log:  # mitmproxy quotes what there is of the head, credentials and all
+                command = commands.Log("A client has sent no head of a request that can be read.")
+            yield command
 
     def send(self, event: HttpEvent) -> Commands:
         if type(event) is not ResponseData or self.response is None:
@@ -165,7 +179,8 @@ class QuickHttp1Server(Http1Server):
 
 class AttentiveHttp2Server(Http2Server):
     """mitmproxy's HTTP/2 server does not hear of a reset that comes in one piece with the end of its request: such a
-    call would be waited for as if its app were still there. This one tells of it."""
+    call would be waited for as if its app were still there. This one tells of it. And it does not quote in the log what
+    a client has sent."""
 
     @classmethod
     def adopt(cls, server: layer.Layer) -> None:
@@ -178,6 +193,9 @@ class AttentiveHttp2Server(Http2Server):
             # It was forgotten as soon as it had ended. A stream that is done with is not there to be told.
             self.streams.setdefault(event.stream_id, StreamState.HEADERS_RECEIVED)
         return (yield from super().handle_h2_event(event))
+
+    def protocol_error(self, message: str, error_code: int = ErrorCodes.PROTOCOL_ERROR) -> Commands:
+        yield from super().protocol_error(message.partition(":")[0], error_code)
 
 
 class DiscreetHttp2Client(Http2Client):
@@ -239,6 +257,14 @@ class Overdue(events.Event):
     """A provider has been silent over a WebSocket for too long."""
 
 
+_QUOTED = re.compile(r"""(?: \(payload:| b?['"]).*""", re.DOTALL)
+
+
+def unquoted(command: commands.Command) -> commands.Command:
+    """A line of the log without the bytes of a ping, or the name of an extension, that mitmproxy quotes in it."""
+    return commands.Log(_QUOTED.sub("", command.message), command.level) if type(command) is commands.Log else command
+
+
 class HonestWebsocketLayer(WebsocketLayer):
     """mitmproxy tells the app of a normal close when the server has vanished; this one cuts its connection as well. And
     it closes a socket whose client is to come back over HTTP.
@@ -269,7 +295,8 @@ class HonestWebsocketLayer(WebsocketLayer):
             yield from self._end(VANISHED, None)
             return
         if not isinstance(event, Overdue):
-            yield from super().relay_messages(event)
+            for command in super().relay_messages(event):
+                yield unquoted(command)
         frames = None if self.session is None else self.session.frames
         if frames is None or not frames.closes or self.client_ws.state is not WebsocketState.OPEN:
             return

@@ -60,7 +60,7 @@ from sidestep.calls.watching import Shape
 from sidestep.mitm.causes import cause_of
 from sidestep.mitm.handlers import client_is_slow
 from sidestep.mitm.pages import Host, PageStream
-from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError, Overdue
+from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError, Overdue, unquoted
 
 logger = logging.getLogger(__name__)
 
@@ -832,7 +832,7 @@ class FailoverStream(PageStream):
             session.drop(judging.INTERNAL)
         for command in super().flow_done():
             HonestWebsocketLayer.adopt(self.child_layer, session, None if winner is None else winner.tell_leak)
-            yield command
+            yield unquoted(command)
 
     # --- deadlines
 

@@ -152,7 +152,7 @@ function showNumbers(p) {
     [number(calls), "calls", `${number(t.calls)} since the start: ${t.answered} answered, ${t.rerouted} rerouted`, bars(h.calls, false, `Calls a minute, ${calls} in the last hour`)],
     [number(failed), "failed", `${number(t.failed)} since the start; ${t.left} given up by apps`, bars(h.failed, true, `Failed calls a minute, ${failed} in the last hour`)],
     [span(h.p50), "to first content (median)", `p95 ${span(h.p95)}`, line(h.p50_ms, `Median time to first content by minute, ${span(h.p50)} over the hour`)],
-    [dollars(t.cost), "since the start", `${count(t.tokens.input)} tokens in, ${count(t.tokens.output)} out`, null],
+    [dollars(t.cost), "since the start", `${count(t.tokens.input)} tokens in${t.tokens.cached ? ` (${count(t.tokens.cached)} cached)` : ""}, ${count(t.tokens.output)} out`, null],
   ];
   fill($("numbers"), cards.map((c) => c.slice(0, 3)).concat([h]), () => cards.map(([value, what, more, chart]) =>
     el("div", { class: "number" }, el("b", {}, value), el("div", {}, what), el("div", { class: "quiet" }, more), chart)));
@@ -181,8 +181,8 @@ function showProviders(p) {
       ["to first content", `${span(q.p50_ms)} / ${span(q.p95_ms)}`, "median and p95, since the start"],
       ["failed", `${percent(q.error_share)}`, `${q.failed} of ${q.attempts} attempts since the start`],
       ["attempts", number(q.attempts) + (q.in_flight ? ` (+${q.in_flight})` : ""), "since the start (and under way)"],
-      ["tokens in / out", `${count(q.tokens.input)} / ${count(q.tokens.output)}`, ""],
-      ["cost", dollars(q.cost), "by the price list"],
+      ["tokens in / out", `${count(q.tokens.input)} / ${count(q.tokens.output)}`, q.tokens.cached ? `${count(q.tokens.cached)} of them from the prompt cache` : ""],
+      ["cost", dollars(q.cost), q.saved ? `by the price list; the cache saved ${dollars(q.saved)}` : "by the price list"],
     ];
     return el("article", { class: "provider", "aria-label": q.name },
       el("h3", {}, el("span", { class: `dot ${q.cooldown && q.state === "closed" ? "degraded" : DOTS[q.state]}`, "aria-hidden": "true" }), q.name),

@@ -23,7 +23,7 @@ from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
 from sidestep.leaks import Keys
 from sidestep.routing.histograms import Histograms
-from sidestep.routing.lateness import Budget, Times
+from sidestep.routing.lateness import Budget, CallKind, Times
 from sidestep.routing.recent import Recent
 from sidestep.routing.repeats import Repeats
 from sidestep.routing.sockets import Sockets
@@ -77,6 +77,10 @@ class Attempt:
     ended_at: float | None = None
     usage: Usage | None = None
     cost: float | None = None
+    times_like: CallKind | None = field(default=None, repr=False)
+    """What its times are comparable with."""
+    saved: float = 0.0
+    """USD by which the prompt cache has made it cheaper."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -143,6 +147,8 @@ class Engine:
         self.hedges_total: Counter[tuple[str, str]] = Counter()
         """Attempts made beside a late one, by provider and by what came of them: `won`, `lost`, `failed`, `unsent`."""
         self.wasted_tokens: Counter[str] = Counter()
+        self.cached_tokens: Counter[str] = Counter()
+        self.saved_total: Counter[str] = Counter()
         """Tokens of prompts that a provider read for an answer that was wanted no longer, as the other one tells."""
         self._jitter = jitter
         self._reaching: dict[str, Circuit] = {}
@@ -356,6 +362,9 @@ class Engine:
         if attempt.usage is not None:
             self.tokens_total[(name, "input")] += attempt.usage.input
             self.tokens_total[(name, "output")] += attempt.usage.output
+            if attempt.usage.cached:
+                self.cached_tokens[name] += attempt.usage.cached
+                self.saved_total[name] += attempt.saved  # type: ignore[assignment]  # Counter adds floats as well
         if attempt.cost is not None:
             self.cost_total[name] += attempt.cost  # type: ignore[assignment]  # Counter adds floats as well
 

@@ -31,8 +31,9 @@ from sidestep.dialects.base import Call, Conversation
 from sidestep.dialects.conversations import conversation_of
 from sidestep.routing.engine import Attempt, Engine, Refused
 from sidestep.routing.lateness import CallKind, kind_of
-from sidestep.routing.prices import context_window
+from sidestep.routing.prices import context_window, rates_at
 from sidestep.routing.sockets import OPERATION
+from sidestep.routing.sticking import Stay
 from sidestep.routing.strategies import pace_key
 from sidestep.routing.table import Candidate, Match, Plan
 
@@ -63,6 +64,10 @@ class Wait:
     on_change: bool = False
 
 
+CACHE_USD = 0.01
+"""What a prompt cache must save for a conversation to stay away from home."""
+CACHE_TOKENS = 10_000
+"""The same in tokens, where prices are not known."""
 RESET = "reset"
 """Why a call is held until a limit ends that may be far away."""
 
@@ -139,6 +144,8 @@ class Exchange:
         self._probe_wait_until: float | None = None
         self._refusal_wait_until: float | None = None
         self._held: _Held | None = None
+        self.going_home: str | None = None
+        """The provider that the conversation comes back to with this call."""
         self._repaired = False
         self._in_company = False
         """Whether other requests were under way with this one."""
@@ -200,12 +207,38 @@ class Exchange:
         return replace(plan, candidates=tuple(order))
 
     def _keeper(self, plan: Plan, now: float) -> Candidate | None:
-        """The candidate that the conversation stays with, None if it is not to be asked now."""
+        """The candidate that the conversation stays with, None if it is not to be asked now; its home's, where it has
+        left that and may return."""
         if not self.engine.conversations.any(now) or (conversation := self.conversation) is None:
             return None
-        name = self.engine.conversations.keeper(self._scope, conversation, now)
-        found = next((c for c in plan.candidates if c.provider.name == name and not c.provider.last_resort), None)
-        return found if found is not None and self.engine.would_admit(found, self.subject(found), now) else None
+        stay = self.engine.conversations.stay(self._scope, conversation, now)
+        if stay is None:
+            return None
+
+        def able(name: str) -> Candidate | None:
+            found = next((c for c in plan.candidates if c.provider.name == name and not c.provider.last_resort), None)
+            return found if found is not None and self.engine.would_admit(found, self.subject(found), now) else None
+
+        away = able(stay.provider)
+        if away is None:
+            return able(stay.home)
+        if conversation.length <= stay.length or stay.home == stay.provider or (home := able(stay.home)) is None:
+            return away  # also with the same turn again
+        if not self._is_worth_it(stay, home, away, now):
+            self.going_home = stay.home
+            return home
+        return away
+
+    def _is_worth_it(self, stay: Stay, home: Candidate, away: Candidate, now: float) -> bool:
+        """Whether the prompt cache that a conversation has elsewhere is worth staying for: going home would cost more.
+        What goes by a plan costs nothing more."""
+        if self.engine.plans.windows(self.subject(home).account, now):
+            return False
+        at_home, there = (rates_at(c.provider, c.model) for c in (home, away))
+        if at_home is None or there is None:
+            return stay.cached >= CACHE_TOKENS
+        spent = (stay.prompt - stay.cached) * there.input + stay.cached * there.cached
+        return stay.prompt * at_home.input - spent >= CACHE_USD
 
     @cached_property
     def conversation(self) -> Conversation | None:
@@ -532,8 +565,11 @@ class Exchange:
 
     def _times(self, attempt: Attempt) -> CallKind:
         """What the times of an attempt are comparable with."""
-        provider, model = attempt.candidate.provider, attempt.candidate.model
-        return kind_of(provider.name, model, stream=self.call.stream, body_bytes=self._body_bytes)
+        if attempt.times_like is None:
+            provider, model = attempt.candidate.provider, attempt.candidate.model
+            found = kind_of(provider.name, model, stream=self.call.stream, body_bytes=self._body_bytes)
+            attempt.times_like = found
+        return attempt.times_like
 
     # --- what came of it
 
@@ -573,7 +609,16 @@ class Exchange:
         # Where providers go by their order, a conversation with the first of them needs no memory of it.
         in_order = self.match.route.strategy == "priority" and attempt.candidate is self._first
         if (not in_order or stays.any(now)) and (conversation := self.conversation) is not None:
-            stays.answered(self._scope, conversation, provider.name, provider.routing.stick_seconds, now)
+            home = self._first.provider.name if self.match.route.strategy == "priority" and self._first else None
+            seconds = provider.routing.stick_seconds
+            stays.answered(self._scope, conversation, provider.name, seconds, now, home=home)
+
+    def used(self, attempt: Attempt) -> None:
+        """An answer has told what it has taken."""
+        stays, usage = self.engine.conversations, attempt.usage
+        if usage is not None and stays and len(self.plan.candidates) > 1 and (conversation := self.conversation):
+            name = attempt.candidate.provider.name
+            stays.used(self._scope, conversation, name, usage.input, usage.cached)
 
     def _broke(self, attempt: Attempt) -> None:
         """It may have begun to answer before: a stream that broke off keeps no conversation."""

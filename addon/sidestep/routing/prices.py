@@ -48,14 +48,24 @@ def rates(base_url: str, model: str) -> Rates | None:
 
 def cost(provider: Provider, model: str | None, usage: Usage) -> float | None:
     """What an answer cost, in USD; None if it is not known. A provider's own price wins over the list's."""
-    if provider.price is not None:
-        return (usage.input * provider.price.input + usage.output * provider.price.output) / 1e6
-    if provider.auth == "none" or model is None:
-        return None
-    found = rates(str(provider.base_url), model)
+    found = rates_at(provider, model)
     if found is None:
         return None
     return (usage.input - usage.cached) * found.input + usage.cached * found.cached + usage.output * found.output
+
+
+def saved(provider: Provider, model: str | None, usage: Usage) -> float:
+    """What of the cost, in USD, the prompt cache has spared, as far as that is known."""
+    found = rates_at(provider, model) if usage.cached else None
+    return 0.0 if found is None else usage.cached * (found.input - found.cached)
+
+
+def rates_at(provider: Provider, model: str | None) -> Rates | None:
+    """The rates that `cost` goes by; None if they are not known."""
+    if provider.price is not None:
+        given, made = provider.price.input / 1e6, provider.price.output / 1e6
+        return Rates(given, given, made, None)
+    return None if provider.auth == "none" or model is None else rates(str(provider.base_url), model)
 
 
 def context_window(provider: Provider, model: str | None) -> int | None:

@@ -1,4 +1,5 @@
-"""Which provider a conversation stays with: the one that last answered it, for it holds the prompt cache.
+"""Which provider a conversation stays with: the one that last answered it, for it holds the prompt cache; and where it
+is at home.
 
 Pure: no mitmproxy, no I/O; time is an argument. Holds digests, never a word of a prompt.
 """
@@ -6,8 +7,8 @@ Pure: no mitmproxy, no I/O; time is an argument. Holds digests, never a word of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 from sidestep.breaker.bounded import Bounded, bytes_of
 from sidestep.dialects.base import Conversation
@@ -22,12 +23,16 @@ Scope = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """Who answered last, until when that counts (monotonic seconds), and how far the conversation was."""
+    """Who answered last, until when that counts (monotonic seconds), how far the conversation was, whom it would be
+    with had nobody failed; of the last answer the tokens of its prompt, and those of them that came from the cache."""
 
     provider: str
     until: float
     length: int
     end: bytes
+    home: str
+    prompt: int = 0
+    cached: int = 0
 
 
 class Conversations:
@@ -47,13 +52,39 @@ class Conversations:
             self._stays.pop(key)
         return False
 
-    def answered(self, scope: Scope, conversation: Conversation, provider: str, seconds: float, now: float) -> None:
-        """This provider answered, and keeps the conversation for so long."""
+    def answered(
+        self,
+        scope: Scope,
+        conversation: Conversation,
+        provider: str,
+        seconds: float,
+        now: float,
+        *,
+        home: str | None = None,
+    ) -> None:
+        """This provider answered, and keeps the conversation for so long. `home`: None where that is who answered it
+        first."""
         key = scope, conversation.answered or conversation.opening
         if seconds <= 0:
             self._stays.pop(key)
             return
-        self._stays.put(key, Stay(provider, now + seconds, conversation.length, conversation.end))
+        if home is None:
+            before = next(self._of(scope, conversation), None)
+            home = provider if before is None or conversation.answered is None else before.home
+        self._stays.put(key, Stay(provider, now + seconds, conversation.length, conversation.end, home))
+
+    def used(self, scope: Scope, conversation: Conversation, provider: str, prompt: int, cached: int) -> None:
+        """What the answer of this provider has taken."""
+        key = scope, conversation.answered or conversation.opening
+        stay = self._stays.get(key)
+        if stay is not None and stay.provider == provider:
+            self._stays.put(key, replace(stay, prompt=prompt, cached=cached))
+
+    def _of(self, scope: Scope, conversation: Conversation) -> Iterator[Stay]:
+        for digest in (conversation.answered, conversation.opening):
+            stay = None if digest is None else self._stays.get((scope, digest))
+            if stay is not None:
+                yield stay
 
     def broke(self, scope: Scope, conversation: Conversation, provider: str) -> None:
         """The answer of this provider broke off: it does not keep the conversation."""
@@ -62,20 +93,19 @@ class Conversations:
         if stay is not None and stay.provider == provider:
             self._stays.pop(key)
 
-    def keeper(self, scope: Scope, conversation: Conversation, now: float) -> str | None:
-        """The provider that a conversation stays with; None for a first turn, which stays nowhere.
+    def stay(self, scope: Scope, conversation: Conversation, now: float) -> Stay | None:
+        """Where a conversation stays; None for a first turn, which stays nowhere.
 
         A call counts as a later turn only if it is longer than the last one answered, or that one again: the
         examples that some apps put into every prompt look like a conversation, but never grow.
         """
         if conversation.answered is None:
             return None
-        for digest in (conversation.answered, conversation.opening):
-            stay = self._stays.get((scope, digest))
-            if stay is None or now >= stay.until:
+        for stay in self._of(scope, conversation):
+            if now >= stay.until:
                 continue
             again = conversation.length == stay.length and conversation.end == stay.end
-            return stay.provider if again or conversation.length > stay.length else None
+            return stay if again or conversation.length > stay.length else None
         return None
 
     def staying(self, route: str, now: float) -> Counter[str]:

@@ -19,6 +19,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 
 from sidestep import status
+from sidestep.config.advice import in_the_clear
 from sidestep.config.reading import hosts
 from sidestep.handover import CONTROL_FD, FORCED_OPTIONS
 
@@ -160,7 +161,8 @@ def _serves() -> str:
     settings = engine.settings
     mode = "" if settings.mode == "enforce" else f" (mode {settings.mode})"
     local = " and servers of this machine that answer" if settings.local else ""
-    return f"{settings.source}: calls may go to {', '.join(hosts(settings)) or 'no provider'}{local}{mode}"
+    serves = f"{settings.source}: calls may go to {', '.join(hosts(settings)) or 'no provider'}{local}{mode}"
+    return "\n".join([serves, *in_the_clear(settings)])
 
 
 def _line(message: dict[str, Any]) -> bytes:

@@ -39,6 +39,18 @@ def variables(env: Mapping[str, str], port: int, trust: Trust, *, intercepted: C
     return found
 
 
+TIME_LIMITS_MS = {"API_TIMEOUT_MS": 600_000}
+"""Variables by which programs are told how long an answer may take, with what it may by default: Claude Code's
+(code.claude.com/docs/en/env-vars)."""
+
+
+def time_limits(env: Mapping[str, str], held_seconds: float) -> dict[str, str]:
+    """What to set so that a program waits for a call that is held for so long. What the user has set stays."""
+    if not held_seconds:
+        return {}
+    return {name: str(usual + round(held_seconds * 1000)) for name, usual in TIME_LIMITS_MS.items() if name not in env}
+
+
 def for_the_command(env: Mapping[str, str]) -> dict[str, str]:
     """What a command is given of an environment: all but the keys that are for Sidestep alone. An app that finds a key
     may leave its plan for it."""

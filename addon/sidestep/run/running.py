@@ -115,11 +115,13 @@ def _run(
     if passed := no_proxy.passed_by(env, bases):
         say(f"calls to {', '.join(passed)} go past Sidestep: NO_PROXY says so")
     variables = environment.variables(env, proxy.port, trusted, intercepted=intercepted)
-    child_env = {**environment.for_the_command(env), **variables}
+    held = max((p.attempts.wait_for_reset_seconds for p in settings.providers), default=0)
+    child_env = {**environment.for_the_command(env), **variables, **environment.time_limits(env, held)}
     # Blocked from here on, so that none gets lost between the start and the wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     proxy.listen(at_once=not sys.stderr.isatty())
-    say(proxy.serves)
+    for line in proxy.serves.splitlines():
+        say(line)
     try:
         child = _spawn(program, command, child_env, before)
     except FileNotFoundError:
@@ -172,8 +174,10 @@ def spent(told: Mapping[str, Any]) -> str:
     count, tokens, cost = told["answers"], told["tokens"], told["cost"]
     line = f"{told['name']} gave {count} answer{'' if count == 1 else 's'}"
     if any(tokens.values()):
-        line += f": {tokens['input']:,} tokens in, {tokens['output']:,} out"
-    return line + (f", ${cost:.4f}" if cost else "")
+        cached = f" ({tokens['cached']:,} from the cache)" if tokens["cached"] else ""
+        line += f": {tokens['input']:,} tokens in{cached}, {tokens['output']:,} out"
+    line += f", ${cost:.4f}" if cost else ""
+    return line + (f", ${told['saved']:.4f} saved by the cache" if told["saved"] >= 0.0001 else "")
 
 
 def _closing_line(report: Mapping[str, Any]) -> str:

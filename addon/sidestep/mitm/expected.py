@@ -234,6 +234,7 @@ FACTS: tuple[Fact, ...] = (
             "HttpStream.server_state": Kept(),
             "HttpStream.stream_id": Kept(),
             "HttpStream.request_body_buf": Kept(),
+            "HttpStream.response_body_buf": Kept(),
             "HttpStream.flow": Kept("state_wait_for_request_headers"),
             "HttpStream.child_layer": Value(),
             "HttpStream.mode": Value(),

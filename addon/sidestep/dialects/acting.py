@@ -18,18 +18,20 @@ _WORDS = (
     *(b'"mcp"', b'"mcp_servers"', b'"mcpServers"', b'"code_interpreter"', b'"code_execution', b'"codeExecution"'),
     b'"shell"',
 )
-"""What is in the bytes of such a call; others are not looked into."""
+"""What is in the bytes of such tools; others are not looked into."""
 _KINDS = frozenset({"mcp", "code_interpreter"})
 _FIELDS = ("codeExecution", "code_execution", "mcpServers", "mcp_servers")
 """Gemini names a tool by a field."""
 
 
-def acts(fields: Mapping[str, msgspec.Raw], body: bytes) -> bool:
+def acts(fields: Mapping[str, msgspec.Raw]) -> bool:
     """Whether the provider runs code for it, or calls somebody's server (MCP), of which nobody knows what it does."""
-    if not has_any(body, _WORDS):
+    # Not the whole body, which may be long: each call is asked.
+    given, servers = fields.get("tools"), fields.get("mcp_servers")
+    if servers is None and (given is None or not has_any(bytes(given), _WORDS)):
         return False
     try:
-        servers, tools = value_in(fields.get("mcp_servers")), value_in(fields.get("tools"))
+        servers, tools = value_in(servers), value_in(given)
     except NotReadError:
         return True
     return bool(servers) or any(_acts(tool) for tool in (tools if isinstance(tools, list) else ()))

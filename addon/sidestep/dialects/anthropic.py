@@ -82,7 +82,7 @@ class Anthropic:
             sealed=sealed,
             max_output_tokens=int_of(value_of(fields.get("max_tokens"))) or None,
             messages=fields.get("messages") if operation == "messages" else None,
-            acts=acts(fields, body),
+            acts=acts(fields),
         )
 
     def rewrite(

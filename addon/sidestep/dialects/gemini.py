@@ -122,7 +122,7 @@ class Gemini:
             max_output_tokens=limit or None,
             messages=fields.get("contents") if operation in _TALK else None,
             in_envelope=in_envelope,
-            acts=acts(fields, body),
+            acts=acts(fields),
         )
 
     def rewrite(

@@ -253,7 +253,7 @@ def _document(operation: str, body: bytes, base: str, tail: str) -> Call:
         max_output_tokens=next(filter(None, limits), None),
         messages=fields.get(_SAID.get(operation, "messages")),
         unnamed=unnamed,
-        acts=acts(fields, body),
+        acts=acts(fields),
     )
 
 

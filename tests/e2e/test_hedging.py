@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import trustme
 from support.calls import Client
 from support.h2client import H2Client, said
 from support.h2provider import H2Provider
-from support.provider import Behaviour, Provider, text_of
+from support.provider import Behaviour, Provider, Seen, text_of
 from support.proxy import Mitmdump
 from support.raw import Wire, chat
 from support.settings import route, table
@@ -112,6 +113,32 @@ def test_when_all_are_slow_the_budget_holds_and_no_circuit_opens(provider: Make,
     providers = m.health()["providers"]
     assert [providers[name]["state"] for name in ("a", "b")] == ["closed", "closed"]
     assert a.count + b.count - 60 <= 3 + 0.05 * 60
+
+
+def test_a_brown_out_of_both_is_waited_out(provider: Make, proxy: Start) -> None:
+    """Both become ten times slower than what was learnt: few are asked twice, all answered, no circuit opens."""
+    a, b = provider("a"), provider("b")
+    drawn = random.Random(1)
+
+    def slower(times: float) -> Callable[[Seen], Behaviour]:
+        return lambda _: Behaviour(delay=times * drawn.uniform(0.1, 0.2))
+
+    m = start(proxy, "chat", a, b, hedge={"after_seconds": 10})
+    a.chooser = b.chooser = slower(1)
+
+    def call(count: int) -> bool:
+        with Client(m, HOSTS["chat"], timeout=20) as app:
+            return all(app.call("chat", stream=True).error is None for _ in range(count))
+
+    with ThreadPoolExecutor(20) as pool:
+        assert all(pool.map(call, [2] * 20))
+        assert (a.count, b.count) == (40, 0)
+        a.chooser = b.chooser = slower(10)
+        assert all(pool.map(call, [4] * 20))
+    until(lambda: in_flight(m) == 0, "every attempt is over")
+    assert 40 + 80 < a.count + b.count <= 40 + 80 + 3 + 0.05 * 80
+    assert {name: p["state"] for name, p in m.health()["providers"].items()} == {"a": "closed", "b": "closed"}
+    assert [line for line in m.lines if "is not asked for" in line] == []
 
 
 def test_an_app_that_leaves_ends_both(provider: Make, proxy: Start) -> None:

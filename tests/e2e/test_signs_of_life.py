@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -102,3 +106,57 @@ def test_blanks_before_a_document_are_signs_of_life(proxy: Start) -> None:
             assert (status, headers["transfer-encoding"], headers["x-sidestep-provider"]) == (200, "chunked", "a")
             assert BODY in wire.until(b"0\r\n\r\n")
         answering.join()
+
+
+EACH_ITS_OWN = {
+    "openai": "http://openai.test/v1",
+    "anthropic": "http://anthropic.test",
+    "gemini": "http://gemini.test",
+}
+API_OF = {"openai": "chat", "anthropic": "messages", "gemini": "gemini"}
+
+
+def _all_wait(proxy: Start, *providers: Provider, seconds: float, patience: float) -> None:
+    """Every SDK waits for the content of one stream, by default settings; none may be without a byte for longer than
+    `patience`."""
+    m = proxy("".join(route(API_OF[d], *providers, intercept=u, suffix=f"-{d}") for d, u in EACH_ITS_OWN.items()))
+
+    def ask(api: str) -> tuple[str, float, Exception | None, str]:
+        began = time.monotonic()
+        with Client(m, EACH_ITS_OWN, timeout=patience) as app:
+            result = app.call(api, stream=True)
+        return api, time.monotonic() - began, result.error, result.text
+
+    with ThreadPoolExecutor(len(HOSTS)) as pool:
+        for api, took, error, text in pool.map(ask, HOSTS):
+            assert (api, error, text) == (api, None, text_of("a", Behaviour()))
+            assert seconds <= took < 1.1 * seconds + 3, api  # each ping comes a little later than its second
+    assert [p.count for p in providers] == [len(HOSTS), *[0] * (len(providers) - 1)]
+    assert m.health()["in_flight"] == 0
+
+
+def test_watchdogs_survive_a_wait_of_8_s_with_pings(provider: Make, proxy: Start) -> None:
+    """A read timeout of 4 s, a ping each second: the app's own provider answers, as without Sidestep."""
+    a, b = provider("a"), provider("b")
+    a.default = Behaviour(pings=8)
+    _all_wait(proxy, a, b, seconds=8, patience=4)
+
+
+slow = pytest.mark.skipif(os.environ.get("SIDESTEP_SLOW") != "1", reason="takes over a minute: SIDESTEP_SLOW=1")
+
+
+@slow
+def test_watchdogs_survive_a_wait_of_60_s_with_pings(provider: Make, proxy: Start) -> None:
+    signal.alarm(150)
+    a, b = provider("a"), provider("b")
+    a.default = Behaviour(pings=60)
+    _all_wait(proxy, a, b, seconds=60, patience=4)
+
+
+@slow
+def test_a_watchdog_of_20_s_survives_60_s_of_rare_pings(provider: Make, proxy: Start) -> None:
+    """As Claude Code's, where nobody else could be asked: each ping comes when it came."""
+    signal.alarm(150)
+    a = provider("a")
+    a.default = Behaviour(pings=4, ping_seconds=15)
+    _all_wait(proxy, a, seconds=60, patience=20)

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -490,6 +491,53 @@ def _flap(m: Mitmdump, host: str, a: Provider, scale: float, slack: float, down:
             open_since = None
         elif open_since is not None or failures == 3:
             open_since = at
+
+
+STALLS = "stalled after 20"
+
+
+@pytest.mark.parametrize("commit", ["complete", "first_content"])
+def test_the_default_configuration(commit: str, proxy: Start, stack: ExitStack) -> None:
+    """Every fault of a stream, all at the same time: whole answers within 11 s, though nothing has been learnt; where
+    a stream that has begun breaks, the SDK's own error after what came of it, and nothing that looks complete."""
+    signal.alarm(150)
+    is_slow = os.environ.get("SIDESTEP_SLOW") == "1"  # `idle` is a minute
+    faults = [f for f in FAULTS if "chat" in f.shapes and (is_slow or commit == "complete" or f.name != STALLS)]
+    c = stack.enter_context(Provider("c"))
+    c.default = GOOD
+    texts = [table("stream", {"commit": commit})] if commit == "complete" else []
+    gates: list[threading.Event] = []
+    firsts: list[Provider] = []
+    for i, fault in enumerate(faults):
+        a, b = (stack.enter_context(Provider(name)) for name in "ab")
+        gates.append(threading.Event())
+        first = [x if x.gate is LATE or not fault.after else _with_gate(x, gates[i]) for x in fault.a]
+        a.then(*first[:-1]).default = first[-1]
+        b.chooser = fault.b
+        firsts.append(a)
+        texts.append(route("chat", a, b, c, intercept=f"http://row{i}.test/v1", suffix=f"row{i}", extra=fault.extra))
+    m = proxy("\n".join(texts))
+
+    def ask(i: int) -> tuple[Result, float]:
+        timer = threading.Timer(faults[i].after, gates[i].set)
+        timer.start()
+        with Client(m, {"openai": f"http://row{i}.test/v1"}, timeout=90) as app:
+            result = app.call("chat", stream=True, **faults[i].more)
+        return result, time.monotonic() - firsts[i].requests[0].at
+
+    with ThreadPoolExecutor(len(faults)) as pool:
+        results = list(pool.map(ask, range(len(faults))))
+    for fault, (result, took) in zip(faults, results, strict=True):
+        if commit == "first_content" and fault.flowing is not None:
+            assert isinstance(result.error, openai.APIError), fault.name
+            assert result.text, fault.name
+            assert text_of("a", GOOD).startswith(result.text), fault.name
+            assert took < (62 if fault.name == STALLS else 11), fault.name
+        else:
+            assert result.error is None, fault.name
+            assert result.text in [text_of(name, GOOD) for name in "abc"], fault.name
+            assert took < 11, fault.name
+    until(lambda: m.health()["in_flight"] == 0, "no attempt is in flight")
 
 
 @pytest.mark.parametrize("down", [DOWN, Behaviour(reset=True)], ids=["answers 503", "is not reached"])

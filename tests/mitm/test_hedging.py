@@ -223,7 +223,7 @@ def known(driver: Driver, *, stream: bool = True) -> None:
 def test_what_is_late_is_learnt(driver: Driver, stream: bool) -> None:
     known(driver, stream=stream)
     driver.says(driver.client, asked(stream=stream))
-    driver.passes(1.5)
+    driver.passes(1.4)
     assert len(driver.servers) == 1
     driver.passes(0.8)
     assert len(driver.servers) == 2

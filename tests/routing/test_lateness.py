@@ -127,6 +127,15 @@ def test_late_is_four_times_the_usual_and_never_before_a_second() -> None:
     assert learnt([0.01] * 50).late_after(0.0) == LATE_LEAST_SECONDS
 
 
+@given(st.lists(SECONDS, min_size=50, max_size=200))
+def test_once_fifty_calls_were_seen_nothing_is_waited_for_longer_than_four_times_their_99th_percentile(
+    values: list[float],
+) -> None:
+    late = learnt(values).late_after(0.0)
+    assert late is not None
+    assert late <= max(LATE_LEAST_SECONDS, LATE_FACTOR * exact(values, 0.99)) * (1 + 1e-9)
+
+
 def test_one_call_in_fifty_that_hangs_does_not_make_hanging_usual() -> None:
     """The 99th percentile is a hang; what is late is not."""
     drawn = random.Random(7)

@@ -42,6 +42,10 @@ class Behaviour:
     headers_then_silent: bool = False
     pings_only: bool = False
     """Lifecycle events and pings, never content."""
+    pings: int = 0
+    """So many pings before the first token …"""
+    ping_seconds: float = 1
+    """… each after so long."""
     tokens: int = 6
     pace: float = 0
     """Seconds between tokens."""
@@ -459,6 +463,9 @@ class Provider:
                 seen.pieces += 1
                 await asyncio.sleep(0.02)
             return False
+        for _ in range(b.pings):
+            await asyncio.sleep(b.ping_seconds)
+            await send(grammar.ping())
         for i in range(b.tokens):
             if b.gate is not None and b.gate_at == i:
                 await self._pass(b.gate, seen)

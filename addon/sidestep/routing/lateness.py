@@ -17,8 +17,8 @@ from sidestep.breaker.bounded import Bounded, short
 HALF_LIFE_SECONDS = 600.0
 """What was seen this long ago counts half."""
 STEP = 1.1
-"""The buckets of a sketch grow by this factor: a time is known to within 5 %. The idea is that of DDSketch (Masson, Rim
-and Lee, VLDB 2019)."""
+"""The buckets of a sketch grow by this factor: a time is told as it is or up to 10 % longer. The idea is that of
+DDSketch (Masson, Rim and Lee, VLDB 2019)."""
 LEAST_SECONDS, MOST_SECONDS = 0.001, 3_600.0
 """Times beyond these count as these."""
 KNOWN_CALLS = 20.0
@@ -170,7 +170,8 @@ class Learnt:
     def late_after(self, now: float) -> float | None:
         """Seconds; None while too little is known."""
         usual = self.usual(now)
-        return None if usual is None else max(LATE_LEAST_SECONDS, LATE_FACTOR * usual)
+        # What is usual is told as up to a step more than it is: nobody is to wait longer for that.
+        return None if usual is None else max(LATE_LEAST_SECONDS, LATE_FACTOR * usual / STEP)
 
 
 class Times:

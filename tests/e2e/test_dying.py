@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import itertools
 import random
-import socket
-import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import pytest
 import trustme
 
-from support import raw
-from support.h2client import H2Client, Stream, events, said
+from support.apps import WAYS, App, H1App, H2App
+from support.h2client import H2Client, events, said
 from support.h2provider import H2Provider, server_context
+from support.holes import Hole
 from support.provider import Behaviour, Provider, Seen, text_of
 from support.proxy import FORBIDDEN, Mitmdump
 from support.settings import inline, route, table
@@ -34,146 +33,6 @@ COMBOS: tuple[Combo, ...] = ("h1-h1", "h1-tls", "h2-h1", "h2-h2")
 GOOD = Behaviour()
 PIECES = 4
 """So many pings, or bytes of a dripping answer, and their head is long with the proxy."""
-
-
-# --- apps that can be made to leave
-
-
-class H1App:
-    """An app that speaks HTTP/1.1 to the proxy, in clear."""
-
-    def __init__(self, m: Mitmdump, host: str) -> None:
-        self._url = f"http://{host}/v1"
-        self._wire = raw.Wire(m)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._wire.sock.close()
-
-    def send(self, *, stream: bool, **more: Any) -> None:
-        self._wire.send(raw.chat(self._url, stream=stream, **more))
-
-    def until(self, mark: bytes) -> None:
-        self._wire.peek(mark)
-
-    def take_some(self) -> None:
-        self._wire.sock.recv(3000)
-
-    def answer(self) -> Stream:
-        status, headers, body = self._wire.answer()
-        return Stream(0, status, headers, body, ended=True)
-
-    def leave(self, how: str) -> None:
-        if how == "reset":
-            self._wire.reset()
-        else:
-            self._wire.sock.close()
-
-
-class H2App:
-    """An app that speaks HTTP/2 to the proxy."""
-
-    def __init__(self, m: Mitmdump, host: str) -> None:
-        self._client = H2Client(m, host)
-        self._number = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.sock.close()
-
-    def send(self, *, stream: bool, **more: Any) -> None:
-        self._number = self._client.chat(stream=stream, **more)
-
-    def until(self, mark: bytes) -> None:
-        self._client.until(self._number, mark)
-
-    def take_some(self) -> None:
-        self._client._receive()
-
-    def answer(self) -> Stream:
-        return self._client.answer(self._number)
-
-    def leave(self, how: str) -> None:
-        if how == "cancel":
-            self._client.cancel(self._number)
-        elif how == "reset":
-            # Beneath TLS, without a word.
-            self._client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._client.sock.close()
-        else:
-            self._client.sock.close()
-
-
-App = H1App | H2App
-WAYS = {"h1": ("close", "reset"), "h2": ("close", "reset", "cancel")}
-"""How an app can leave."""
-
-
-# --- places that nobody serves
-
-
-class Hole:
-    """A port where connections come to nothing: `mute` takes them and says nothing, `full` does not even take them.
-    Once it is `slammed` they are reset, what was there and what comes."""
-
-    def __init__(self, kind: Literal["mute", "full"]) -> None:
-        self._server = socket.create_server(("127.0.0.1", 0), backlog=0 if kind == "full" else 100)
-        self.port: int = self._server.getsockname()[1]
-        self._full = kind == "full"
-        self._inside: list[socket.socket] = []
-        self._slammed = False
-        self.arrived = threading.Semaphore(0)
-        if not self._full:
-            threading.Thread(target=self._take, daemon=True).start()
-
-    def fill(self) -> None:
-        """Once a connection is not made at once, none is until this port is slammed."""
-        while self._full:
-            guest = socket.socket()
-            self._inside.append(guest)
-            assert len(self._inside) < 10, "this port takes whatever comes"
-            guest.settimeout(0.05)
-            try:
-                guest.connect(("127.0.0.1", self.port))
-            except TimeoutError:
-                return
-
-    def _take(self) -> None:
-        with suppress(OSError):
-            while True:
-                guest, _ = self._server.accept()
-                guest.settimeout(5)
-                with suppress(OSError):
-                    guest.recv(1)  # the first byte of its TLS handshake
-                self._inside.append(guest)
-                if self._slammed:
-                    self._reset()
-                self.arrived.release()
-
-    def _reset(self) -> None:
-        while self._inside:
-            guest = self._inside.pop()
-            with suppress(OSError):
-                guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            guest.close()
-
-    def slam(self) -> Self:
-        self._slammed = True
-        if self._full:
-            self.close()
-        else:
-            self._reset()
-        return self
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        self._reset()
 
 
 # --- what happens when

@@ -99,6 +99,15 @@ def test_a_pinned_call_gets_none(body: dict[str, Any]) -> None:
         assert exchange.late_at(exchange.attempts[0], None, w.now) is None
 
 
+def test_a_call_that_does_something_gets_none() -> None:
+    """Two providers would do it twice: what `dialects/acting.py` says."""
+    w = world()
+    exchange, late = begun(w, {**STREAM, "tools": [{"type": "mcp", "server_url": "https://mcp.test"}]})
+    assert exchange.late_at(late, None, w.now) is None
+    assert beside(w, exchange, late) is None
+    assert repr(w.engine.budget) == "Budget(3.00 of 3)"
+
+
 def test_a_lone_provider_earns_and_gets_nothing() -> None:
     w = world(a="")
     exchange, late = begun(w)

@@ -14,6 +14,7 @@ import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import common, sealed_anthropic
+from sidestep.dialects.acting import acts
 from sidestep.dialects.base import Answer, Call, Mark, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.bodies import NotReadError, fields_in, model_in, value_in
 from sidestep.dialects.bounds import is_crowded
@@ -81,6 +82,7 @@ class Anthropic:
             sealed=sealed,
             max_output_tokens=int_of(value_of(fields.get("max_tokens"))) or None,
             messages=fields.get("messages") if operation == "messages" else None,
+            acts=acts(fields, body),
         )
 
     def rewrite(

@@ -61,6 +61,8 @@ class Call:
 
     in_envelope: bool = False
     """The request is inside another document, and so is each answer (`dialects/code_assist.py`)."""
+    acts: bool = False
+    """Answering it does something on its way: two providers must not be asked at once (`dialects/acting.py`)."""
 
     @property
     def is_websocket(self) -> bool:

@@ -17,6 +17,7 @@ import msgspec
 from sidestep.breaker import numbers
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import code_assist, common, sealed_gemini
+from sidestep.dialects.acting import acts
 from sidestep.dialects.base import Answer, Call, Event, Mark, Pin, PinKind, StreamReader, Usage
 from sidestep.dialects.bodies import NotReadError, fields_in, model_in, named, value_in
 from sidestep.dialects.bounds import is_crowded
@@ -121,6 +122,7 @@ class Gemini:
             max_output_tokens=limit or None,
             messages=fields.get("contents") if operation in _TALK else None,
             in_envelope=in_envelope,
+            acts=acts(fields, body),
         )
 
     def rewrite(

@@ -16,6 +16,7 @@ import msgspec
 
 from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects import azure, common
+from sidestep.dialects.acting import acts
 from sidestep.dialects.base import WEBSOCKET, Answer, Call, Pin, PinKind, StreamReader
 from sidestep.dialects.bodies import NotReadError, fields_in, model_in, named
 from sidestep.dialects.bounds import is_crowded
@@ -252,6 +253,7 @@ def _document(operation: str, body: bytes, base: str, tail: str) -> Call:
         max_output_tokens=next(filter(None, limits), None),
         messages=fields.get(_SAID.get(operation, "messages")),
         unnamed=unnamed,
+        acts=acts(fields, body),
     )
 
 

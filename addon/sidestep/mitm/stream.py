@@ -73,7 +73,8 @@ GRACE_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 5.0
 """While a whole stream is held back the app is sent a sign of life this often."""
 ASK_AGAIN_SECONDS = 2.0
-"""While nobody may be asked beside a late attempt, that is looked at again so often."""
+"""A call whose attempt is late is looked at so often: whether another one may be asked by now, and, while two are under
+way, whether a user has killed the flow, of which mitmproxy tells nobody."""
 TIMER_SLACK_SECONDS = 0.05
 """A deadline this much earlier than the armed timer is worth a timer of its own."""
 
@@ -887,7 +888,7 @@ class FailoverStream(PageStream):
     def _ask_another(self, session: Session, late: Flight) -> Commands:
         """An attempt is later than it should be: another one is made beside it, if there may be one."""
         beside = self.parent.conductor.beside(session, late) if len(self.flights) == 1 else None
-        late.late_at = None if beside is not None else session.clock() + ASK_AGAIN_SECONDS
+        late.late_at = session.clock() + ASK_AGAIN_SECONDS
         if beside is not None:
             yield from self._start(beside, FreshConnection if beside.address == late.address else GetHttpConnection)
 

@@ -158,7 +158,8 @@ class Exchange:
         self._hedge: Attempt | None = None
         self.outpaced_attempt: Attempt | None = None
         """One whose answer was wanted no longer, once it had been asked."""
-        self.may_hedge = len(plan.candidates) > 1 and call.pin is None and not plan.pinned and not call.is_websocket
+        free = call.pin is None and not plan.pinned and not call.is_websocket and not call.acts
+        self.may_hedge = free and len(plan.candidates) > 1
         """A second attempt could be made beside one that is late."""
         if self.may_hedge:
             engine.budget.earn(settings.hedge.max_share)
@@ -522,7 +523,9 @@ class Exchange:
 
     def beside(self, late: Attempt, now: float) -> Attempt | None:
         """A second attempt, with a permit, while the late one goes on; once a request. None: nobody is to be asked."""
-        if self._hedge is not None or len(self.attempts) >= self.limits.max or now >= self.deadline:
+        if not self.may_hedge or self._hedge is not None:
+            return None
+        if len(self.attempts) >= self.limits.max or now >= self.deadline:
             return None
         if not self.engine.budget.take():
             return None

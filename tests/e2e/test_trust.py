@@ -56,7 +56,7 @@ def test_a_proxy_that_is_started_in_a_folder(provider: Make, proxy: Start, folde
     m = proxy(None, env={"SOMETHING_SECRET": CANARY})
     m.wait_for_log(rf"{file} is not trusted, so it is not read; look at it, then: sidestep trust {file}")
     assert m.log.index("is not trusted") < m.log.index("listening at")
-    assert set(m.health()["providers"]) == {"openai", "anthropic", "gemini", "chatgpt"}
+    assert set(m.health()["providers"]) == {"openai", "anthropic", "gemini", "chatgpt", "code-assist"}
     with Client(m, {"openai": own.url()}) as app:
         assert app.call("chat", stream=False).text == text_of("own", own.default)
         assert (own.count, theirs.count) == (1, 0)
@@ -111,7 +111,8 @@ def test_run_in_a_folder(way: str, provider: Make, tmp_path: Path, folder: Path)
     assert untrusted.endswith(f"sidestep trust {file}")
     assert serves == (
         "sidestep: the built-in catalog: calls may go to "
-        "api.openai.com, api.anthropic.com, generativelanguage.googleapis.com, chatgpt.com "
+        "api.openai.com, api.anthropic.com, generativelanguage.googleapis.com, chatgpt.com, "
+        "cloudcode-pa.googleapis.com "
         "and servers of this machine that answer"
     )
     assert started == "started"

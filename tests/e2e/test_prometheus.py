@@ -103,8 +103,10 @@ def ask(port: int, query: str) -> list[float]:
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             told: dict[str, Any] = json.load(answer)
-    except urllib.error.HTTPError:
-        raise
+    except urllib.error.HTTPError as e:
+        if e.code != 503:
+            raise
+        return []  # it has only begun
     except OSError:
         return []
     assert told["status"] == "success", told

@@ -128,6 +128,22 @@ def test_one_that_had_failed_is_asked_as_soon_as_it_may_be_well() -> None:
     assert name_of(exchange.next(w.now)) == "a"
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+def test_its_circuit_s_own_time_is_waited_for(jitter: float) -> None:
+    """Which is ten per cent longer or shorter than what a failure is worth by itself."""
+    top = TOP + "per_provider = 1\n[circuit]\nfailure_threshold = 1\nopen_seconds = 20\nscope = 'provider'\n"
+    w = World(toml("priority", top, a="", b=""), random=lambda: jitter)
+    exchange = w.exchange()
+    refused(w, exchange, 300)
+    since = w.now
+    assert name_of(exchange.next(w.now)) == "b"
+    w.fail(exchange, judging.TIMEOUT)
+    while isinstance(step := exchange.next(w.now), Wait):
+        w.now += step.seconds
+    assert name_of(step) == "b"
+    assert w.now - since < 23
+
+
 def test_one_provider_s_own_setting() -> None:
     w = world("", a="", b="attempts = { wait_for_reset_seconds = 60 }")
     exchange = w.exchange()

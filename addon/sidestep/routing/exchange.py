@@ -385,24 +385,27 @@ class Exchange:
             return None
         held = self._held or _Held(now, self.deadline - now)
         ends: dict[str, float] = {}
+        sooner: list[float] = []
         for candidate in self.plan.candidates:
             name, limits = candidate.provider.name, candidate.provider.attempts
+            spent = self._spent.get(name, now)
+            if spent == NEVER_AGAIN:
+                continue
             seconds = self._announced(candidate, now) if limits.wait_for_reset_seconds else None
-            if (
-                seconds is not None
-                and now + seconds - held.since <= limits.wait_for_reset_seconds
-                and self._spent.get(name) != NEVER_AGAIN
-                and self._refusal(candidate, now, insist=True) is None
-            ):
+            refused = self._refusal(candidate, now, insist=True)
+            if refused is not None:
+                sooner.append(max(spent, now + (refused.retry_after or 0.0)))
+            elif seconds is not None and now + seconds - held.since <= limits.wait_for_reset_seconds:
                 ends[name] = now + seconds
+            else:
+                sooner.append(spent)
         if not ends:
             return None
         first = min(ends.values())
         self._held = replace(held, until=first, names=frozenset(name for name, at in ends.items() if at == first))
         self.deadline = max(self.deadline, first + held.budget)
-        sooner = [now + r.retry_after for r in self.refused if r.retry_after and r.provider not in self._spent]
-        sooner += self._spent.values() if self._may_come_back else ()
-        wake = min([first, *(at for at in sooner if at > now)])
+        # Others that may be asked by then, as long as an attempt is left for the end of the limit.
+        wake = min([first, *(at for at in sooner if at > now and self._may_come_back)])
         return Wait(wake - now + WAIT_MARGIN_SECONDS, RESET, on_change=True)
 
     def _until_its_limit_ends(self, candidate: Candidate, now: float) -> Wait | None:

@@ -123,41 +123,6 @@ def test_a_terminal_cuts_no_name(runner: CliRunner, tmp_path: Path) -> None:
     assert words >= {*catalog.CATALOG, *(name for entry in catalog.CATALOG.values() for name in entry.env)}
 
 
-def test_an_odd_encoding_ends_no_command(runner: CliRunner, tmp_path: Path) -> None:
-    """What an encoding has no letter for is shown in some other way."""
-    (tmp_path / "é.toml").write_text(GOOD)
-    for arguments in (["providers"], ["check", "é.toml"], ["explain", "https://example.com/é"]):
-        command = [sys.executable, "-m", "sidestep.cli", *arguments]
-        env = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONIOENCODING": "ascii"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-
-
-def test_mitmproxy_need_not_lie_beside_the_interpreter(runner: CliRunner, tmp_path: Path) -> None:
-    """`sidestep dump` starts the mitmproxy that it can import, as that names itself."""
-    python = tmp_path / "bin" / "python"
-    python.parent.mkdir()
-    python.symlink_to(Path(sys.executable).resolve())
-    packages = Path(str(importlib.metadata.distribution("mitmproxy").locate_file(""))).resolve()
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(packages)])}
-    command = [str(python), "-m", "sidestep.cli", "dump", "--help"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("usage: mitmdump "), done.stderr
-
-
-def test_python_m_is_the_same_command(tmp_path: Path) -> None:
-    """`python -m sidestep` does what `sidestep` does, and names itself as it was called."""
-    command = [sys.executable, "-m", "sidestep", "providers", "--json"]
-    env = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert [row["name"] for row in json.loads(done.stdout)] == list(catalog.CATALOG), done.stderr
-    wrong = subprocess.run([*command[:3], "no-such"], env=env, capture_output=True, text=True, check=False)
-    assert (wrong.returncode, wrong.stderr.split("\n")[0]) == (
-        2,
-        "Usage: python -m sidestep [OPTIONS] COMMAND [ARGS]...",
-    )
-
-
 def test_the_package_says_that_it_is_typed() -> None:
     """Type checkers read the annotations of an installed package only beside this marker, which the wheel takes along
     with all that is in the package's folder."""
@@ -578,31 +543,6 @@ def test_files_of_a_user_without_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert first.read_bytes() == second.read_bytes()
         assert first.parent.stat().st_mode & 0o777 == 0o700
         assert (first == second, first.parent == folder) == (mode is None, mode is None)
-
-
-@pytest.mark.parametrize("arguments", [["env"], ["run", "--", "true"], ["init"], ["trust"], ["check"]])
-def test_without_a_home(arguments: list[str], tmp_path: Path) -> None:
-    """As in a container whose user has none: a line that says so, or what needs none; never a folder named `~` that
-    lies in the one that one stands in."""
-    for folder in (".mitmproxy", ".config/sidestep", ".local/state/sidestep", ".cache"):
-        (tmp_path / "~" / folder).mkdir(parents=True)
-    (tmp_path / "~" / ".config" / "sidestep" / "config.toml").write_text("theirs = 1")
-    (tmp_path / "sidestep.toml").write_text("theirs = 1" if arguments == ["check"] else "")
-    homeless = "import pwd, sys\npwd.getpwuid = {}.__getitem__\nfrom sidestep.cli import main\nmain(sys.argv[1:])"
-    env = {k: v for k, v in os.environ.items() if k != "HOME" and not k.startswith("XDG_")}
-    done = subprocess.run(
-        [sys.executable, "-c", homeless, *arguments, *(["--force"] if arguments == ["init"] else [])],
-        cwd=tmp_path,
-        env={**env, "PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert "Traceback" not in done.stderr
-    assert "theirs" not in done.stdout + done.stderr
-    assert "no home" in done.stderr
-    assert done.returncode == {"check": 0, "init": 0, "run": 0}.get(arguments[0], 1)
-    assert not [file for file in (tmp_path / "~").rglob("*") if file.is_file() and file.name != "config.toml"]
 
 
 def test_a_bundle_keeps_what_was_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conf: Path) -> None:

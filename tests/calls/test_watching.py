@@ -124,7 +124,8 @@ TYPES = (
 @pytest.mark.parametrize("name", [n for n in GOOD if n.endswith(".sse") and "audio" not in n])
 def test_a_stream_under_another_type(name: str, content_type: str | None) -> None:
     """What was asked for as a stream and begins as one is one, whatever it calls itself, with a byte order mark too."""
-    for data in (corpus.stream(name), b"\xef\xbb\xbf" + corpus.stream(name), b"\n\n: hello\n\n" + corpus.stream(name)):
+    before = (b"", b"\xef\xbb\xbf", b"\n\n: hello\n\n")[TYPES.index(content_type) % 3]
+    for data in {corpus.stream(name), before + corpus.stream(name)}:
         for parts in few_cuts(data):
             seen = see(watch_of(call_of(name), content_type), parts)
             assert (seen.forwarded, seen.outcome) == (data, Outcome(Kind.SUCCESS, "ok", status=200))

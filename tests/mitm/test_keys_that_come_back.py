@@ -208,8 +208,11 @@ def test_a_stream_ends_with_an_error_before_the_event_that_holds_a_key(place: st
 
 @pytest.mark.parametrize("form", ["plain", "escaped wholly", "in a URL", "base64, one on"])
 def test_wherever_a_stream_is_cut_up(form: str) -> None:
+    """At every border of the key's first and last signs, and at some between (tests/test_leaks.py has them all)."""
     first, rest = event("well"), event(f"it is {FORMS[form]}") + event("more")
-    for at in range(1, len(rest)):
+    begins = rest.index(FORMS[form].encode())
+    ends = begins + len(FORMS[form])
+    for at in sorted({*range(begins - 2, begins + 9), *range(ends - 8, ends + 3), *range(1, len(rest), 7)}):
         driver = asked("a", body=STREAMED)
         (server,) = driver.servers
         driver.says(server, head_of(EVENTS) + chunk(first))

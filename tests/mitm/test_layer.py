@@ -193,7 +193,7 @@ def test_some_informational_heads_are_passed_over(driver: Driver, interim: bytes
     assert (len(driver.servers), states(driver)) == (1, CLEAN)
 
 
-@pytest.mark.parametrize("size", [10, 1 << 20])
+@pytest.mark.parametrize("size", [50, 1 << 20])
 @pytest.mark.parametrize(
     "came",
     [

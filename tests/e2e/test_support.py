@@ -403,7 +403,7 @@ def test_an_unmodified_program_needs_two_variables(diverted: tuple[Mitmdump, Pro
 def test_a_provider_dies_by_kill(plain: Mitmdump) -> None:
     """As a process of its own a provider can be killed in mid-stream, and the client sees the stream break."""
     command = [sys.executable, "-m", "support.provider"]
-    folder = str(Path(__file__).parent)
+    folder = str(Path(__file__).parents[1])
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
         assert process.stdout is not None
         base = f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"

@@ -52,7 +52,7 @@ PURE = (
 )
 TARGET = 0.9
 QUICK = ["tests", "--ignore=tests/e2e"]
-COPIED = ("addon", "tests", "scripts", "pyproject.toml", "README.md")
+COPIED = (".github", "LICENSE", "README.md", "addon", "pyproject.toml", "scripts", "tests")
 TIMES_AS_LONG = 3.0
 """A mutant's tests are given so many times what the whole quick suite took without it, in parallel: what takes longer
 hangs."""
@@ -279,7 +279,7 @@ def tests_by_line(folder: Path, jobs: int) -> Tests:
     while (passed := run.passed()) is None:
         time.sleep(0.05)
     if not passed:
-        raise SystemExit("the quick suite fails without a mutant")
+        raise SystemExit(f"{run.told()}\nthe quick suite fails without a mutant")
     report = ["json", "-q", "--show-contexts", "--data-file=measured", "-o", "measured.json"]
     subprocess.run([sys.executable, "-m", "coverage", *report], cwd=folder, check=True)
     found: Tests = {}
@@ -316,12 +316,13 @@ class Run:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
         # A mutant has the time stamp of its second: what was compiled of one must not be taken for the next.
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [*command, *tests],
             cwd=folder,
             env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         self.until = time.monotonic() + seconds
@@ -339,6 +340,11 @@ class Run:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    def told(self) -> str:
+        """What it printed last."""
+        self.output.seek(0)
+        return self.output.read()[-2000:].decode(errors="replace")
 
 
 class Worker:

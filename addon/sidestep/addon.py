@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mitmproxy import command, contentviews, ctx, exceptions, version
 from mitmproxy.addonmanager import Loader
 
-from sidestep import probing, runtime, status, telemetry
+from sidestep import handover, probing, runtime, status, telemetry
 from sidestep.calls.shared import Core
 from sidestep.config import local, trusting
 from sidestep.config.advice import in_the_clear, left_out
@@ -277,7 +277,9 @@ class Sidestep:
         url = own_url()
         if url is None or self.engine is None:
             return
-        told = runtime.Running(os.getpid(), url, self.core.token, self.engine.settings.source, time.time())
+        # All workers of one supervisor answer there, and leave one file.
+        pid = os.getpid() if handover.share is None else handover.share.pid
+        told = runtime.Running(pid, url, self.core.token, self.engine.settings.source, time.time())
         self._runtime = runtime.record(told)
         logger.info(
             f"sidestep: what happens is shown at {url}/#{self.core.token} (after the #: the token for its buttons)"
@@ -285,7 +287,8 @@ class Sidestep:
 
     def done(self) -> None:
         if self._runtime is not None:
-            self._runtime.unlink(missing_ok=True)
+            if handover.share is None:
+                self._runtime.unlink(missing_ok=True)
             self._runtime = None
         for task in self._tasks:
             task.cancel()

@@ -27,6 +27,7 @@ from sidestep.run import environment, live, proxy, trust
 
 USUAL_WIDTH = 80
 SHOWN_MODELS = 20
+MOST_WORKERS = 256
 UNFOLDED = 1000
 """Columns of what no terminal shows."""
 
@@ -81,27 +82,38 @@ def dashboard() -> None:
     click.echo((Path(__file__).parent / "page" / "grafana.json").read_text(), nl=False)
 
 
-def _start(tool: str, arguments: tuple[str, ...]) -> None:
-    """Become one of mitmproxy's own tools, with the addon loaded."""
+def _start(tool: str, arguments: tuple[str, ...], workers: int = 1) -> None:
+    """Become one of mitmproxy's own tools, with the addon loaded; or what starts several."""
     # Not the program of that name: it need not lie beside this interpreter, nor on PATH.
     code = f"import sys; from mitmproxy.tools.main import {tool}; sys.argv[0] = {tool!r}; {tool}()"
+    first: tuple[str, ...] = ()
+    if workers > 1:
+        code = "import sys; from sidestep.workers.supervisor import main; sys.exit(main(sys.argv[1:]))"
+        first = (str(workers),)
     try:
         trusted = proxy.trusted_upstream(arguments, os.environ)
     except trust.TrustError as e:
         raise click.ClickException(str(e).replace("--confdir names", "--set confdir=… names")) from None
-    command = [sys.executable, "-P", "-c", code, "-s", str(script_path()), *trusted, *arguments]
+    command = [sys.executable, "-P", "-c", code, *first, "-s", str(script_path()), *trusted, *arguments]
     os.execv(sys.executable, command)  # noqa: S606  # without a shell
 
 
 def _tool(name: str, tool: str) -> None:
     @main.command(
         name,
-        help=f"Start {tool} with the addon loaded; every further argument is {tool}'s.",
+        help=f"Start {tool} with the addon loaded; every further argument is {tool}'s."
+        + (" --workers N: so many processes share the port (0: one a core)." if tool == "mitmdump" else ""),
         context_settings={"ignore_unknown_options": True, "help_option_names": []},
     )
+    @click.option("--workers", type=click.IntRange(0, MOST_WORKERS), default=1)
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-    def start(arguments: tuple[str, ...]) -> None:
-        _start(tool, arguments)
+    def start(workers: int, arguments: tuple[str, ...]) -> None:
+        count = workers or len(os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1))
+        if count > 1 and tool != "mitmdump":
+            raise click.UsageError(f"--workers: {tool} shows what one process sees; several share a port in dump alone")
+        if count > 1 and sys.platform == "win32":
+            raise click.UsageError("--workers: processes cannot share a port on Windows")
+        _start(tool, arguments, count)
 
 
 _tool("dump", "mitmdump")

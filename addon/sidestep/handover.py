@@ -1,6 +1,8 @@
-"""What `sidestep run` and the proxy that it starts hand to each other."""
+"""What `sidestep run` and the proxy that it starts hand to each other, and a supervisor to its workers."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 CONTROL_FD = "SIDESTEP_CONTROL_FD"
 """In a proxy's environment: the number of the socket by which `running` and `companion` talk."""
@@ -10,3 +12,20 @@ DIRECT_HOSTS = "SIDESTEP_DIRECT_HOSTS"
 """In a proxy's environment: the user's NO_PROXY, where there is a proxy behind it that others are reached through."""
 UPSTREAM_AUTH = "SIDESTEP_UPSTREAM_AUTH"
 """In a proxy's environment: `user:password` for the proxy behind it. Every user of a machine can read command lines."""
+WORKER = "SIDESTEP_WORKER"
+"""In a worker's environment: the number of the socket by which it talks with its supervisor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a supervisor tells a worker. `number`: from 1, of `workers`. `pid`: the supervisor's. `token`: for the
+    controls, the same at all workers."""
+
+    number: int
+    workers: int
+    pid: int
+    token: str
+
+
+share: Share | None = None
+"""Where this process is one of several workers."""

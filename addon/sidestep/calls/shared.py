@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from mitmproxy.log import ALERT
 
+from sidestep import handover
 from sidestep.breaker.bounded import Bounded
 from sidestep.overview import Overview
 from sidestep.routing.engine import Engine
@@ -42,7 +43,7 @@ class Core:
         self.engine: Engine | None = None
         self.clock: Callable[[], float] = time.monotonic
         self.overview = Overview(lambda: self.clock(), time.time)
-        self.token = secrets.token_urlsafe(16)
+        self.token = secrets.token_urlsafe(16) if handover.share is None else handover.share.token
         self.tracing: Tracing | None = None
         self.adopted: set[str] = set()
         self._logged: set[str] = set()

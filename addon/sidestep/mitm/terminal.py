@@ -11,6 +11,8 @@ from mitmproxy import ctx
 from mitmproxy.addons.termlog import TermLog
 from mitmproxy.utils import human
 
+from sidestep import handover
+
 FACTS = "sidestep"
 """Under this name a record of ours bears what it is about, as plain data."""
 
@@ -31,6 +33,8 @@ class JsonLines(logging.Formatter):
             "source": "sidestep" if ours else "mitmproxy",
             "text": text.removeprefix("sidestep: ") if ours else text,
         }
+        if handover.share is not None:
+            told["worker"] = handover.share.number
         if record.exc_info:
             told["trace"] = self.formatException(record.exc_info)
         if client := vars(record).get("client"):

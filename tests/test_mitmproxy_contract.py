@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from sidestep.mitm import expected
-from sidestep.mitm.expected import FACTS, FACTS_OF_RUN, Fact, Function, Kept, Made, missing
+from sidestep.mitm.expected import FACTS, FACTS_OF_RUN, FACTS_OF_WORKERS, Fact, Function, Kept, Made, missing
 from support.proxy import ROOT
 
 ADDON = ROOT / "addon"
-ALL = FACTS + FACTS_OF_RUN
+ALL = FACTS + FACTS_OF_RUN + FACTS_OF_WORKERS
 NAMES = {str(fact) for fact in ALL}
 # What mitmproxy's documentation has a page for, and its version.
 DOCUMENTED = frozenset(

@@ -362,18 +362,6 @@ FACTS: tuple[Fact, ...] = (
     *_facts("mitmproxy.addons.proxyserver", "addon.py listening", {"Proxyserver.servers": Kept()}),
     *_facts("mitmproxy.proxy.mode_servers", "addon.py", {"ServerInstance.listen_addrs": Value()}),
     *_facts("mitmproxy.proxy.mode_servers", "addon.py listening", {"ServerInstance.mode": Kept()}),
-    *_facts(
-        "mitmproxy.proxy.mode_servers",
-        "listening",
-        {
-            "AsyncioServerInstance": Made(base="ServerInstance"),
-            "AsyncioServerInstance.listen": Function(("host", "port"), "coroutine"),
-            "AsyncioServerInstance._servers": Kept(),
-            "AsyncioServerInstance._stop": Function((), "coroutine"),
-            "ServerInstance.handle_stream": Function(("reader", "writer"), "coroutine"),
-        },
-    ),
-    *_facts("mitmproxy.addons.save", "listening", {"_path": Function(("path",))}),
     *_facts("mitmproxy.addons.termlog", "terminal", {"TermLog": Made(), "TermLog.logger": Kept()}),
     *_facts("mitmproxy.addons.termlog", "terminal", {"TermLogHandler.has_vt_codes": Kept()}),
     *_facts("mitmproxy.utils.human", "terminal", {"format_address": Function(("address",))}),
@@ -445,6 +433,27 @@ FACTS_OF_RUN: tuple[Fact, ...] = (
     *_facts("mitmproxy.tools.web.master", "run/companion.py", {"WebMaster.web_url": Value()}),
     *_facts("mitmproxy.tools.main", "run/proxy.py cli.py", {"mitmdump": Value(), "mitmweb": Value()}),
     *_facts("mitmproxy.options", "run/trust.py", {"CONF_BASENAME": Value(), "KEY_SIZE": Value()}),
+)
+
+FACTS_OF_WORKERS: tuple[Fact, ...] = (
+    # What several processes on one port rely on beside those: without it no worker starts.
+    *_facts(
+        "mitmproxy.tools.dump",
+        "workers/worker.py",
+        {"DumpMaster": Made()},
+    ),
+    *_facts(
+        "mitmproxy.proxy.mode_servers",
+        "listening",
+        {
+            "AsyncioServerInstance": Made(base="ServerInstance"),
+            "AsyncioServerInstance.listen": Function(("host", "port"), "coroutine"),
+            "AsyncioServerInstance._servers": Kept(),
+            "AsyncioServerInstance._stop": Function((), "coroutine"),
+            "ServerInstance.handle_stream": Function(("reader", "writer"), "coroutine"),
+        },
+    ),
+    *_facts("mitmproxy.addons.save", "listening", {"_path": Function(("path",))}),
 )
 
 # --- the check

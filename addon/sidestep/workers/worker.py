@@ -17,12 +17,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from mitmproxy import ctx, exceptions, http
+from mitmproxy import ctx, exceptions, http, version
 from mitmproxy.tools import dump
 from mitmproxy.tools import main as tools
 
 from sidestep import handover
 from sidestep.mitm import listening
+from sidestep.mitm.expected import FACTS_OF_WORKERS, missing
 from sidestep.workers.crew import DRAIN_SECONDS
 
 LAST_WORDS_SECONDS = 0.1
@@ -163,6 +164,8 @@ def main(arguments: Sequence[str]) -> None:
     """mitmdump with these arguments, as one of several."""
     line = Line(socket.socket(fileno=int(os.environ.pop(handover.WORKER))))
     handover.share = share = line.share()
+    if lacking := missing(FACTS_OF_WORKERS):
+        raise SystemExit(f"sidestep: mitmproxy {version.VERSION} lacks what --workers relies on: {'; '.join(lacking)}")
     listening.share_sockets(line)
     listening.write_apart(share.number)
     listening.sign_log(share.number)

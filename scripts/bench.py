@@ -27,6 +27,8 @@ from rich.table import Table
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
 from faults import report as report_faults  # noqa: E402
+from several import CLIENTS  # noqa: E402
+from several import report as report_workers  # noqa: E402
 from steps import steps  # noqa: E402
 from tail import report as report_tail  # noqa: E402
 from watched import report as report_watched  # noqa: E402
@@ -168,6 +170,16 @@ def load(pipe: Connection, port: int, kind: str, size: int, clients: int, second
     pipe.send(asyncio.run(run()))
 
 
+def run_load(proxy: Mitmdump, kind: str, seconds: float, size: int = 1_000, clients: int = CLIENTS) -> Figures:
+    """The load comes from a process of its own."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=load, args=(theirs, proxy.port, kind, size, clients, seconds))
+    process.start()
+    figures: Figures = ours.recv()
+    process.join()
+    return figures
+
+
 # --- the proxies
 
 
@@ -183,12 +195,8 @@ class Variant:
         return (int(fields[11]) + int(fields[12])) / TICK
 
     def measure(self, kind: str, size: int, clients: int, seconds: float) -> Figures:
-        ours, theirs = multiprocessing.Pipe()
         before = self.cpu()
-        process = multiprocessing.Process(target=load, args=(theirs, self.proxy.port, kind, size, clients, seconds))
-        process.start()
-        figures: Figures = ours.recv()
-        process.join()
+        figures = run_load(self.proxy, kind, seconds, size, clients)
         done = figures.rate * seconds if kind == "whole" else figures.events * seconds
         figures.cpu = (self.cpu() - before) / max(1, done)
         return figures
@@ -256,9 +264,18 @@ LOADS: list[Load] = [
 @click.option("--faults", is_flag=True, help="Only the time that is lost to a fault, by fault.")
 @click.option("--tail", default=0, help="Only so many calls at a provider of which one in fifty hangs.")
 @click.option("--watched", is_flag=True, help="Only what it costs that the page is open and /metrics is scraped.")
+@click.option("--workers", default=0, help="Only what up to so many workers on one port answer, beside one.")
 @click.option("--profile", is_flag=True, help="Then show where the time goes, with 10 providers and bare.")
 def main(
-    quick: bool, streams: int, only: str, rounds: int, faults: bool, tail: int, watched: bool, profile: bool
+    quick: bool,
+    streams: int,
+    only: str,
+    rounds: int,
+    faults: bool,
+    tail: int,
+    watched: bool,
+    workers: int,
+    profile: bool,
 ) -> None:
     """Print Sidestep's figures beside those of a bare mitmdump, and their ratios."""
     if faults or tail:
@@ -285,6 +302,11 @@ def main(
             m = Mitmdump(folder / name.replace(" ", "-"), config, *options, script=script if config is None else ADDON)
             return Variant(name, stack.enter_context(m))
 
+        if workers:
+            counts = [count for count in (1, 2, 4, 8, 16, 32) if count <= workers]
+            report_workers(console, folder, configuration(port, 10, down=False), counts, run_load, rounds, seconds)
+            provider.kill()
+            return
         if watched:
             ten = start("10 providers", configuration(port, 10, down=False))
             ten.measure("whole", 1_000, 10, 2.0)

@@ -133,6 +133,8 @@ def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
         },
         "providers": {name: provider_status(engine, p, now) for name, (p, *_) in engine.settings.by_name.items()},
     }
+    if engine.sharing is not None:
+        body["fleet"] = engine.sharing.status
     return (503 if word is Health.UNHEALTHY else 200), body
 
 

@@ -13,4 +13,5 @@ UPSTREAM_AUTH = "SIDESTEP_UPSTREAM_AUTH"
 
 fleet_given: tuple[str, str] | None = None
 """Set in a worker before Sidestep is loaded: the URL of the store that its supervisor has started for it, and the
-secret for the names in it. No variable of the environment: those are seen by every process of the user, and by children."""
+secret for the names in it. No variable of the environment: those are seen by every process of the user, and by
+children."""

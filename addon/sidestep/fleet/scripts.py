@@ -8,8 +8,8 @@ Pure. Four keys of a group, in one slot of a Cluster, are a table of news:
     x  zset    entry by `until`: what may be thrown away, a few with each write
 
 `p:…` are the probes that are out (tokens by the end of their leases), `s:…` where conversations stay, `i:…` who issued
-an identifier. No clock but the server's is read, and nothing but remaining milliseconds is told. A write that the server
-has no room for fails before it has changed anything.
+an identifier. No clock but the server's is read, and nothing but remaining milliseconds is told. A write that the
+server has no room for fails before it has changed anything.
 """
 
 from __future__ import annotations

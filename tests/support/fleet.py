@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -145,3 +146,11 @@ def ask(proxy: Mitmdump, provider: Provider | str, user: str, **more: Any) -> tu
         status, headers, body = wire.send(chat(base, user=user, **more)).answer()
     json.loads(body)
     return status, headers["x-sidestep-attempts"]
+
+
+def press(proxy: Mitmdump, path: str) -> None:
+    """A button of its page."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)) as connection:
+        connection.request("POST", f"http://sidestep.internal{path}", headers={"x-sidestep-token": proxy.token})
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()

@@ -1,4 +1,5 @@
-"""Whatever becomes of the messages of several processes: no circuit is stuck, one probe at a time, no limit is cut short.
+"""Whatever becomes of the messages of several processes: no circuit is stuck, one probe at a time, no limit is cut
+short.
 
 Real engines and members; the store is a model of the scripts, and what lies between them loses, doubles and delays.
 """

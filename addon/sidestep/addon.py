@@ -22,7 +22,7 @@ from sidestep.config.advice import in_the_clear, left_out
 from sidestep.config.locating import Places, choose, places, stamps
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
-from sidestep.config.settings import Settings
+from sidestep.config.settings import FleetSettings, Secret, Settings
 from sidestep.handover import DIRECT_HOSTS, UPSTREAM_AUTH
 from sidestep.mitm import expected
 from sidestep.mitm.aside import Aside
@@ -32,6 +32,7 @@ from sidestep.routing.engine import Engine
 if TYPE_CHECKING:
     from sidestep.config.locating import Stamp
     from sidestep.config.trusting import Untrusted
+    from sidestep.fleet.member import Member
     from sidestep.mitm.dispatch import Dispatch
     from sidestep.mitm.messages import QuickCheck, QuickLookup
     from sidestep.mitm.terminal import Dress
@@ -72,6 +73,7 @@ class Sidestep:
         self._runs = False
         self._quickened: list[Dispatch | QuickCheck | QuickLookup] = []
         self._exporter: Exporter | None = None
+        self._fleet: Member | None = None
 
     @property
     def engine(self) -> Engine | None:
@@ -141,6 +143,8 @@ class Sidestep:
                 self._refuse(str(e))
                 return
             self._places, self._seen = looked_for, seen
+            if self.engine is None and not self._join_fleet(settings):
+                return
             self._take(settings, chosen.path)
 
     def _dress(self, form: str) -> None:
@@ -184,12 +188,29 @@ class Sidestep:
         if self._runs:
             self._look_around()
 
+    def _join_fleet(self, settings: Settings) -> bool:
+        """Before anybody is served: importing the client takes its time. False: it is not installed."""
+        fleet = fleet_of(settings)
+        if fleet is None:
+            return True
+        try:
+            from sidestep.fleet.member import Member
+        except ImportError:
+            self._refuse("[fleet] url is set, and the client for it is not installed: install sidestep[fleet]")
+            return False
+        self._fleet = Member(fleet, self.core.clock, self.core.tell, self.core.log_bug)
+        return True
+
     def _use(self, settings: Settings) -> None:
         if self.engine is None:
             self.core.engine = Engine(settings)
             self.core.engine.tell = self.core.tell
         else:
             self.engine.reconfigure(settings)
+        if self._fleet is not None:
+            self._fleet.join(self._engine())
+        if fleet_of(settings) != (None if self._fleet is None else self._fleet.settings):
+            logger.warning("sidestep: a change of [fleet] takes effect when the proxy is started anew")
 
     def _look_around(self) -> None:
         """Look for servers of this machine; nothing waits for that."""
@@ -235,6 +256,8 @@ class Sidestep:
             # An addon that is added by `master.addons.add` is told of changes of options only.
             self.configure(set())
         self._runs = True
+        if self._fleet is not None:
+            self._fleet.start()
         self._trace()
         self._look_around()
         self._keep(asyncio.get_running_loop().create_task(self._watch()))
@@ -292,6 +315,8 @@ class Sidestep:
             self._runtime = None
         for task in self._tasks:
             task.cancel()
+        if self._fleet is not None:
+            self._fleet.stop()
         for quick in self._quickened:
             quick.remove()
         if self._exporter is not None:
@@ -406,6 +431,14 @@ class Sidestep:
         if self.engine is None:
             raise exceptions.CommandError("sidestep has no configuration yet")
         return self.engine
+
+
+def fleet_of(settings: Settings) -> FleetSettings | None:
+    """The fleet that this process belongs to: that of the configuration, or that of its supervisor."""
+    if settings.fleet is not None or handover.share is None or handover.share.store is None:
+        return settings.fleet
+    url, secret = handover.share.store
+    return FleetSettings(Secret(url), "sidestep", Secret(secret), "a Valkey of its own", "the supervisor")
 
 
 def own_url() -> str | None:

@@ -35,7 +35,7 @@ as subprotocols, `openai-insecure-api-key.KEY`."""
 SECRET_LENGTH = 8
 """Shorter values are no keys; looking for them would find them everywhere."""
 _FINGERPRINT_KEY = token_bytes(32)
-"""Of this process alone: a fingerprint of a key is worth nothing elsewhere."""
+"""Of this process alone, or of its fleet: a fingerprint of a key is worth nothing elsewhere."""
 
 Field = tuple[bytes, bytes]
 
@@ -81,6 +81,12 @@ def fingerprint(fields: Iterable[Field], parameters: Iterable[str]) -> str:
     for part in sorted(parts):
         digest.update(len(part).to_bytes(8) + part)
     return digest.hexdigest()
+
+
+def share_fingerprints(key: bytes) -> None:
+    """From now on fingerprints are the same in all processes that have this key of 16 to 64 bytes."""
+    global _FINGERPRINT_KEY
+    _FINGERPRINT_KEY = key
 
 
 def as_text(path: bytes) -> str:

@@ -19,12 +19,14 @@ WORKER = "SIDESTEP_WORKER"
 @dataclass(frozen=True, slots=True)
 class Share:
     """What a supervisor tells a worker. `number`: from 1, of `workers`. `pid`: the supervisor's. `token`: for the
-    controls, the same at all workers."""
+    controls, the same at all workers. `store`: the URL of the store that it has started for what they know, and the
+    secret for the names in it; None: there is none. Not in the environment: all processes of the user see that."""
 
     number: int
     workers: int
     pid: int
     token: str
+    store: tuple[str, str] | None = None
 
 
 share: Share | None = None

@@ -92,6 +92,7 @@ class Overview:
             "source": engine.settings.source,
             "totals": _totals(engine),
             "hour": _hour(engine, now),
+            **({"fleet": health["fleet"]} if "fleet" in health else {}),
             "routes": [
                 {
                     "name": route.name,

@@ -133,6 +133,8 @@ def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
         },
         "providers": {name: provider_status(engine, p, now) for name, (p, *_) in engine.settings.by_name.items()},
     }
+    if engine.sharing is not None:
+        body["fleet"] = engine.sharing.status
     return (503 if word is Health.UNHEALTHY else 200), body
 
 
@@ -296,6 +298,24 @@ class _EngineCollector(Collector):
         yield permits
         yield cooldown
         yield GaugeMetricFamily("sidestep_attempts_in_flight", "Attempts under way.", value=len(engine.in_flight))
+        if engine.sharing is not None:
+            shared = engine.sharing.status
+            yield GaugeMetricFamily(
+                "sidestep_fleet_together",
+                "1 while the store that the fleet shares is within reach.",
+                value=float(shared["state"] == "together"),
+            )
+            yield GaugeMetricFamily(
+                "sidestep_fleet_entries",
+                "What is known of the fleet: circuits, limits, holds.",
+                value=shared["entries"],
+            )
+            yield CounterMetricFamily(
+                "sidestep_fleet_commands", "Commands that were sent to the store.", value=shared["sent"]
+            )
+            yield CounterMetricFamily(
+                "sidestep_fleet_errors", "Round trips to the store that failed.", value=shared["errors"]
+            )
 
 
 def metrics(engine: Engine, now: float) -> bytes:

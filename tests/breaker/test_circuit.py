@@ -127,6 +127,10 @@ C, O, H, F, D = State.CLOSED, State.OPEN, State.HALF_OPEN, State.FORCED_OPEN, St
 LEGAL = {
     (C, "tripped"): O,
     (O, "time_came"): H,
+    (C, "told_open"): O,
+    (H, "told_open"): O,
+    (O, "told_closed"): C,
+    (H, "told_closed"): C,
     (H, "probe_succeeded"): C,
     (H, "probe_failed"): O,
     (C, "held_open"): F,

@@ -33,10 +33,15 @@ def workers(folder: Path, text: str, *options: str) -> Iterator[Mitmdump]:
         yield m
 
 
+def children(m: Mitmdump, words: str) -> list[int]:
+    """Processes of the supervisor's whose command line holds these words, in the order in which they were started."""
+    found = Path(f"/proc/{m.process.pid}/task/{m.process.pid}/children").read_text().split()
+    return [int(pid) for pid in found if words in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
 def pids(m: Mitmdump) -> dict[int, int]:
-    """Of the workers that run, by number, in the order in which they were started."""
-    children = Path(f"/proc/{m.process.pid}/task/{m.process.pid}/children").read_text().split()
-    return dict(enumerate(map(int, children), 1))
+    """Of the workers that run, by number."""
+    return dict(enumerate(children(m, "sidestep.workers.worker"), 1))
 
 
 def who_serves(m: Mitmdump, wire: Wire) -> int:
@@ -72,6 +77,26 @@ def test_both_answer_on_one_port(provider: Make, tmp_path: Path) -> None:
             [sys.executable, "-m", "sidestep", "status"], env=m._env, capture_output=True, text=True, check=False
         )
         assert shown.returncode == 0, shown.stderr
+
+
+def test_what_one_has_learnt_the_other_knows(provider: Make, tmp_path: Path) -> None:
+    """By a store of their own, which is replaced when it dies, and ends with them."""
+    a, b = provider("a"), provider("b")
+    text = config("chat", a, b, own=a, circuit={"open_seconds": 60}, attempts={"per_provider": 1})
+    with workers(tmp_path, text) as m, ExitStack() as stack:
+        both = wires_at_both(m, stack)
+        (store,) = children(m, "valkey-server")
+        os.kill(store, signal.SIGKILL)
+        m.wait_for_log("lost with its server, which is started anew")
+        a.default = Behaviour(status=503)
+        for n in range(3):
+            assert both[1].send(chat(a.url(), user=f"{n}")).answer()[0] == 200
+        m.wait_for_log(r"\[2\].*another process has found it failing")
+        asked = a.count
+        assert both[2].send(chat(a.url(), user="last")).answer()[1]["x-sidestep-attempts"] == "b:200"
+        assert a.count == asked
+        (store,) = children(m, "valkey-server")
+    until(lambda: not Path(f"/proc/{store}").exists(), "it is gone")
 
 
 def test_one_that_is_killed_is_replaced(provider: Make, tmp_path: Path) -> None:
@@ -139,10 +164,10 @@ def test_a_second_signal_ends_them_at_once(provider: Make, tmp_path: Path) -> No
 def test_without_their_supervisor_they_end(provider: Make, tmp_path: Path) -> None:
     a = provider("a")
     with workers(tmp_path, config("chat", a, own=a)) as m:
-        found = pids(m)
+        found = {*pids(m).values(), *children(m, "valkey-server")}
         m._stopped = True
         m.process.kill()
-        until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in found.values()), "they are gone")
+        until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in found), "they are gone")
 
 
 def start(folder: Path, *options: str, text: str = "") -> tuple[int, str]:

@@ -10,7 +10,7 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
@@ -61,6 +61,8 @@ class Trigger(enum.Enum):
     HELD_OPEN = "held_open"
     HELD_DISABLED = "held_disabled"
     RELEASED = "released"
+    TOLD_OPEN = "told_open"
+    TOLD_CLOSED = "told_closed"
 
 
 TRANSITIONS: dict[tuple[State, Trigger], State] = {
@@ -72,8 +74,15 @@ TRANSITIONS: dict[tuple[State, Trigger], State] = {
     **{(state, Trigger.HELD_DISABLED): State.DISABLED for state in State},
     (State.FORCED_OPEN, Trigger.RELEASED): State.CLOSED,
     (State.DISABLED, Trigger.RELEASED): State.CLOSED,
+    (State.CLOSED, Trigger.TOLD_OPEN): State.OPEN,
+    (State.HALF_OPEN, Trigger.TOLD_OPEN): State.OPEN,
+    (State.OPEN, Trigger.TOLD_CLOSED): State.CLOSED,
+    (State.HALF_OPEN, Trigger.TOLD_CLOSED): State.CLOSED,
 }
 """Every legal transition."""
+
+OWN_EVIDENCE = frozenset({Trigger.TRIPPED, Trigger.PROBE_SUCCEEDED, Trigger.PROBE_FAILED})
+"""What other processes may want to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +103,24 @@ class Permit:
     granted_at: float
     lease_until: float
     settled: bool = False
+    claim: str = ""
+    """What names this probe to other processes; empty where they were not asked."""
     success_at: float | None = None
     failures_before: int = 0
     success_serial: int = -1
+
+
+class Listener(Protocol):
+    """Who tells other processes of a circuit. None of it waits, and none of it changes the circuit."""
+
+    def turned(self, circuit: Circuit, now: float) -> None:
+        """It has opened or closed on evidence of its own."""
+
+    def probing(self, circuit: Circuit, now: float) -> str:
+        """It gives a probe's permit; what that is called elsewhere."""
+
+    def probed(self, circuit: Circuit, claim: str) -> None:
+        """The permit of such a name has come back, or its lease is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +145,9 @@ class Snapshot:
 class Circuit:
     """State: the state and its generation, consecutive failures and why the latest, the window, permits out and a time
     before which no lease of theirs ends, since when it is no longer closed and when it may be probed (with a doubled
-    open time, and with the plain one), the open time that applies next, and how many permits at a time the ramp after
-    closing allows, until when."""
+    open time, and with the plain one), the open time that applies next, how many permits at a time the ramp after
+    closing allows, until when; the times of its latest success and failure and of the first failure in a row, until
+    when another process probes, and whether it was such a one that opened it."""
 
     def __init__(self, settings: CircuitSettings, *, jitter: Callable[[], float]) -> None:
         """`jitter` gives numbers from 0 to 1."""
@@ -143,6 +168,12 @@ class Circuit:
         self._last_failure = ""
         self._ramp = 1
         self._ramp_until = -math.inf
+        self.listener: Listener | None = None
+        self.well_at = -math.inf
+        self.failed_at = -math.inf
+        self.first_failure_at = -math.inf
+        self.is_hearsay = False
+        self._probed_elsewhere_until = -math.inf
 
     # --- asking
 
@@ -168,6 +199,8 @@ class Circuit:
         probe = self._state is State.HALF_OPEN
         lease = lease_seconds if lease_seconds < DAY else DAY  # nan as well
         permit = Permit(self, self._generation, probe, now, now + lease)
+        if probe and self.listener is not None:
+            permit.claim = self.listener.probing(self, now)
         self._permits.add(permit)
         self._first_lease = min(self._first_lease, permit.lease_until)
         return permit
@@ -192,6 +225,8 @@ class Circuit:
                 probes = self._probes()
                 if len(probes) >= self.settings.half_open_probes:
                     return Refusal("probing", min(p.lease_until for p in probes) - now)
+                if now < self._probed_elsewhere_until:
+                    return Refusal("probing", self._probed_elsewhere_until - now)
             case State.CLOSED if not insist and self._out() >= self._ramp:
                 return Refusal("recovering", self._ramp_until - now)
         return None
@@ -206,6 +241,7 @@ class Circuit:
             return False
         permit.settled = True
         self._permits.discard(permit)
+        self._give_back(permit)
         self.state(now)
         if permit.generation != self._generation:
             return True
@@ -221,20 +257,22 @@ class Circuit:
 
     def _settle_probe(self, permit: Permit, outcome: Outcome, now: float) -> None:
         if outcome.kind is Kind.FAILURE:
-            self._failures += 1
-            self._last_failure = outcome.words
+            self._failed(outcome, now)
             if outcome.slow:
                 doubled = min(self._open_seconds * 2, self.settings.open_seconds_max)
                 self._open_seconds = max(self._open_seconds, doubled)
             self._apply(Trigger.PROBE_FAILED, now)
         elif outcome.kind is Kind.SUCCESS or (outcome.kind is Kind.NEUTRAL and outcome.alive):
             self._apply(Trigger.PROBE_SUCCEEDED, now)
-            # One at a time at first, and one more with each success: twice as many with each round of answers.
-            self._ramp = 1
-            self._ramp_until = now + self.settings.open_seconds
+            self._begin_ramp(now)
             permit.generation = self._generation
             if outcome.kind is Kind.SUCCESS:
                 self._count_success(permit, now)
+
+    def _begin_ramp(self, now: float) -> None:
+        # One at a time at first, and one more with each success: twice as many with each round of answers.
+        self._ramp = 1
+        self._ramp_until = now + self.settings.open_seconds
 
     def amend(self, permit: Permit, outcome: Outcome, now: float) -> bool:
         """Take back the success of a permit: its stream failed after its first content, or was slow. False if it
@@ -258,6 +296,7 @@ class Circuit:
     def _count_success(self, permit: Permit, now: float) -> None:
         self._serial += 1
         self._ramp += 1
+        self.well_at = now
         permit.success_at = now
         permit.success_serial = self._serial
         permit.failures_before = self._failures
@@ -265,10 +304,16 @@ class Circuit:
         self._window.success(now)
 
     def _count_failure(self, outcome: Outcome, now: float) -> None:
-        self._failures += 1
-        self._last_failure = outcome.words
+        self._failed(outcome, now)
         self._window.failure(now)
         self._trip_if_due(now)
+
+    def _failed(self, outcome: Outcome, now: float) -> None:
+        if not self._failures:
+            self.first_failure_at = now
+        self.failed_at = now
+        self._failures += 1
+        self._last_failure = outcome.words
 
     def _count_slow(self, outcome: Outcome, now: float) -> None:
         self._last_failure = outcome.words
@@ -284,6 +329,49 @@ class Circuit:
         )
         if self._failures >= self.settings.failure_threshold or rate_reached:
             self._apply(Trigger.TRIPPED, now)
+
+    # --- what other processes tell
+
+    def told_open(self, now: float, seconds: float, since_first_failure: float) -> bool:
+        """Another process has found it failing, `since_first_failure` seconds ago for the first time, and asks it again
+        in so many seconds. Whether it is open for that.
+
+        Where there has been a success since then, it is no more than two failures would be: one of its own opens it.
+        What is open, or is being probed, stays as it is: hearsay stamps no opening time anew.
+        """
+        state = self.state(now)
+        if seconds <= 0 or state not in (State.CLOSED, State.HALF_OPEN):
+            return False
+        if state is State.HALF_OPEN and self._probes():
+            return False
+        if state is State.CLOSED and self.well_at > now - since_first_failure:
+            self._failures = max(self._failures, self.settings.failure_threshold - 1)
+            return False
+        self._apply(Trigger.TOLD_OPEN, now)
+        self._open_until = self._plain_until = now + min(seconds, self.settings.open_seconds_max * (1 + JITTER))
+        self.is_hearsay = True
+        return True
+
+    def told_closed(self, now: float) -> bool:
+        """Another process has had an answer to its probe. Whether that closes it; with the ramp of a probe of its
+        own."""
+        if self.state(now) not in (State.OPEN, State.HALF_OPEN):
+            return False
+        self._apply(Trigger.TOLD_CLOSED, now)
+        self._begin_ramp(now)
+        return True
+
+    def told_probing(self, now: float, seconds: float) -> None:
+        """Another process probes it, for so long at most."""
+        self._probed_elsewhere_until = now + seconds
+
+    @property
+    def own_opening(self) -> tuple[float, float] | None:
+        """When it was found failing for the first time, and when it may be probed; None unless it is open on evidence
+        of its own."""
+        if self._state is not State.OPEN or self.is_hearsay:
+            return None
+        return self.first_failure_at, self._open_until
 
     # --- by hand
 
@@ -315,15 +403,23 @@ class Circuit:
             self._opened_at = now
         self._state = after
         self._generation += 1
+        self.is_hearsay = False
+        self._probed_elsewhere_until = -math.inf
         if after is State.OPEN:
             spread = 1 + JITTER * (2 * self._jitter() - 1)
             self._open_until = now + self._open_seconds * spread
             self._plain_until = now + self.settings.open_seconds * spread
-            self._times_opened += 1
+            self._times_opened += trigger is not Trigger.TOLD_OPEN
         elif after is State.CLOSED:
             self._failures = 0
             self._window.clear()
             self._open_seconds = self.settings.open_seconds
+        if self.listener is not None and trigger in OWN_EVIDENCE:
+            self.listener.turned(self, now)
+
+    def _give_back(self, permit: Permit) -> None:
+        if permit.claim and self.listener is not None:
+            self.listener.probed(self, permit.claim)
 
     def _probes(self) -> list[Permit]:
         return [p for p in self._permits if p.probe and p.generation == self._generation]
@@ -338,6 +434,7 @@ class Circuit:
         for permit in [p for p in self._permits if now >= p.lease_until]:
             permit.settled = True
             self._permits.discard(permit)
+            self._give_back(permit)
         self._first_lease = min((p.lease_until for p in self._permits), default=math.inf)
 
     def snapshot(self, now: float) -> Snapshot:

@@ -77,11 +77,12 @@ class Cooldown:
     """State: the deadline with its reason, the length of the next one that no refusal announces and until when such
     a one holds, when a limit was foreseen and until when."""
 
-    __slots__ = ("_backoff_until", "_foreseen_at", "_foreseen_until", "_next", "_reason", "_until")
+    __slots__ = ("_backoff_until", "_foreseen_at", "_foreseen_until", "_next", "_reason", "_source", "_until")
 
     def __init__(self) -> None:
         self._until = -math.inf
         self._reason = ""
+        self._source = Source.GUESSED
         self._next = FIRST_SECONDS
         self._backoff_until = -math.inf
         self._foreseen_at = -math.inf
@@ -89,16 +90,30 @@ class Cooldown:
 
     def start(self, now: float, seconds: float | None, reason: str) -> None:
         """Pass over until `now + seconds`; the later of two deadlines wins. None: 5 s, doubling to 60 s."""
+        source = Source.ANNOUNCED
         if seconds is None or not math.isfinite(seconds):
+            source = Source.GUESSED
             if now < self._backoff_until:
                 return  # one burst of refusals counts once
             seconds = self._next
             self._next = min(self._next * 2, LONGEST_SECONDS)
             self._backoff_until = now + seconds
+        self._hold(now, seconds, reason, source)
+
+    def told(self, now: float, told: Cooling) -> None:
+        """Another process was refused, or foresees a limit: the later of two deadlines wins. How long the next limit is
+        that no refusal announces is each process's own."""
+        if told.source is Source.FORESEEN:
+            self.foresee(now, told.seconds)
+        else:
+            self._hold(now, told.seconds, told.reason, told.source)
+
+    def _hold(self, now: float, seconds: float, reason: str, source: Source) -> None:
         until = now + min(max(0.0, seconds), ANNOUNCED_MAX_SECONDS)
         if until > self._until:
             self._until = until
             self._reason = reason
+            self._source = source
 
     def foresee(self, at: float, seconds: float) -> None:
         """An answer whose head came at `at` said that a limit is used up, and for how long."""
@@ -120,8 +135,7 @@ class Cooldown:
             return None
         if now >= self._until:
             return Cooling(until - now, FORESEEN, Source.FORESEEN)
-        source = Source.ANNOUNCED if self._until > self._backoff_until else Source.GUESSED
-        return Cooling(until - now, self._reason, source)
+        return Cooling(until - now, self._reason, self._source)
 
     def __repr__(self) -> str:
         return f"Cooldown(until={self._until:.3f}, reason={self._reason!r})"
@@ -151,10 +165,24 @@ class Cooldowns:
     def foresee(self, limited: Subject, at: float, seconds: float) -> None:
         self._cooldown(limited).foresee(at, seconds)
 
+    def told(self, limited: Subject, told: Cooling, now: float) -> None:
+        """Another process has met this limit."""
+        self._cooldown(limited).told(now, told)
+
+    def met(self, limited: Subject, now: float) -> Cooling | None:
+        """The limit of just this subject that holds now."""
+        cooldown = self._of.get(limited)
+        return None if cooldown is None else cooldown.cooling(now)
+
+    def knows_family(self, family: str) -> None:
+        """Windows of the plans are for models of this family alone."""
+        if len(self._families) < MAX_FAMILIES:
+            self._families.add(family)
+
     def succeeded(self, answered: Subject, asked_at: float) -> None:
         if not self._of:
             return
-        for each in self._over(answered):
+        for each in self.over(answered):
             if (cooldown := self._of.get(each)) is not None:
                 cooldown.succeeded(asked_at)
 
@@ -165,7 +193,7 @@ class Cooldowns:
             return None
         found = [
             cooling
-            for each in self._over(asked)
+            for each in self.over(asked)
             if (cooldown := self._of.use(each)) is not None and (cooling := cooldown.cooling(now)) is not None
         ]
         if len(found) < 2:
@@ -173,7 +201,7 @@ class Cooldowns:
         latest = max(found, key=lambda cooling: cooling.seconds)
         return Cooling(latest.seconds, latest.reason, max(cooling.source for cooling in found))
 
-    def _over(self, asked: Subject) -> list[Subject]:
+    def over(self, asked: Subject) -> list[Subject]:
         """All whose limits are limits of this one too."""
         over = [asked, asked.account]
         if self._families and asked.model is not None:

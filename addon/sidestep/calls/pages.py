@@ -69,7 +69,7 @@ def set_mode(core: Core, engine: Engine, mode: str) -> None:
     """RefusedError: it is none."""
     if mode not in MODES:
         raise RefusedError(f"expected one of {', '.join(MODES)}, found {mode!r}")
-    engine.mode = mode
+    engine.set_mode(mode)
     core.say(f"mode {mode}")
 
 

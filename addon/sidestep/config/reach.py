@@ -15,6 +15,7 @@ from sidestep.config.values import REFERENCE
 
 WRITTEN_KEY = "a key written in the file"
 ALL_KEYS = "the providers' keys"
+OF_PROVIDERS = "what is known of providers"
 
 
 _VENDORS = {catalog.own_variable(name) for name in catalog.OFFICIAL}
@@ -56,6 +57,10 @@ def _reached(settings: Settings) -> Iterator[str]:
             yield f"{what} → {_place(provider.base_url)}"
     for network in settings.proxy.allow_clients:
         yield f"{network} → {ALL_KEYS}"
+    if (fleet := settings.fleet) is not None:
+        yield f"{OF_PROVIDERS} → {fleet.place}"
+        for name in REFERENCE.findall(fleet.url.reveal()):
+            yield f"${{{name}}} → {fleet.place}"
 
 
 def _goes_along(provider: Provider) -> Iterator[str]:

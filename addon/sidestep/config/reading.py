@@ -17,6 +17,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from sidestep.config import catalog, keys, local
+from sidestep.config.fleet import FleetReader
 from sidestep.config.lines import line_of, name_at
 from sidestep.config.problems import ConfigError, Problem, in_words
 from sidestep.config.providers import (
@@ -33,7 +34,7 @@ from sidestep.config.urls import is_credential
 
 MAX_FILE_BYTES = 4 << 20
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.(?!-)[a-z0-9_-]{1,63})*")
-_TOP_KEYS = ("mode", "local", "providers", "routes", "proxy", *TABLES)
+_TOP_KEYS = ("mode", "local", "providers", "routes", "proxy", "fleet", *TABLES)
 
 
 def load(path: Path, env: Mapping[str, str]) -> Settings:
@@ -97,6 +98,9 @@ def describe(settings: Settings) -> list[str]:
         targets = ", ".join(f"{p.name} ({p.base_url.host})" for p in route.providers)
         intercepts = ", ".join(str(b) for b in route.intercepts)
         lines.append(f"calls to {intercepts} may go to {targets} [{route.strategy}, {settings.mode}]")
+    if (fleet := settings.fleet) is not None:
+        secret = f"secret: {fleet.secret_from}"
+        lines.append(f"what is known of providers is shared in group {fleet.group} by {fleet.place} ({secret})")
     return lines
 
 
@@ -109,7 +113,7 @@ def _error(source: str, expected: str, found: str) -> ConfigError:
     return ConfigError((Problem(source, "", expected, found),))
 
 
-class _Reader(RouteReader):
+class _Reader(RouteReader, FleetReader):
     """Walks a parsed file table by table. State: as of the bases."""
 
     # --- the whole file
@@ -127,6 +131,7 @@ class _Reader(RouteReader):
         if "local" in data and raw_providers == raw_routes == []:
             raw_providers = usual_providers(self.env)
         providers, routes = self.targets(raw_providers, raw_routes, tables)
+        fleet = self.fleet(data["fleet"], providers) if "fleet" in data else None
         if self.problems:
             raise ConfigError(tuple(self.problems))
         return Settings(
@@ -136,6 +141,7 @@ class _Reader(RouteReader):
             routes=routes,
             local=self.local_servers(routes, providers, tables) if uses_local else (),
             proxy=proxy,
+            fleet=fleet,
             **tables,
         )
 

@@ -108,6 +108,20 @@ class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tunnel_others: bool = False
 
 
+class FleetSettings(msgspec.Struct, frozen=True):
+    """The `[fleet]` table: which proxies share what they know, and through which Valkey or Redis."""
+
+    url: Secret
+    """It may hold a password."""
+    group: str
+    secret: Secret
+    """What the store holds is named by digests under it."""
+    place: str
+    """The server as it may be shown."""
+    secret_from: str
+    """`the file`, an environment variable, or `the providers' keys`."""
+
+
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """USD per million tokens."""
 
@@ -209,6 +223,7 @@ class Settings(msgspec.Struct, frozen=True):
     routing: RoutingSettings
     hedge: HedgeSettings
     proxy: ProxySettings
+    fleet: FleetSettings | None = None
 
     @property
     def by_name(self) -> dict[str, tuple[Provider, ...]]:

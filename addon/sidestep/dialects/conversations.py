@@ -34,6 +34,12 @@ class _Turn(msgspec.Struct):
 _turn = msgspec.json.Decoder(_Turn)
 
 
+def share_digests(key: bytes) -> None:
+    """From now on digests are the same in all processes that have this key of 16 to 64 bytes."""
+    global _KEY
+    _KEY = key
+
+
 def conversation_of(messages: msgspec.Raw | None) -> Conversation | None:
     """Which conversation these messages belong to; None where there are none.
 
@@ -101,7 +107,8 @@ def _without_marks(block: Any) -> Any:
 
 
 def _keyed(parts: list[bytes]) -> bytes:
-    """A digest that means nothing outside this process. Of what is long, its ends and its length are taken."""
+    """A digest that means nothing outside this process, or its fleet. Of what is long, its ends and its length are
+    taken."""
     digest = hashlib.blake2b(key=_KEY, digest_size=16)
     for part in parts:
         digest.update(b"%d:" % len(part))

@@ -26,6 +26,7 @@ from sidestep.routing.histograms import Histograms
 from sidestep.routing.lateness import Budget, CallKind, Times
 from sidestep.routing.recent import Recent
 from sidestep.routing.repeats import Repeats
+from sidestep.routing.sharing import Sharing
 from sidestep.routing.sockets import Sockets
 from sidestep.routing.sticking import Conversations
 from sidestep.routing.strategies import Strategist
@@ -159,6 +160,8 @@ class Engine:
         self._unknown: Bounded[ModelKey, float] = Bounded(UNKNOWN_MODELS, UNKNOWN_BYTES)
         self._issuers: Bounded[str, Issued] = Bounded(ISSUED_IDS, ISSUED_BYTES)
         self.sockets = Sockets()
+        self.sharing: Sharing | None = None
+        """Who tells other processes, and hears from them."""
 
     def reconfigure(self, settings: Settings) -> None:
         """Take other settings; circuits and cooldowns of unchanged providers are kept."""
@@ -193,7 +196,12 @@ class Engine:
             reaching = self._reaching.get(provider.name)
             if reaching is None:
                 reaching = self._reaching[provider.name] = self._circuit(provider)
-            guard = Guard(reaching, self._circuit(provider) if by_model else None)
+                if self.sharing is not None:
+                    self.sharing.guards(provider.name, None, reaching)
+            answering = self._circuit(provider) if by_model else None
+            if self.sharing is not None and answering is not None:
+                self.sharing.guards(provider.name, key[1], answering)
+            guard = Guard(reaching, answering)
             self._guards.put(key, guard)
         return guard
 
@@ -212,8 +220,17 @@ class Engine:
         guards = ((model, guard.answering) for (name, model), guard in self._guards.items() if name == provider.name)
         return {model: circuit for model, circuit in guards if circuit is not None}
 
-    def hold(self, name: str, state: State | None) -> None:
-        """Hold all circuits of a provider by hand (`forced_open`, `disabled`), or give them back (None)."""
+    def set_mode(self, mode: str) -> None:
+        """Enforce, observe or off: by hand, here and in all that share this."""
+        self.mode = mode
+        if self.sharing is not None:
+            self.sharing.mode_set(mode)
+
+    def hold(self, name: str, state: State | None, *, told: bool = False) -> None:
+        """Hold all circuits of a provider by hand (`forced_open`, `disabled`), or give them back (None). `told`: it was
+        done in another process."""
+        if self.sharing is not None and not told:
+            self.sharing.held(name, state)
         if state is None:
             self._held.pop(name, None)
         else:
@@ -223,7 +240,7 @@ class Engine:
         for (owner, _), guard in self._guards.items():
             if owner == name and guard.answering is not None:
                 guard.answering.hold(state)
-        self._tell_changed()
+        self.tell_changed()
 
     # --- permits
 
@@ -264,6 +281,17 @@ class Engine:
             result = "won" if outcome.kind is Kind.SUCCESS else "failed"
         self.hedges_total[(attempt.candidate.provider.name, result)] += 1
 
+    def until_claimed(self, candidate: Candidate, subject: Subject, now: float, *, insist: bool = False) -> float:
+        """Where `admit` would give a probe's permit: seconds to wait until it is known whether another process probes;
+        0.0: go on."""
+        if self.sharing is None:
+            return 0.0
+        guard = self.guard(candidate.provider, candidate.model)
+        if self._refusal(guard, candidate, subject, now, insist) is not None:
+            return 0.0
+        probed = [c for c in guard.circuits if c.state(now) in (State.OPEN, State.HALF_OPEN)]
+        return max((self.sharing.claim(circuit, now) for circuit in probed), default=0.0)
+
     def refusal(self, candidate: Candidate, subject: Subject, now: float, *, insist: bool = False) -> Refused | None:
         """Why `admit` would give no permit now, None if it would."""
         guard = self.guard(candidate.provider, candidate.model)
@@ -273,6 +301,8 @@ class Engine:
         self, guard: Guard, candidate: Candidate, subject: Subject, now: float, insist: bool
     ) -> Refused | None:
         name = candidate.provider.name
+        if self.sharing is not None:
+            self.sharing.asked(subject, now)
         refusal = guard.refusal(now, insist=insist)
         if refusal is not None:
             return Refused(name, refusal.reason, refusal.retry_after)
@@ -303,7 +333,7 @@ class Engine:
             attempt.permit.settle(OPENED, now, status=attempt.status)
             attempt.permit = None
         self._leave(attempt)
-        self._tell_changed()
+        self.tell_changed()
 
     def resume(self, attempt: Attempt, now: float, lease_seconds: float) -> None:
         """Something is asked for over its WebSocket: it is under way whatever the circuits say, counted where they let
@@ -337,7 +367,9 @@ class Engine:
         if outcome.kind is not Kind.SUCCESS and outcome.kind is not Kind.NEUTRAL:
             self.last_error[name] = now, outcome.words
         if outcome.kind is Kind.COOLDOWN:
-            if self.cooldowns.start(attempt.subject, outcome, now) is not None:
+            if (limited := self.cooldowns.start(attempt.subject, outcome, now)) is not None:
+                if self.sharing is not None:
+                    self.sharing.limited(limited, now)
                 self.journal.append((now, f"{name}: cooldown ({outcome.reason})"))
                 cooling = self.cooldowns.find(attempt.subject, now)
                 seconds = "" if cooling is None else f" for {math.ceil(cooling.seconds)} s"
@@ -346,7 +378,13 @@ class Engine:
             self.cooldowns.succeeded(attempt.subject, attempt.started)
         elif outcome.reason == "unknown_model" and candidate.model is not None:
             self._unknown.put((name, short(candidate.model)), now + UNKNOWN_MODEL_SECONDS)
-        self._tell_changed()
+        self.tell_changed()
+
+    def foresee(self, limited: Subject, at: float, seconds: float, now: float) -> None:
+        """A good answer whose head came at `at` has said that a limit is used up, and for how long."""
+        self.cooldowns.foresee(limited, at, seconds)
+        if self.sharing is not None:
+            self.sharing.limited(limited, now)
 
     def ended(self, attempt: Attempt, now: float) -> None:
         """The attempt is over: nothing more comes of it. It must have been settled before."""
@@ -378,7 +416,8 @@ class Engine:
         if not self.out[name]:
             del self.out[name]
 
-    def _tell_changed(self) -> None:
+    def tell_changed(self) -> None:
+        """What was refused may be granted now."""
         for listener in tuple(self.changed):
             listener()
 

@@ -295,17 +295,19 @@ class Exchange:
         candidate, at, reason = self._again
         if now < at:
             return Wait(at - now, reason)
-        self._again = None
         answer = self._ask(candidate, now)
+        if isinstance(answer, Wait):
+            return answer
+        self._again = None
         return answer if isinstance(answer, Attempt) else None
 
-    def _preferred(self, now: float) -> Attempt | None:
+    def _preferred(self, now: float) -> Attempt | Wait | None:
         """The first in order against which nothing speaks."""
         self.refused = ()
         for candidate in self.plan.candidates:
             if candidate.provider.name not in self._spent:
                 answer = self._spared(candidate, now) or self._held_back(candidate) or self._ask(candidate, now)
-                if isinstance(answer, Attempt):
+                if not isinstance(answer, Refused):
                     return answer
                 self.refused = (*self.refused, answer)
         return None
@@ -332,7 +334,10 @@ class Exchange:
                 return wait
             if self._announced(candidate, now) is not None and (wait := self._until_a_reset(now)) is not None:
                 return wait
-            if isinstance(answer := self._ask(candidate, now, insist=True), Attempt):
+            answer = self._ask(candidate, now, insist=True)
+            if isinstance(answer, Wait):
+                return answer
+            if isinstance(answer, Attempt):
                 self.refused = tuple(r for r in self.refused if r.provider != candidate.provider.name)
                 return answer
             refused.append(answer)
@@ -430,12 +435,15 @@ class Exchange:
         # A handshake takes nothing of what its responses will need, but it is of no use where they are refused.
         return self.engine.refusal(first, self.subject(first, OPERATION), now, insist=insist)
 
-    def _ask(self, candidate: Candidate, now: float, *, insist: bool = False) -> Attempt | Refused:
+    def _ask(self, candidate: Candidate, now: float, *, insist: bool = False) -> Attempt | Refused | Wait:
         answer: Attempt | Refused | None = None
         if self._handshake is not None:
             answer = self._refusal(candidate, now, insist=insist)
         if answer is None:
-            answer = self.engine.admit(candidate, self.subject(candidate), now, self._lease(candidate), insist=insist)
+            asked = self.subject(candidate)
+            if seconds := self.engine.until_claimed(candidate, asked, now, insist=insist):
+                return Wait(seconds, "claim", on_change=True)
+            answer = self.engine.admit(candidate, asked, now, self._lease(candidate), insist=insist)
         if isinstance(answer, Attempt):
             name = candidate.provider.name
             self.attempts.append(answer)
@@ -603,7 +611,7 @@ class Exchange:
         self.engine.plans.told(attempt.subject, windows(headers, wall_now) if headers else (), now)
         seconds = exhausted(headers, wall_now - (now - began))
         if seconds is not None:
-            engine.cooldowns.foresee(attempt.subject, began, seconds)
+            engine.foresee(attempt.subject, began, seconds, now)
         if content is not None:
             engine.first_content.took((provider.name, "streamed" if self.call.stream else "whole"), content)
             engine.recent.began(provider.name, content)

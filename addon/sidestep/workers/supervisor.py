@@ -22,7 +22,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from sidestep.fleet.embedded import Embedded, EmbeddedError, Store
 from sidestep.handover import WORKER
 from sidestep.workers.crew import Action, Crew, End, Say, Start
 from sidestep.workers.sockets import bind
@@ -54,6 +56,8 @@ class Supervisor:
         self.processes: dict[int, Process] = {}
         self.listeners: dict[Key, list[socket.socket]] = {}
         self.token = secrets.token_urlsafe(16)
+        self.embedded = Embedded()
+        self.store: Store | None = None
         self.selector = selectors.DefaultSelector()
         self.signals, self._wake = socket.socketpair()
 
@@ -65,14 +69,25 @@ class Supervisor:
         for number in (*STOPS, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         self.selector.register(self.signals, selectors.EVENT_READ, self._signalled)
-        self._do(self.crew.begin())
-        while not self.crew.is_over:
-            left = None if self.crew.kill_at is None else max(0.0, self.crew.kill_at - time.monotonic())
-            for key, _ in self.selector.select(left):
-                key.data()
-            self._reap()
-            self._do(self.crew.expired(time.monotonic()))
+        self._open_store()
+        try:
+            self._do(self.crew.begin())
+            while not self.crew.is_over:
+                left = None if self.crew.kill_at is None else max(0.0, self.crew.kill_at - time.monotonic())
+                for key, _ in self.selector.select(left):
+                    key.data()
+                self._reap()
+                self._do(self.crew.expired(time.monotonic()))
+        finally:
+            self.embedded.stop()
         return self.crew.code
+
+    def _open_store(self) -> None:
+        """For what the workers know of the providers. It is advice: without it each learns for itself."""
+        try:
+            self.store = self.embedded.start()
+        except EmbeddedError as e:
+            say(f"workers learn each for itself which provider fails: {e}")
 
     def _do(self, actions: list[Action]) -> None:
         if self.crew.is_stopping and self.listeners:
@@ -92,7 +107,8 @@ class Supervisor:
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
         before = self.processes.get(number)
-        told = {"number": number, "workers": self.crew.count, "pid": os.getpid(), "token": self.token}
+        told: dict[str, Any] = {"number": number, "workers": self.crew.count, "pid": os.getpid(), "token": self.token}
+        told["store"] = self.store
         ours.sendall(json.dumps(told).encode() + b"\n")
         with theirs:
             popen = subprocess.Popen(  # noqa: S603  # ourselves
@@ -162,6 +178,11 @@ class Supervisor:
                     self._do(self.crew.stop(time.monotonic()))
 
     def _reap(self) -> None:
+        try:
+            if not self.crew.is_stopping and self.embedded.revive():
+                say("what the workers share was lost with its server, which is started anew")
+        except EmbeddedError as e:
+            say(f"workers learn each for itself from now on: {e}")
         for number, process in list(self.processes.items()):
             if process.popen.returncode is None and (code := process.popen.poll()) is not None:
                 self._do(self.crew.ended(number, code, time.monotonic()))

@@ -49,7 +49,8 @@ class Line:
 
     def share(self) -> handover.Share:
         """What the supervisor said at first."""
-        return handover.Share(**json.loads(self.sock.recv(4096)))
+        told = json.loads(self.sock.recv(4096))
+        return handover.Share(**{**told, "store": told["store"] and tuple(told["store"])})
 
     def listen(self, key: tuple[str, str, int]) -> list[socket.socket]:
         with self._asking:

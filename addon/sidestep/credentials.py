@@ -6,7 +6,10 @@ pairs of bytes.
 
 from __future__ import annotations
 
+import binascii
+import re
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import blake2b
 from secrets import token_bytes
 
@@ -34,6 +37,10 @@ SUBPROTOCOLS = b"sec-websocket-protocol"
 as subprotocols, `openai-insecure-api-key.KEY`."""
 SECRET_LENGTH = 8
 """Shorter values are no keys; looking for them would find them everywhere."""
+_SEPARATORS = re.compile(rb"[\s,;\"']+")
+_PART_OF = re.compile(rb"[\s,;\"']|=[^=]")
+MAX_PARTS = 100
+"""Of a field's value that are looked for."""
 _FINGERPRINT_KEY = token_bytes(32)
 """Of this process alone, or of its fleet: a fingerprint of a key is worth nothing elsewhere."""
 
@@ -63,9 +70,24 @@ def copies_to_find(fields: Iterable[Field], parameters: Iterable[str]) -> tuple[
             entries = [entry.strip() for entry in value.split(b",")]
             found += [entry.partition(b".")[2] for entry in entries if _names_an_account(entry.lower())]
         else:
-            found.append(value.rpartition(b" ")[2])
+            found += _secrets_in(value)
     found += [as_bytes(part.partition("=")[2]) for part in parameters if is_credential(part)]
     return tuple([v for v in found if len(v) >= SECRET_LENGTH])
+
+
+def _secrets_in(value: bytes) -> list[bytes]:
+    """What may be secret in the value of a field that bears a credential: it all, without the name of its scheme, and
+    where it has parts these too (cookies, `Token token="…"`); of `Basic` the user and the password."""
+    scheme, _, given = value.rpartition(b" ")
+    scheme = scheme.lower()
+    if (not scheme or scheme == b"bearer") and _PART_OF.search(given) is None:
+        return [given]
+    if scheme == b"basic":
+        with suppress(binascii.Error):
+            return [given, *binascii.a2b_base64(given).split(b":", 1)]
+    parts = _SEPARATORS.split(value, MAX_PARTS)[:MAX_PARTS]
+    # Of `name=value` the value is what is secret.
+    return [given, *(part.strip(b"=").partition(b"=")[2] or part for part in parts)]
 
 
 def fingerprint(fields: Iterable[Field], parameters: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from sidestep.config.urls import parameter_of
 from sidestep.credentials import Field, as_bytes, is_credential_header, names_a_credential
@@ -129,6 +130,8 @@ class AllowList:
         name, value = field
         if kind is _KEPT or kind is _CREDENTIAL or kind is FieldKind.ORIGIN or kind is FieldKind.FETCH_SITE:
             return None
+        if kind is FieldKind.CONTENT_TYPE:
+            return (name, _media_type(value)) if b";" in value else field
         if kind is FieldKind.HOST and b"@" in value:
             return name, value.rpartition(b"@")[2]
         if kind is FieldKind.CONNECTION:
@@ -140,26 +143,41 @@ class AllowList:
                 return (name, b", ".join(entry.strip() for entry in kept)) if kept else None
         return field
 
-    def forwarded_path(self, path: str) -> str:
-        """A path with those query parameters alone that go to any provider; they stay byte for byte."""
+    def forwarded_path(self, path: str, copies: Iterable[bytes] = ()) -> str:
+        """A path with those query parameters alone that go to any provider; they stay byte for byte. `copies`: what is
+        known to be secret; a parameter that repeats it stays."""
         bare, mark, query = path.partition("?")
         if not mark:
             return path
         parts = query.split("&")
-        kept = [part for part in parts if self._forwards(part)]
+        kept = [part for part in parts if self._forwards(part) and not _repeats(part, copies)]
         if len(kept) == len(parts):
             return path
         return f"{bare}?{'&'.join(kept)}" if kept else bare
 
-    def kept_parameters(self, path: str) -> list[str]:
+    def kept_parameters(self, path: str, copies: Iterable[bytes] = ()) -> list[str]:
         """The others."""
         query = path.partition("?")[2]
-        return [part for part in query.split("&") if part and not self._forwards(part)]
+        return [part for part in query.split("&") if part and (not self._forwards(part) or _repeats(part, copies))]
 
     def _forwards(self, part: str) -> bool:
         # Some servers part parameters by semicolons too; a second `=` or `?` is a query that was put together badly.
         value = part.partition("=")[2]
         return not part or (parameter_of(part) in self._parameters and not any(c in value for c in ";=?#"))
+
+
+def _repeats(part: str, copies: Iterable[bytes]) -> bool:
+    """Whether a parameter, as a server reads it, holds one of these."""
+    return any(copy in unquote_to_bytes(as_bytes(part)) for copy in copies)
+
+
+def _media_type(value: bytes) -> bytes:
+    """What says how a body is to be read: the type, and of its parameters the character set alone, but where they make
+    its parts."""
+    media, *parameters = value.split(b";")
+    if media.strip().lower().startswith(b"multipart/"):
+        return value
+    return b";".join([media, *(p for p in parameters if p.partition(b"=")[0].strip().lower() == b"charset")])
 
 
 def _is_forwarded(entry: bytes) -> bool:

@@ -80,16 +80,22 @@ class Canaries:
 
         basic = base64.b64encode(f"user:{canary('userinfo')}".encode()).decode()
         self.user = canary("user")
+        password = canary("userinfo" if number % 2 else "authorization")
         fields = [
-            ("Authorization", f"Basic {basic}" if number % 2 else f"Bearer {canary('authorization')}"),
+            ("Authorization", f"Basic {basic}" if number % 2 else f"Bearer {password}"),
             *((name, canary(name)) for name in KNOWN + UNKNOWN),
             ("Cookie", f"session={canary('cookie')}; theme=dark"),
             ("Referer", f"https://app.test/page?key={canary('key')}"),
             ("User-Agent", f"app/1.0 ({canary('key')})" if number % 3 == 0 else "app/1.0"),
             ("X-Forwarded-User", canary("forwarded-user")),
+            # Copies, of a part of what bears a credential, under names that go to any provider.
+            ("Pragma", canary("cookie")),
+            ("Accept-Language", f"en, {password}"),
         ]
         self.fields = [(k.lower() if lower else k, v) for k, v in fields]
         self.query = "&".join(f"{name}={canary(name)}" for name in PARAMETERS) + f"&{canary('bare')}"
+        self.query += f"&beta=%46{password[1:]}&intent={canary('key')}"
+        self.type = f"application/json; of={canary('type')}; charset=utf-8"
         self.trailers = tuple((f"x-trailer-{i}", canary(f"trailer-{i}")) for i in range(3))
 
     @property
@@ -143,7 +149,7 @@ def test_over_http1(provider: Make, proxy: Start, tmp_path: Path) -> None:
             authority = f"{own.host}:{own.port}"
             user = f"user:{call.user}@" if len(sent) % 2 else ""
             head = f"POST http://{authority}/v1/chat/completions?{call.query} HTTP/1.1\r\nHost: {user}{authority}\r\n"
-            tail = f"\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+            tail = f"\r\nContent-Type: {call.type}\r\nContent-Length: {len(data)}\r\n\r\n"
             with Wire(m) as wire, suppress(EOFError, ConnectionError):
                 wire.send(head.encode() + b"\r\n".join(call.lines) + tail.encode() + data).answer()
     pages = pages_of(m)
@@ -155,6 +161,7 @@ def test_over_http1(provider: Make, proxy: Start, tmp_path: Path) -> None:
         assert lines[1].startswith(b"Host: ")
         assert (call.user.encode() in lines[1]) == (sent.index(call) % 2 == 0)
         assert lines[2 : 2 + len(call.lines)] == call.lines
+        assert seen.header("content-type") == call.type
 
 
 def test_over_http2(proxy: Start, tmp_path: Path) -> None:

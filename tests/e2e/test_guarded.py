@@ -96,6 +96,10 @@ GUARDED: dict[str, str] = {
         "config/test_advice: test_a_key_in_the_clear; "
         "e2e/test_trust: test_a_key_that_goes_out_in_the_clear_is_told_before"
     ),
+    "other users of the machine, at the port of one's command": (
+        "e2e/test_other_users: test_programs_of_other_users_are_refused test_one_that_leaves_at_once_uses_no_key "
+        "test_the_command_of_root_may_go_on_as_another_user"
+    ),
     "all of them, by strangers, at random, for long": (
         "e2e/test_strangers: test_a_thousand_hostile_requests_of_strangers; "
         "e2e/test_fuzz: test_odd_inputs_do_no_harm; "

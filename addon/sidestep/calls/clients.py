@@ -49,10 +49,14 @@ def may_use_keys(client: Client, networks: Iterable[str]) -> bool:
         return True
     if isinstance(mode, LocalMode):
         return True  # captured programs run on this machine, whatever address they seem to come from
-    if address is None:
-        return False
+    return is_listed(client, networks)
+
+
+def is_listed(client: Client, networks: Iterable[str]) -> bool:
+    """Whether a client's address is in one of these networks, in CIDR notation."""
+    address = address_of(client.peername[0]) if client.peername else None
     allowed = (ipaddress.ip_network(n, strict=False) for n in networks)
-    return any(address.version == n.version and address in n for n in allowed)
+    return address is not None and any(address.version == n.version and address in n for n in allowed)
 
 
 _ASK_AGAIN_WHEN_CUT = ("claude-cli/",)

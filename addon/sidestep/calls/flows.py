@@ -126,16 +126,21 @@ class Original:
             original.kept_parameters = tuple(allowed.kept_parameters(path))
             if original.kept_parameters:
                 original.bare_path = as_bytes(allowed.forwarded_path(path))
-        original._read(data.headers.fields)
+        copies = original._read(data.headers.fields)
+        if copies and b"?" in original.bare_path:
+            original.kept_parameters = tuple(allowed.kept_parameters(path, copies))
+            original.bare_path = as_bytes(allowed.forwarded_path(path, copies))
         return original
 
-    def _read(self, fields: tuple[Field, ...]) -> None:
+    def _read(self, fields: tuple[Field, ...]) -> tuple[bytes, ...]:
+        """What was found to be secret is returned."""
         self._sort(fields, ())
         if copies := copies_to_find(self._credentials(), self.kept_parameters):
             everything = b"\n".join([value for _, value in self.fields])
             if any(copy in everything for copy in copies):
                 # The app may have repeated its key in a field of another name.
                 self._sort(fields, copies)
+        return copies
 
     def _sort(self, fields: tuple[Field, ...], copies: tuple[bytes, ...]) -> None:
         allowed, known = self.allowed, self.allowed.known
@@ -149,6 +154,8 @@ class Original:
             if copies and name.lower() not in FRAMING and any(copy in value for copy in copies):
                 kind = _KEPT if kind is _FORWARDED else kind
             if kind is not _FORWARDED:
+                if kind is FieldKind.CONTENT_TYPE:
+                    self.content_type = value.decode("latin-1")
                 part = allowed.forwarded_part(kind, field)
                 if part is not field:
                     kept.append(Kept(len(shown) + len(kept) - unplaced, field, part, kind))
@@ -162,8 +169,6 @@ class Original:
                     field = part
                 elif kind is FieldKind.EXPECT:
                     unplaced += 1  # mitmproxy itself answers it and takes it off: it holds no place
-                elif kind is FieldKind.CONTENT_TYPE:
-                    self.content_type = value.decode("latin-1")
                 elif kind is FieldKind.CONTENT_ENCODING:
                     self.content_encoding = value.decode("latin-1").strip().lower()
             shown.append(field)

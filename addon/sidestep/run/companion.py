@@ -1,5 +1,5 @@
-"""What `sidestep run` loads into mitmproxy beside the addon: it says when the proxy is ready, passes errors on, tells
-at the end what was rerouted, and ends the proxy when `sidestep run` is gone.
+"""What `sidestep run` loads into mitmproxy beside the addon: it says when the proxy is ready, lets no program of
+another user in, passes errors on, tells at the end what was rerouted, and ends the proxy when `sidestep run` is gone.
 
 They talk over a socket pair, a JSON object or a word a line. Loaded by its path, into a process of its own.
 """
@@ -19,9 +19,11 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 
 from sidestep import status
+from sidestep.calls.clients import is_listed
 from sidestep.config.advice import in_the_clear
 from sidestep.config.reading import hosts
 from sidestep.handover import CONTROL_FD, FORCED_OPTIONS
+from sidestep.run import peers
 
 if TYPE_CHECKING:
     from sidestep.routing.engine import Engine
@@ -30,6 +32,8 @@ QUIET_SECONDS = 2.0
 """How long to wait at the end for connections to close: programs that the command left behind may hold some."""
 MESSAGES = 100
 """Errors passed on; the log has them all."""
+
+logger = logging.getLogger("sidestep.run.companion")  # whatever name it is loaded by
 
 
 class _Errors(logging.Handler):
@@ -49,7 +53,8 @@ class _Errors(logging.Handler):
 
 class Companion:
     """State: the socket to `sidestep run`, the options that it wants, client connections that are open, how many there
-    ever were."""
+    ever were; the process that started this one, what tells whose a connection is, and the users that were told
+    of."""
 
     def __init__(self, sock: socket.socket, options: dict[str, Any]) -> None:
         self._sock = sock
@@ -61,12 +66,20 @@ class Companion:
         self._connections = 0
         self._quiet = asyncio.Event()
         self._keep = False
+        self._starter = os.getppid()
+        self._told_users: set[int] = set()
+        self._kernel: peers.Kernel | None = None
         self._errors = _Errors(self)
         # From now on: what the addon has to say of its configuration comes before `load`.
         logging.getLogger().addHandler(self._errors)
 
     def load(self, _: Loader) -> None:
         ctx.options.update_defer(**self._options)
+        # Before the port is there.
+        try:
+            self._kernel = peers.Kernel()
+        except OSError as e:
+            logger.info(f"sidestep: this system does not say whose connections are, so that all users may come ({e})")
 
     def running(self) -> None:
         # The port is for one command on this machine: no user of mitmproxy has to log in at it.
@@ -84,7 +97,7 @@ class Companion:
             await self._talk()
         except Exception:
             # Nobody would end this process then.
-            logging.getLogger(__name__).exception("sidestep: the proxy that was started for a command ends")
+            logger.exception("sidestep: the proxy that was started for a command ends")
             self._keep = False
         if not self._keep:
             ctx.master.shutdown()
@@ -119,9 +132,44 @@ class Companion:
         summary = None if engine is None else status.summary(engine)
         self._say({"report": {"summary": summary, "connections": self._connections}})
 
-    def client_connected(self, client: Client) -> None:
+    async def client_connected(self, client: Client) -> None:
+        if self._kernel is not None and not await self._may_come(client, self._kernel):
+            client.error = "of another user of this machine"
+            return
         self._clients.add(client.id)
         self._connections += 1
+
+    async def _may_come(self, client: Client, kernel: peers.Kernel) -> bool:
+        """Whether a program has any business at the port of this user's command.
+
+        All programs of this user may use it, and root's, which could look into this process as well. Where root has
+        started it, its command may go on as any other user (`su`, apt): what descends from it may. A password would
+        have to be sent, which not every program can, and would be in the environment of all of them.
+        """
+        try:
+            found = kernel.owner(client.peername[:2], client.sockname[:2])
+            if found is None:
+                return False  # it has closed its end: nobody waits for an answer
+            engine = _engine()
+            listed = () if engine is None else engine.settings.proxy.allow_clients
+            if found.uid in (os.getuid(), 0) or is_listed(client, listed):
+                return True
+            may_descend = os.getuid() == 0 and os.getppid() == self._starter
+            if may_descend and await asyncio.to_thread(peers.descends, found.inode, self._starter):
+                return True
+        except OSError as e:
+            logger.warning(f"sidestep: a program was refused: whose it is was not told ({e})")
+            return False
+        self._tell_refused(found.uid)
+        return False
+
+    def _tell_refused(self, user: int) -> None:
+        if user not in self._told_users and len(self._told_users) < MESSAGES:
+            self._told_users.add(user)
+            logger.warning(
+                f"sidestep: a program of another user of this machine (uid {user}) was refused; with "
+                'allow_clients = ["127.0.0.1"] in the [proxy] table all of them may use the port'
+            )
 
     def client_disconnected(self, client: Client) -> None:
         self._clients.discard(client.id)

@@ -306,7 +306,9 @@ class _EngineCollector(Collector):
                 value=float(shared["state"] == "together"),
             )
             yield GaugeMetricFamily(
-                "sidestep_fleet_entries", "What is known of the fleet: circuits, limits, holds.", value=shared["entries"]
+                "sidestep_fleet_entries",
+                "What is known of others: circuits, limits, holds.",
+                value=shared["entries"],
             )
             yield CounterMetricFamily(
                 "sidestep_fleet_commands", "Commands that were sent to the store.", value=shared["sent"]

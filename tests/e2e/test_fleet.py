@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 from support.fleet import Store, ask, press, state, together, until
 from support.provider import Behaviour, Provider
 from support.proxy import Mitmdump
-from support.raw import Wire, chat
+from support.raw import Wire, chat, request
 from support.settings import config, key_of
 
 Make = Callable[..., Provider]
@@ -34,8 +35,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def fleet(stack: ExitStack, tmp_path: Path, store: Store) -> Fleet:
     """Start so many proxies with one configuration; they have heard of the store when this returns."""
 
-    def start(count: int, *providers: Provider, **tables: Any) -> list[Mitmdump]:
-        text = config("chat", *providers, own=providers[0], fleet={"url": store.url}, **tables)
+    def start(count: int, *providers: Provider, after: str = "", **tables: Any) -> list[Mitmdump]:
+        text = config("chat", *providers, own=providers[0], fleet={"url": store.url}, **tables) + after
         proxies = [stack.enter_context(Mitmdump(tmp_path / f"p{i}", text)) for i in range(count)]
         together(*proxies)
         return proxies
@@ -48,6 +49,7 @@ def test_what_opens_at_one_is_open_at_all_and_closes_with_its_probe(provider: Ma
     one's probe succeeds: closed at both."""
     a, b = provider("a"), provider("b")
     one, two = fleet(2, a, b, circuit={"open_seconds": 4}, attempts={"per_provider": 1})
+    assert b"sidestep_fleet_together 1.0" in two.page("/metrics")[1]
     assert ask(two, a, "first") == (200, "a:200")
     a.then(BAD, BAD, BAD)
     for i in range(3):
@@ -56,7 +58,7 @@ def test_what_opens_at_one_is_open_at_all_and_closes_with_its_probe(provider: Ma
     until(lambda: state(two, "a") == "open", HEARD_SECONDS)
     assert ask(two, a, "u3") == (200, "b:200")
     assert (two.provider("a")["failures"], a.count) == (0, 4)
-    two.wait_for_log("a .*is not asked for [1-4] s: another process has found it failing")
+    two.wait_for_log("a .*is not asked for [1-5] s: another process has found it failing")
     until(lambda: state(one, "a") == "half_open", 6)
     assert 3.5 < time.monotonic() - opened < 5
     assert ask(one, a, "u4") == (200, "a:200")
@@ -137,7 +139,7 @@ def test_a_limit_of_one_is_a_limit_of_all_for_that_credential(provider: Make, fl
 
 
 def test_a_limit_of_a_configured_key_is_its_own(provider: Make, fleet: Fleet) -> None:
-    """Both processes send one key of the configuration; it is known to both that it is spent, after a reload as well."""
+    """Both processes send one key of the configuration; it is known to both that it is spent."""
     a, b, c = provider("a"), provider("b"), provider("c")
     one, two = fleet(2, c, a, b)
     c.then(BAD, BAD)
@@ -259,3 +261,43 @@ def test_without_the_client_it_says_what_to_install(store: Store, provider: Make
     m.wait_for_log(r"install sidestep\[fleet\]", 30)
     assert m.process.wait(15) == 1
     m.stop()
+
+
+def test_a_conversation_goes_on_where_it_was_at_another_process(provider: Make, fleet: Fleet) -> None:
+    """Where calls are spread, the next turn of each conversation goes to the provider that has it in its cache."""
+    a, b = provider("a"), provider("b")
+    one, two = fleet(2, a, b, after='strategy = "weighted"\n')
+
+    def turn(m: Mitmdump, i: int, *said: str) -> str:
+        roles = ("user", "assistant")
+        messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate([f"{i}", *said])]
+        status, attempts = ask(m, a, f"c{i}", messages=messages)
+        assert status == 200
+        return attempts.partition(":")[0]
+
+    first = [turn(one, i) for i in range(10)]
+    until(lambda: two.health()["fleet"]["entries"], HEARD_SECONDS)
+    assert set(first) == {"a", "b"}
+    assert [turn(two, i, "yes", "go on") for i in range(10)] == first
+    assert [turn(one, i, "yes", "go on", "well", "and?") for i in range(10)] == first
+
+
+def test_what_a_provider_issued_is_asked_of_it_by_another_process(provider: Make, fleet: Fleet) -> None:
+    """A response that b issued at one process: what goes on from it at the other goes to b, not to the own provider."""
+    a, b = provider("a"), provider("b")
+    one, two = fleet(2, a, b)
+    a.then(BAD, BAD)
+
+    def respond(m: Mitmdump, **more: Any) -> tuple[str, Any]:
+        body = json.dumps({"model": "gpt-4o", "input": "hi", **more}).encode()
+        with Wire(m) as wire:
+            sent = request(f"{a.url()}/responses", body, ("Content-Type", "application/json"))
+            status, headers, answer = wire.send(sent).answer()
+        assert status == 200
+        return headers["x-sidestep-attempts"], json.loads(answer)
+
+    attempts, answer = respond(one)
+    assert attempts == "a:503, a:503, b:200"
+    time.sleep(0.2)
+    assert respond(two, previous_response_id=answer["id"])[0] == "b:200"
+    assert respond(two, previous_response_id="resp_unknown")[0] == "a:200"

@@ -181,7 +181,14 @@ class Calls:
         candidates = engine.routes.candidates(match, call.model)
         lacking = engine.lacking_models(now)
         home = match.home_issuer if call.sealed else ""
-        chosen = table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)
+
+        def plan() -> table.Plan:
+            return table.plan(candidates, call, home_issuer=home, issuer_of=engine.issuer_of, knows_model=lacking)
+
+        question = None
+        if engine.sharing is not None and (names := (*(() if call.pin is None else call.pin.ids), *call.sealed[:1])):
+            question = engine.ask_issuers(names, now)
+        chosen = plan()
         if chosen.passthrough:
             return self._pass_on(session)
         credential = original.fingerprint() if any(c.own_credential for c in chosen.candidates) else ""
@@ -199,6 +206,8 @@ class Calls:
             credential=credential,
             failed_at=failed_at,
             conversation=session.conversation,
+            question=question,
+            replan=None if question is None else plan,
         )
         engine.live.add(session)
         if not session.acting:

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,18 +20,27 @@ from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Cooling, Source, Subject
 from sidestep.config.settings import MODES, FleetSettings, Settings
 from sidestep.credentials import share_fingerprints
+from sidestep.dialects.base import Conversation
 from sidestep.dialects.conversations import share_digests
 from sidestep.fleet.carrier import Carrier
-from sidestep.fleet.claims import LEASE_SECONDS, LOOK_AGAIN_SECONDS, Claim, Claims, Release
+from sidestep.fleet.claims import ANSWER_SECONDS, LEASE_SECONDS, LOOK_AGAIN_SECONDS, Claim, Claims, Release
 from sidestep.fleet.ledger import GRAIN_MS, PULLED_AT_ONCE, Ledger, Message, News, is_suspect
 from sidestep.fleet.names import Names, key_of
 from sidestep.fleet.scripts import Script
 from sidestep.routing.engine import Engine
+from sidestep.routing.sharing import Question
+from sidestep.routing.sticking import Scope, Stay
 
 PULL_SECONDS = 1.0
 CLOSED_SECONDS = 60.0
 """How long it is told that a circuit has closed."""
 LONGEST_MS = 86_400_000
+STAY_SECONDS = 0.02
+"""How long a call waits for where its conversation stays: what is lost is a prompt cache."""
+TOLD_STAY_SECONDS = 60.0
+"""How long that counts; the answer to this call begins it anew."""
+ISSUED_MS = 86_400_000
+MAX_IDS = 64
 MAX_SUBJECTS = 5_000
 _HELD = {"forced_open": State.FORCED_OPEN, "disabled": State.DISABLED, "auto": None}
 _REASON = re.compile(r"[a-z0-9_]{1,40}")
@@ -96,6 +105,7 @@ class Member:
         self._hands: dict[str, str] = {}
         self._withheld: set[str] = set()
         self._probed_until = -math.inf
+        self._stays_until = -math.inf
         self._pulled_at: float | None = None
         self._pulls = False
         self._pulls_again = False
@@ -230,6 +240,81 @@ class Member:
                 self._say(message, now)
         except Exception as e:
             self._bug("fleet", e)
+
+    def stays(self, scope: Scope, conversation: Conversation, stay: Stay) -> None:
+        try:
+            now = self._clock()
+            seconds = stay.until - now
+            provider, home = self.names.digest_of(stay.provider), self.names.digest_of(stay.home)
+            if seconds < 1 or not provider or not home:
+                return
+            key = self.names.stay(*scope, conversation.answered or conversation.opening)
+            value = f"{provider} {home} {stay.length} {stay.end.hex()}"
+            self.carrier.say("SET", [key], [value, "PX", round(seconds * 1000)])
+            if self._stays_until < now + seconds / 2:  # others look only while any conversation stays anywhere
+                self._stays_until = now + seconds
+                message = self.ledger.later(self.names.stays, "stays", self._stays_until)
+                if message is not None:
+                    self._say(message, now)
+        except Exception as e:
+            self._bug("fleet", e)
+
+    def where(self, scope: Scope, conversation: Conversation, now: float) -> Question | None:
+        if now >= self._stays_until:
+            return None
+        try:
+            digests = [d for d in (conversation.answered, conversation.opening) if d is not None]
+            question = Question(now + STAY_SECONDS)
+
+            def answered(answer: Any, sent: float) -> None:
+                question.answered = True
+                if self._engine is not None and not isinstance(answer, Exception):
+                    for digest, value in zip(digests, answer, strict=True):
+                        if value is not None and (stay := self._stay_in(value)) is not None:
+                            self._engine.conversations.told(scope, digest, stay)
+                self._wake()
+
+            keys = [self.names.stay(*scope, digest) for digest in digests]
+            return question if self.carrier.say("MGET", keys, [], answered) else None
+        except Exception as e:
+            self._bug("fleet", e)
+            return None
+
+    def _stay_in(self, value: str) -> Stay | None:
+        """None: it is with a provider that there is not here."""
+        provider, home, length, end = value.split(" ")
+        name, at_home = self.names.name_of(provider), self.names.name_of(home)
+        if name is None or at_home is None:
+            return None
+        return Stay(name, self._clock() + TOLD_STAY_SECONDS, int(length), bytes.fromhex(end), at_home)
+
+    def issued(self, ids: Sequence[str], provider: str) -> None:
+        try:
+            if digest := self.names.digest_of(provider):
+                for identifier in ids[:MAX_IDS]:
+                    self.carrier.say("SET", [self.names.issued(identifier)], [digest, "PX", ISSUED_MS])
+        except Exception as e:
+            self._bug("fleet", e)
+
+    def issuers(self, ids: Sequence[str], now: float) -> Question | None:
+        try:
+            asked = list(ids[:MAX_IDS])
+            question = Question(now + ANSWER_SECONDS)
+
+            def answered(answer: Any, sent: float) -> None:
+                question.answered = True
+                if self._engine is not None and not isinstance(answer, Exception):
+                    providers = self._engine.settings.by_name
+                    for identifier, value in zip(asked, answer, strict=True):
+                        if (name := self.names.name_of(value or "")) is not None:
+                            self._engine.told_issued([identifier], providers[name][0])
+                self._wake()
+
+            keys = [self.names.issued(identifier) for identifier in asked]
+            return question if self.carrier.say("MGET", keys, [], answered) else None
+        except Exception as e:
+            self._bug("fleet", e)
+            return None
 
     def held(self, provider: str, state: State | None) -> None:
         try:
@@ -394,6 +479,8 @@ class Member:
             case ["hold", word] if word in _HELD and (name := self._hands.get(news.entry)) is not None:
                 engine.hold(name, _HELD[word], told=True)
                 self._tell(f"hold of {name}", f"{name} is held {word} by hand in another process", logging.INFO)
+            case ["stays"]:
+                self._stays_until = max(self._stays_until, now + news.seconds)
             case ["mode", mode] if mode in MODES and news.entry == self.names.mode:
                 engine.mode = mode
                 self._tell("mode", f"mode {mode}, by hand in another process", logging.INFO)

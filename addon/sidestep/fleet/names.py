@@ -49,9 +49,6 @@ class Names:
             self._credentials[name] = self._digest(f"{n!r}{v!r}" for n, v in sorted(sent))
         self._names = {digest: name for name, digest in self._providers.items()}
 
-    def provider(self, name: str) -> str | None:
-        return self._providers.get(name)
-
     def name_of(self, digest: str) -> str | None:
         """What a provider of the store is called here; None: there is none here."""
         return self._names.get(digest)
@@ -82,6 +79,10 @@ class Names:
 
     def stay(self, route: str, model: str | None, conversation: bytes) -> str:
         return f"{self._group}:s:" + self._digest((route, repr(model), conversation.hex()))
+
+    def digest_of(self, provider: str) -> str:
+        """What a provider is called in the store."""
+        return self._providers.get(provider, "")
 
     def issued(self, identifier: str) -> str:
         return f"{self._group}:i:" + self._digest((identifier,))

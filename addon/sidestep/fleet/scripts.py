@@ -128,13 +128,6 @@ return {1, 0}
 
 _RELEASE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 
-_STICK = """
-local was = redis.call('GET', KEYS[1])
-if was and was ~= ARGV[1] and was ~= ARGV[2] then return was end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return ARGV[2]
-"""
-
 
 class Script(enum.Enum):
     """Each with its arguments and its answer."""
@@ -156,8 +149,6 @@ class Script(enum.Enum):
     ends. The same token again has its lease anew."""
     RELEASE = _RELEASE
     """Token."""
-    STICK = _STICK
-    """Expected (empty: none), new, milliseconds → who has it now."""
 
     def __init__(self, text: str) -> None:
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

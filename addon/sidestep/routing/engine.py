@@ -26,7 +26,7 @@ from sidestep.routing.histograms import Histograms
 from sidestep.routing.lateness import Budget, CallKind, Times
 from sidestep.routing.recent import Recent
 from sidestep.routing.repeats import Repeats
-from sidestep.routing.sharing import Sharing
+from sidestep.routing.sharing import Question, Sharing
 from sidestep.routing.sockets import Sockets
 from sidestep.routing.sticking import Conversations
 from sidestep.routing.strategies import Strategist
@@ -439,7 +439,20 @@ class Engine:
 
     def issued(self, ids: tuple[str, ...], provider: Provider) -> None:
         """Remember which provider issued these identifiers, for later calls that are pinned by them."""
+        if self.sharing is not None:
+            self.sharing.issued([i for i in ids if self._issuers.get(i) is None], provider.name)
+        self.told_issued(ids, provider)
+
+    def told_issued(self, ids: Iterable[str], provider: Provider) -> None:
+        """The same, where another process says so."""
         self._note_issued(ids, Issued(provider.name, provider.issuer))
+
+    def ask_issuers(self, ids: Iterable[str], now: float) -> Question | None:
+        """Have other processes asked who has issued what is not known here; None: nobody need be asked."""
+        if self.sharing is None:
+            return None
+        unknown = [i for i in ids if self._issuers.get(i) is None]
+        return self.sharing.issuers(unknown, now) if unknown else None
 
     def disown(self, ids: Iterable[str], provider: str) -> list[str]:
         """A provider refuses these pieces. Those that it was not itself seen to issue: whosever they are, they are left

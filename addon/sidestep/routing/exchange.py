@@ -32,6 +32,7 @@ from sidestep.dialects.conversations import conversation_of
 from sidestep.routing.engine import Attempt, Engine, Refused
 from sidestep.routing.lateness import CallKind, kind_of
 from sidestep.routing.prices import context_window, rates_at
+from sidestep.routing.sharing import Question
 from sidestep.routing.sockets import OPERATION
 from sidestep.routing.sticking import Stay
 from sidestep.routing.strategies import pace_key
@@ -122,10 +123,13 @@ class Exchange:
         credential: str = "",
         failed_at: frozenset[str] = frozenset(),
         conversation: str = "",
+        question: Question | None = None,
+        replan: Callable[[], Plan] | None = None,
     ) -> None:
         """`body_bytes`: the size of the request's body, from which its tokens are estimated. `credential`: a
         fingerprint of the app's own. `failed_at`: providers that have just failed this very call. `conversation`: a
-        name for the one that a WebSocket's handshake goes on with."""
+        name for the one that a WebSocket's handshake goes on with. `question`: other processes are asked for what the
+        plan depends on, `replan`: makes it once they have answered."""
         self.id = new_id()
         self.engine = engine
         self.match = match
@@ -163,6 +167,10 @@ class Exchange:
         """A second attempt could be made beside one that is late."""
         if self.may_hedge:
             engine.budget.earn(settings.hedge.max_share)
+        self._question, self._replan = question, replan
+        self._failed_at = failed_at
+        if question is None and engine.sharing is not None and len(plan.candidates) > 1:
+            self._ask_where_it_stays(plan, now)
         self.plan = plan if len(plan.candidates) < 2 else self._in_order(plan, body_bytes, failed_at, now)
 
     @property
@@ -175,6 +183,32 @@ class Exchange:
             f"Exchange({self.id}, route={self.match.route.name}, model={self.call.model!r}, [{self.trail}],"
             f" deadline={self.deadline:.3f})"
         )
+
+    # --- what other processes know
+
+    def _ask_where_it_stays(self, plan: Plan, now: float) -> None:
+        """Where a later turn of a conversation comes to this process for the first time."""
+        engine, conversation = self.engine, self.conversation
+        if engine.sharing is None or conversation is None or conversation.answered is None:
+            return
+        if engine.conversations.stay(self._scope, conversation, now) is None:
+            self._question = engine.sharing.where(self._scope, conversation, now)
+            self._replan = lambda: plan
+
+    def _until_it_is_told(self, now: float) -> Wait | None:
+        """A plan that depends on what others know is made anew when they have said it, or have not in time."""
+        if self._question is None:
+            return None
+        if seconds := self._question.seconds(now):
+            return Wait(seconds, "fleet", on_change=True)
+        self._question = None
+        if self._replan is not None and not self.attempts:
+            plan = self._replan()
+            if plan.candidates:
+                self._first = plan.candidates[0]
+                several = len(plan.candidates) > 1
+                self.plan = self._in_order(plan, self._body_bytes, self._failed_at, now) if several else plan
+        return None
 
     # --- in which order
 
@@ -267,7 +301,8 @@ class Exchange:
                 self._spent.pop(name, None)
             self._held = replace(self._held, names=frozenset())
         return (
-            self._the_same_again(now)
+            self._until_it_is_told(now)
+            or self._the_same_again(now)
             or self._preferred(now)
             or self._over_http()
             or self._for_want_of_others(now)
@@ -626,6 +661,8 @@ class Exchange:
             home = self._first.provider.name if self.match.route.strategy == "priority" and self._first else None
             seconds = provider.routing.stick_seconds
             stays.answered(self._scope, conversation, provider.name, seconds, now, home=home)
+            if engine.sharing is not None and (stay := stays.latest(self._scope, conversation)) is not None:
+                engine.sharing.stays(self._scope, conversation, stay)
 
     def used(self, attempt: Attempt) -> None:
         """An answer has told what it has taken."""

@@ -6,10 +6,26 @@ to be asked, the answer is how many seconds to wait for it, and whoever waits is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Subject
+from sidestep.dialects.base import Conversation
+from sidestep.routing.sticking import Scope, Stay
+
+
+@dataclass(slots=True, eq=False)
+class Question:
+    """Other processes are asked. `until`: monotonic seconds; an answer is not waited for longer."""
+
+    until: float
+    answered: bool = False
+
+    def seconds(self, now: float) -> float:
+        """How long to wait still, 0.0: go on."""
+        return 0.0 if self.answered else max(0.0, self.until - now)
 
 
 class Sharing(Protocol):
@@ -32,6 +48,19 @@ class Sharing(Protocol):
 
     def limited(self, subject: Subject, now: float) -> None:
         """A limit of this subject was met, or is foreseen."""
+
+    def stays(self, scope: Scope, conversation: Conversation, stay: Stay) -> None:
+        """A conversation stays with a provider."""
+
+    def where(self, scope: Scope, conversation: Conversation, now: float) -> Question | None:
+        """Where does a conversation stay that is not known here? The answer is there in `Engine.conversations`. None:
+        none stays anywhere."""
+
+    def issued(self, ids: Sequence[str], provider: str) -> None:
+        """A provider has issued identifiers."""
+
+    def issuers(self, ids: Sequence[str], now: float) -> Question | None:
+        """Who has issued identifiers that are not known here? The answer is there in `Engine.issuer_of`."""
 
     def held(self, provider: str, state: State | None) -> None:
         """Its circuits are held by hand, or given back."""

@@ -73,6 +73,15 @@ class Conversations:
             home = provider if before is None or conversation.answered is None else before.home
         self._stays.put(key, Stay(provider, now + seconds, conversation.length, conversation.end, home))
 
+    def told(self, scope: Scope, digest: bytes, stay: Stay) -> None:
+        """Another process says where a conversation stays of which nothing is known here."""
+        if self._stays.get((scope, digest)) is None:
+            self._stays.put((scope, digest), stay)
+
+    def latest(self, scope: Scope, conversation: Conversation) -> Stay | None:
+        """What was noted last of a conversation."""
+        return self._stays.get((scope, conversation.answered or conversation.opening))
+
     def used(self, scope: Scope, conversation: Conversation, provider: str, prompt: int, cached: int) -> None:
         """What the answer of this provider has taken."""
         key = scope, conversation.answered or conversation.opening

@@ -1,0 +1,76 @@
+"""Who may probe."""
+
+from __future__ import annotations
+
+from sidestep.fleet.claims import ALONE, ANSWER_SECONDS, LEASE_SECONDS, UNUSED_SECONDS, Claim, Claims, Release
+
+
+def asked(claims: Claims, now: float = 0.0) -> Claim:
+    seconds, claim = claims.ask("c", now)
+    assert seconds == ANSWER_SECONDS
+    assert claim is not None
+    return claim
+
+
+def test_granted_used_given_back() -> None:
+    claims = Claims("me")
+    claim = asked(claims)
+    assert claims.ask("c", 0.04) == (ANSWER_SECONDS - 0.04, None)  # whoever comes meanwhile waits with it
+    assert claims.answered(claim, granted=True, now=0.05) is None
+    assert claims.ask("c", 0.05) == (0.0, None)
+    assert claims.take("c", 0.05) == claim.token
+    assert claims.due(1.0) == [claim]  # its lease is made longer as long as it is out
+    assert claims.give_back(claim.token) == Release("c", claim.token)
+    assert claims.give_back(claim.token) is None
+    assert claims.due(2.0) == []
+
+
+def test_taken_elsewhere() -> None:
+    """It is asked for anew by whoever comes next."""
+    claims = Claims("me")
+    claim = asked(claims)
+    assert claims.answered(claim, granted=False, now=0.05) is None
+    assert asked(claims, 0.06) != claim
+
+
+def test_nobody_answers() -> None:
+    """After a tenth of a second as if alone; a grant that comes later is given back at once."""
+    claims = Claims("me")
+    claim = asked(claims)
+    assert claims.ask("c", ANSWER_SECONDS) == (0.0, None)
+    assert claims.take("c", ANSWER_SECONDS) == ALONE
+    assert claims.answered(claim, granted=True, now=0.3) == Release("c", claim.token)
+    assert claims.answered(claim, granted=False, now=0.3) is None
+
+
+def test_an_error_is_as_if_alone() -> None:
+    claims = Claims("me")
+    claims.answered(asked(claims), granted=None, now=0.01)
+    assert claims.ask("c", 0.02) == (0.0, None)
+    assert claims.take("c", 0.02) == ALONE
+    assert claims.due(9) == []
+
+
+def test_granted_and_not_used_is_given_back() -> None:
+    claims = Claims("me")
+    claim = asked(claims)
+    claims.answered(claim, granted=True, now=0.05)
+    assert claims.due(UNUSED_SECONDS - 0.01) == []
+    assert claims.due(UNUSED_SECONDS) == [Release("c", claim.token)]
+    assert claims.take("c", 1.1) == ALONE
+
+
+def test_a_doubled_answer_gives_nothing_back_that_is_in_use() -> None:
+    claims = Claims("me")
+    claim = asked(claims)
+    claims.answered(claim, granted=True, now=0.05)
+    assert claims.answered(claim, granted=True, now=0.06) is None
+    claims.take("c", 0.07)
+    assert claims.answered(claim, granted=True, now=0.08) is None
+
+
+def test_a_grant_whose_lease_is_over_is_none() -> None:
+    """The loop stood still for long."""
+    claims = Claims("me")
+    claims.answered(asked(claims), granted=True, now=0.05)
+    assert claims.take("c", LEASE_SECONDS) == ALONE

@@ -1,0 +1,121 @@
+"""How news is weighed: generations, another life of the store, what is told again."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sidestep.fleet.ledger import Ledger, News, is_suspect
+from sidestep.fleet.scripts import Script
+
+
+def entry(name: str, generation: int, ms: int, token: str, payload: str) -> list[Any]:
+    return [name, generation, ms, token, payload]
+
+
+def pulled(
+    ledger: Ledger, epoch: str, version: int, *entries: list[Any], sent: float = 0, now: float = 0
+) -> list[News]:
+    return ledger.pulled([epoch, version, [part for entry in entries for part in entry]], sent, now)[0]
+
+
+def test_what_is_left_counts_from_when_it_was_asked_for() -> None:
+    """An answer that took two seconds leaves two seconds less."""
+    [news] = pulled(Ledger("me"), "e", 1, entry("c1", 1, 5000, "you.1", "open 0"), sent=10, now=12)
+    assert news == News("c1", "open 0", 3)
+
+
+def test_an_older_generation_is_no_news() -> None:
+    """Doubled, or overtaken by a newer one."""
+    ledger = Ledger("me")
+    assert pulled(ledger, "e", 5, entry("c1", 5, 5000, "you.2", "closed"))
+    assert not pulled(ledger, "e", 5, entry("c1", 5, 5000, "you.2", "closed"))
+    assert not pulled(ledger, "e", 4, entry("c1", 4, 5000, "you.1", "open 0"))
+    assert ledger.version == 5
+
+
+def test_its_own_word_and_what_is_over_are_no_news() -> None:
+    ledger = Ledger("me")
+    assert not pulled(ledger, "e", 2, entry("c1", 1, 5000, "me.1", "open 0"), entry("c2", 2, 5000, "you.1", "x"), now=6)
+
+
+def test_what_stays_has_no_end() -> None:
+    [news] = pulled(Ledger("me"), "e", 1, entry("h1", 1, 0, "you.1", "hold auto"))
+    assert news.seconds == math.inf
+
+
+def test_another_life_of_the_store_is_heard_anew_and_told_again() -> None:
+    """Generations of the one before count for nothing; what still holds is told, what is over is not."""
+    ledger = Ledger("me")
+    pulled(ledger, "one", 90, entry("c9", 90, 50_000, "you.1", "open 0"))
+    ledger.tell("c1", "open 0", until=30)
+    ledger.tell("c2", "open 0", until=5)
+    ledger.hand("h1", "hold disabled")
+    assert ledger.retell(9) == []
+    assert pulled(ledger, "two", 3, entry("c9", 3, 50_000, "you.2", "closed"), now=10)
+    again = ledger.retell(10)
+    assert [(m.script, m.entry, m.epoch) for m in again] == [(Script.TELL, "c1", "two"), (Script.HAND, "h1", "two")]
+    assert ledger.retell(10) == []
+
+
+def test_a_tell_says_what_it_has_heard() -> None:
+    ledger = Ledger("me")
+    pulled(ledger, "e", 7, entry("c1", 7, 5000, "you.1", "closed"))
+    message = ledger.tell("c1", "open 5", until=15)
+    assert (message.base, message.epoch, message.token) == (7, "e", "me.1")
+
+
+def test_a_refusal_is_the_news() -> None:
+    """Somebody else had told in between: that is what holds, and this process's own word is told no more."""
+    ledger = Ledger("me")
+    pulled(ledger, "e", 1)
+    said = ledger.tell("c1", "open 5", until=15)
+    news, again = ledger.answered(said, [0, 4, 5000, "you.1", "closed", "e"], 0, 0)
+    assert (news, again) == (News("c1", "closed", 5), None)
+    ledger.lost()
+    assert ledger.retell(1) == []
+
+
+def test_an_earlier_word_of_its_own_is_no_refusal() -> None:
+    """What it told before had not come back yet: the later word is said once more, on top of it."""
+    ledger = Ledger("me")
+    pulled(ledger, "e", 1)
+    ledger.tell("c1", "open 5", until=15)
+    closed = ledger.tell("c1", "closed", until=60)
+    news, again = ledger.answered(closed, [0, 4, 5000, "me.1", "open 5", "e"], 0, 0)
+    assert news is None
+    assert again is not None
+    assert (again.payload, again.base) == ("closed", 4)
+
+
+def test_an_answer_of_another_life_is_not_learnt() -> None:
+    ledger = Ledger("me")
+    pulled(ledger, "e", 1)
+    said = ledger.tell("c1", "open 5", until=15)
+    assert ledger.answered(said, [1, 900, 5000, "me.1", "open 5", "other"], 0, 0) == (None, None)
+    assert ledger.tell("c1", "closed", until=15).base == 0
+
+
+def test_a_limit_that_is_known_is_not_told() -> None:
+    """All processes that meet one limit know it from the first one's word."""
+    ledger = Ledger("me")
+    pulled(ledger, "e", 1, entry("k1", 1, 60_000, "you.1", "limit 2 rate_limit"))
+    assert ledger.later("k1", "limit 2 rate_limit", until=60.02) is None
+    assert ledger.later("k1", "limit 2 rate_limit", until=61) is not None
+
+
+def test_what_was_lost_is_told_again() -> None:
+    ledger = Ledger("me")
+    ledger.tell("c1", "open 5", until=15)
+    ledger.lost()
+    assert [m.entry for m in ledger.retell(1)] == ["c1"]
+
+
+def test_a_process_whose_providers_have_all_failed_at_once_is_suspect() -> None:
+    never = -math.inf
+    assert is_suspect([(90, 99), (95, 98)], 100)
+    assert is_suspect([(never, 99), (never, 98), (1, 2)], 100)  # the last was not asked for long
+    assert not is_suspect([(90, 99)], 100)  # with one alone nothing can be told
+    assert not is_suspect([(90, 99), (98, 95)], 100)  # one answers
+    assert not is_suspect([(90, 99), (never, 80)], 100)  # it failed while the other one still answered
+    assert not is_suspect([], 100)

@@ -317,7 +317,7 @@ def test_a_store_that_is_full_locked_or_slow_costs_no_call(
         store.ask("CONFIG", "SET", "maxmemory", "1")
     elif fault == "locked":
         store.lock("another")
-    times = []
+    times: list[float] = []
     end = time.monotonic() + 5
     while time.monotonic() < end:
         if (fault == "slow" and not times) or (times and fault == "slow" and len(times) % 60 == 0):

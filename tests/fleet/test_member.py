@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from io import StringIO
 from typing import Any
 
+import msgspec
 import pytest
+from rich.console import Console
 
+from sidestep import handover, status
+from sidestep.addon import fleet_of
 from sidestep.breaker.circuit import State
 from sidestep.breaker.cooldown import Cooling, Source, Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome
@@ -15,8 +21,10 @@ from sidestep.fleet.ledger import News
 from sidestep.fleet.member import Member
 from sidestep.fleet.names import Names
 from sidestep.fleet.scripts import Script
+from sidestep.overview import Overview
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.table import Candidate
+from sidestep.run import showing
 
 SUCCESS = Outcome(Kind.SUCCESS, "success", status=200)
 REFUSED = Outcome(Kind.FAILURE, "connect")
@@ -109,6 +117,36 @@ def test_a_family_of_models_is_limited_elsewhere() -> None:
         asked = subject("a", "", "messages", model)
         process.member.asked(asked, process.now)
         assert engine.cooldowns.find(asked, process.now) == found
+
+
+def test_what_is_seen_of_it() -> None:
+    """In `/health`, `/metrics` and `sidestep status`: alone until the store has answered, and without its password."""
+    process = Process(settings("a"))
+
+    def seen() -> tuple[str, str, str]:
+        body = status.health(process.engine, process.now)[1]["fleet"]
+        console = Console(file=StringIO(), width=200)
+        picture = Overview(lambda: process.now, lambda: process.now).picture(process.engine)
+        console.print(showing.status(picture))
+        shown = re.findall(r"fleet: (.*?) *\n", console.file.getvalue())  # type: ignore[attr-defined]
+        metrics = status.metrics(process.engine, process.now).decode()
+        return body["state"], re.findall(r"^sidestep_fleet_together (.*)", metrics, re.MULTILINE)[0], shown[0]
+
+    assert seen() == ("alone", "0.0", "alone, group sidestep by redis://h:6379/0")
+    process.member._pulled(["", 0, []], process.now)
+    assert seen() == ("together", "1.0", "together, group sidestep by redis://h:6379/0")
+
+
+def test_a_worker_has_what_its_supervisor_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless its configuration names a store."""
+    without = msgspec.structs.replace(settings("a"), fleet=None)
+    assert fleet_of(without) is None
+    monkeypatch.setattr(handover, "fleet_given", ("unix:///run/s", "x" * 64))
+    given = fleet_of(without)
+    assert given is not None
+    assert (given.url.reveal(), given.secret.reveal()) == ("unix:///run/s", "x" * 64)
+    assert "x" * 64 not in repr(given)
+    assert fleet_of(settings("a")) == settings("a").fleet
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,12 @@ class Member:
 
     def learn(self, settings: Settings) -> None:
         self.names.learn(settings)
+        for entry, circuit in list(self._circuits.items()):
+            if isinstance(bond := circuit.listener, _Bond):
+                bond.entry = self.names.circuit(bond.provider, bond.model)
+                if bond.entry != entry:
+                    del self._circuits[entry]
+                    self._circuits[bond.entry] = circuit
         self._hands = {self.names.hand(name): name for name in settings.by_name}
         self._forget_subjects()
 
@@ -494,7 +500,8 @@ class Member:
             turned, what = circuit.told_closed(now), "is asked again: another process has had an answer"
         else:
             turned = circuit.told_open(now, news.seconds, since_first_failure)
-            what = f"is not asked for {math.ceil(news.seconds)} s: another process has found it failing"
+            seconds = math.ceil(circuit.snapshot(now).retry_after or 0.0)
+            what = f"is not asked for {seconds} s: another process has found it failing"
         if turned:
             state = circuit.state(now)
             engine.journal.append((now, f"{bond.words}: {before} → {state} (heard)"))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from support.fleet import Store, ask, press, state, together, until
+from support.namespaces import networks
 from support.provider import Behaviour, Provider
 from support.proxy import Mitmdump
 from support.raw import Wire, chat, request
@@ -79,11 +80,12 @@ def test_a_process_that_never_asked_a_provider_knows_that_it_fails(provider: Mak
     assert a.count == 3
 
 
-def test_one_probe_for_all_and_its_success_closes_all(provider: Make, fleet: Fleet) -> None:
-    """Two processes, twenty calls at once at each when the open time is over: the provider gets one of them, all are
-    answered, and when the probe is, both are closed."""
+@pytest.mark.parametrize("count", [2, 4])
+def test_one_probe_for_all_and_its_success_closes_all(count: int, provider: Make, fleet: Fleet) -> None:
+    """Several processes, twenty calls at once at each when the open time is over: the provider gets one of them, all
+    are answered, and when the probe is, all are closed."""
     a, b = provider("a"), provider("b")
-    proxies = fleet(2, a, b, circuit={"failure_threshold": 1, "open_seconds": 2}, attempts={"per_provider": 1})
+    proxies = fleet(count, a, b, circuit={"failure_threshold": 1, "open_seconds": 2}, attempts={"per_provider": 1})
     for i, m in enumerate(proxies):
         ask(m, a, f"first{i}")
     gate = threading.Event()
@@ -93,10 +95,10 @@ def test_one_probe_for_all_and_its_success_closes_all(provider: Make, fleet: Fle
         until(lambda m=m: state(m, "a") == "open", HEARD_SECONDS)  # type: ignore[misc]
     for m in proxies:
         until(lambda m=m: state(m, "a") == "half_open", 4)  # type: ignore[misc]
-    with ThreadPoolExecutor(40) as pool:
+    with ThreadPoolExecutor(20 * count) as pool:
         calls = [pool.submit(ask, m, a, f"c{i}{m.port}") for i in range(20) for m in proxies]
-        until(lambda: sum(call.done() for call in calls) == 39, 10)
-        assert a.count == 4
+        until(lambda: sum(call.done() for call in calls) == 20 * count - 1, 20)
+        assert a.count == count + 2
         gate.set()
     assert sorted({call.result() for call in calls}) == [(200, "a:200"), (200, "b:200")]
     for m in proxies:
@@ -341,3 +343,25 @@ def test_a_store_that_is_full_locked_or_slow_costs_no_call(
     a.chooser = lambda seen: Behaviour()
     until(lambda: ask(one, a, f"{time.monotonic()}")[1] == "a:200", 5)
     until(lambda: state(two, "a") == "closed", 5)
+
+
+def test_a_process_with_a_dead_network_opens_nobody_elses_circuits(
+    provider: Make, fleet: Fleet, store: Store, stack: ExitStack, tmp_path: Path
+) -> None:
+    """One process that reaches the store, and no provider at all: it gives them up, and the other does not."""
+    a, b = provider("a"), provider("b")
+    attempts = {"per_provider": 1, "wait_seconds": 0}
+    [one] = fleet(1, a, b, attempts=attempts)
+    assert ask(one, a, "first") == (200, "a:200")
+    with networks():  # what is started here is in a network without anything
+        text = config("chat", a, b, own=a, fleet={"url": store.url}, attempts=attempts)
+        two = stack.enter_context(Mitmdump(tmp_path / "cut off", text))
+        together(two)
+        for i in range(6):
+            assert ask(two, a, f"c{i}")[0] in (502, 503)
+        assert (state(two, "a"), state(two, "b")) == ("open", "open")
+        time.sleep(HEARD_SECONDS)
+        two.stop()
+    assert (state(one, "a"), state(one, "b")) == ("closed", "closed")
+    assert ask(one, a, "after") == (200, "a:200")
+    assert "another process" not in one.log

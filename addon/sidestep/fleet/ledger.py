@@ -151,8 +151,8 @@ class Ledger:
         self._heard[entry] = _Heard(generation, until, token, payload)
         if token.startswith(f"{self._me}.") or until <= now:
             return None
-        if payload.startswith(("open", "closed")):
-            self._said.pop(entry, None)  # the last word on a circuit is another's
+        if (said := self._said.get(entry)) is not None and said.script is not Script.LATER:
+            del self._said[entry]  # the last word is another's
         return News(entry, payload, until - now)
 
     def known(self, entry: str, now: float) -> News | None:

@@ -412,6 +412,7 @@ def _as_data(settings: Settings) -> dict[str, Any]:
             }
             for r in settings.routes
         ],
+        **({} if (fleet := settings.fleet) is None else {"fleet": {"group": fleet.group, "store": fleet.place}}),
     }
 
 

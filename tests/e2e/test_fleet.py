@@ -45,6 +45,16 @@ def fleet(stack: ExitStack, tmp_path: Path, store: Store) -> Fleet:
     return start
 
 
+def respond(m: Mitmdump, to: Provider, **more: Any) -> tuple[str, Any]:
+    """A call of the Responses API: its attempts, and its answer."""
+    body = json.dumps({"model": "gpt-4o", "input": "hi", **more}).encode()
+    with Wire(m) as wire:
+        sent = request(f"{to.url()}/responses", body, ("Content-Type", "application/json"))
+        status, headers, answer = wire.send(sent).answer()
+    assert status == 200
+    return headers["x-sidestep-attempts"], json.loads(answer)
+
+
 def test_what_opens_at_one_is_open_at_all_and_closes_with_its_probe(provider: Make, fleet: Fleet) -> None:
     """Three failures at one process: the other is open within 1.5 s, and has not asked the provider itself. The first
     one's probe succeeds: closed at both."""
@@ -220,12 +230,16 @@ def test_nothing_in_the_store_can_be_read(provider: Make, fleet: Fleet, store: S
             ask(one, a, f"{secrets[3]}{i}", **more)
             ask(two, a, f"{secrets[3]}{i}", **more)
             time.sleep(0.4)
+        identifier = respond(one, a, input=secrets[1])[1]["id"]
+        respond(two, a, previous_response_id=identifier)
         press(one, "/circuit/open/alpha")
         sent = heard()
         held = store.contents()
-    words = [*secrets, "alpha", "beta", "127.0.0.1", key_of("beta"), "CANARY", "/v1", "chat"]
+    words = [*secrets, identifier, "alpha", "beta", "127.0.0.1", key_of("beta"), "CANARY", "/v1", "chat"]
     assert b"rate_limit" in sent
     assert b"open " in sent
+    assert b"}:s:" in sent
+    assert b"}:i:" in held
     assert b"}:e" in held
     assert [word for word in words if word.encode() in sent + held] == []
 
@@ -289,20 +303,11 @@ def test_what_a_provider_issued_is_asked_of_it_by_another_process(provider: Make
     a, b = provider("a"), provider("b")
     one, two = fleet(2, a, b)
     a.then(BAD, BAD)
-
-    def respond(m: Mitmdump, **more: Any) -> tuple[str, Any]:
-        body = json.dumps({"model": "gpt-4o", "input": "hi", **more}).encode()
-        with Wire(m) as wire:
-            sent = request(f"{a.url()}/responses", body, ("Content-Type", "application/json"))
-            status, headers, answer = wire.send(sent).answer()
-        assert status == 200
-        return headers["x-sidestep-attempts"], json.loads(answer)
-
-    attempts, answer = respond(one)
+    attempts, answer = respond(one, a)
     assert attempts == "a:503, a:503, b:200"
     time.sleep(0.2)
-    assert respond(two, previous_response_id=answer["id"])[0] == "b:200"
-    assert respond(two, previous_response_id="resp_unknown")[0] == "a:200"
+    assert respond(two, a, previous_response_id=answer["id"])[0] == "b:200"
+    assert respond(two, a, previous_response_id="resp_unknown")[0] == "a:200"
 
 
 @pytest.mark.parametrize("fault", ["full", "locked", "slow"])

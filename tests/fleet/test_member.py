@@ -149,6 +149,22 @@ def test_a_worker_has_what_its_supervisor_started(monkeypatch: pytest.MonkeyPatc
     assert fleet_of(settings("a")) == settings("a").fleet
 
 
+def test_a_limit_that_is_foreseen_anew_with_each_answer_is_told_now_and_then() -> None:
+    process = Process(settings("a"))
+    limited = subject("a", "", "chat", "m")
+    told = 0
+    for i in range(100):
+        process.now += 0.1
+        process.engine.foresee(limited, process.now, 60, process.now)
+        for command, arguments in process.said[told:]:
+            assert command is Script.LATER
+            answer = [1, i + 1, arguments[1], *arguments[3:5], ""]
+            message = process.member.ledger._said[arguments[0]]
+            process.member._hear(message)(answer, process.now)
+        told = len(process.said)
+    assert 1 <= told <= 3
+
+
 @pytest.mark.parametrize(
     "payload", ["", "open", "open x", "limit 9 quota", "limit 2 QUOTA!", "hold up", "mode on", "new word", "limit"]
 )

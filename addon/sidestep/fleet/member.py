@@ -42,6 +42,8 @@ TOLD_STAY_SECONDS = 60.0
 ISSUED_MS = 86_400_000
 MAX_IDS = 64
 MAX_SUBJECTS = 5_000
+FORESEEN_GRAIN = 0.1
+"""A limit that is foreseen is told again when its end has moved on by this share of what is left."""
 _HELD = {"forced_open": State.FORCED_OPEN, "disabled": State.DISABLED, "auto": None}
 _REASON = re.compile(r"[a-z0-9_]{1,40}")
 _FAMILY = re.compile(r"[a-z0-9._-]{1,40}")
@@ -241,7 +243,9 @@ class Member:
         try:
             family = "" if subject.model is None or not subject.model.startswith("*") else subject.model.strip("*")
             payload = " ".join(["limit", str(int(met.source)), met.reason, family]).strip()
-            message = self.ledger.later(self.names.limit(subject), payload, now + met.seconds)
+            # What is foreseen moves on with each answer.
+            grain = met.seconds * FORESEEN_GRAIN if met.source is Source.FORESEEN else 0.0
+            message = self.ledger.later(self.names.limit(subject), payload, now + met.seconds, grain)
             if message is not None:
                 self._say(message, now)
         except Exception as e:
@@ -471,6 +475,12 @@ class Member:
     # --- what others tell
 
     def _apply(self, news: News) -> None:
+        try:
+            self._take(news)
+        except Exception as e:  # one piece of news must not cost the others
+            self._bug("fleet", e)
+
+    def _take(self, news: News) -> None:
         """News of a form that is not known here is of a later version of Sidestep: it is let be."""
         engine, now = self._engine, self._clock()
         if engine is None:

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Collection
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -363,7 +364,10 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
     console.print(table)
     for line in reading.describe(settings):
         console.print(line, markup=False, soft_wrap=True)
-    for line in advice.advice(settings):
+    lacking = []
+    if settings.fleet is not None and find_spec("valkey") is None:
+        lacking.append("[fleet] url is set, and the client for it is not installed: install sidestep[fleet]")
+    for line in (*advice.advice(settings), *lacking):
         console.print(f"note: {line}", markup=False, soft_wrap=True)
     for word, wanted in (("set", True), ("not set", False)):
         if names := [name for name, is_set in found.items() if is_set is wanted]:
@@ -420,6 +424,7 @@ def _as_data(settings: Settings) -> dict[str, Any]:
             }
             for r in settings.routes
         ],
+        **({} if (fleet := settings.fleet) is None else {"fleet": {"group": fleet.group, "store": fleet.place}}),
     }
 
 

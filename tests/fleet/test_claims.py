@@ -44,11 +44,23 @@ def test_nobody_answers() -> None:
 
 
 def test_an_error_is_as_if_alone() -> None:
+    """And what a store that stood still may grant later is given back as long as that may be."""
     claims = Claims("me")
-    claims.answered(asked(claims), granted=None, now=0.01)
+    claim = asked(claims)
+    claims.answered(claim, granted=None, now=0.01)
     assert claims.ask("c", 0.02) == (0.0, None)
     assert claims.take("c", 0.02) == ALONE
-    assert claims.due(9) == []
+    assert claims.due(9) == [Release("c", claim.token)]
+    assert claims.due(0.01 + LEASE_SECONDS) == []
+
+
+def test_a_renewal_without_an_answer_gives_nothing_back() -> None:
+    claims = Claims("me")
+    claim = asked(claims)
+    claims.answered(claim, granted=True, now=0.01)
+    claims.take("c", 0.02)
+    claims.answered(claim, granted=None, now=1)
+    assert claims.due(2) == [claim]
 
 
 def test_granted_and_not_used_is_given_back() -> None:

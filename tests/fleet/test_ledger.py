@@ -104,6 +104,16 @@ def test_a_limit_that_is_known_is_not_told() -> None:
     assert ledger.later("k1", "limit 2 rate_limit", until=61) is not None
 
 
+def test_what_another_user_has_set_since_is_not_overruled() -> None:
+    """Held here, given back at another process: what is told again is not the hold."""
+    ledger = Ledger("me")
+    pulled(ledger, "e", 1)
+    ledger.hand("h1", "hold disabled")
+    pulled(ledger, "e", 3, entry("h1", 2, 0, "me.1", "hold disabled"), entry("h1", 3, 0, "you.1", "hold auto"))
+    ledger.lost()
+    assert ledger.retell(1) == []
+
+
 def test_what_was_lost_is_told_again() -> None:
     ledger = Ledger("me")
     ledger.tell("c1", "open 5", until=15)

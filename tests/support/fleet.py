@@ -78,6 +78,14 @@ class Store:
         except OSError:
             return b""
 
+    def lock(self, password: str) -> None:
+        """Want another password from now on, and of all who are connected."""
+        with self._connection() as asking:
+            for command in (("CONFIG", "SET", "requirepass", password), ("CLIENT", "KILL", "TYPE", "normal")):
+                asking.sendall(_command(*command))
+                asking.settimeout(2)
+                assert asking.recv(1 << 10)[:1] in b"+:"
+
     def _connection(self) -> socket.socket:
         asking = socket.socket(socket.AF_UNIX)
         try:

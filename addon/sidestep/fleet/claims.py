@@ -60,7 +60,8 @@ class _Granted:
 
 
 class Claims:
-    """State: claims asked for and granted, by the circuit's name; those in use, by their token."""
+    """State: claims asked for and granted, by the circuit's name; by their token those in use, and those without an
+    answer, which a store that stood still may grant later."""
 
     def __init__(self, me: str) -> None:
         """`me`: what no other process is called."""
@@ -68,6 +69,7 @@ class Claims:
         self._count = 0
         self._open: dict[str, _Asked | _Granted] = {}
         self._used: dict[str, str] = {}
+        self._unanswered: dict[str, tuple[str, float]] = {}
 
     def ask(self, circuit: str, now: float) -> tuple[float, Claim | None]:
         """Seconds to wait for the answer, 0.0: go on; and what is to be asked for, if it was not yet."""
@@ -90,6 +92,8 @@ class Claims:
 
     def answered(self, claim: Claim, *, granted: bool | None, now: float) -> Release | None:
         """The answer, None: there was none but an error. What is to be given back."""
+        if granted is None and claim.token not in self._used:
+            self._unanswered[claim.token] = claim.circuit, now + LEASE_SECONDS
         asked = self._open.get(claim.circuit)
         if not isinstance(asked, _Asked) or asked.token != claim.token:
             is_ours = claim.token in self._used or (asked is not None and asked.token == claim.token)
@@ -119,8 +123,11 @@ class Claims:
         return None if circuit is None else Release(circuit, token)
 
     def due(self, now: float) -> list[Claim | Release]:
-        """Each second: what is in use is claimed anew, what was granted and not used is given back."""
+        """Each second: what is in use is claimed anew, what was granted and not used is given back, and what may have
+        been granted."""
         found: list[Claim | Release] = [Claim(circuit, token) for token, circuit in self._used.items()]
+        self._unanswered = {token: each for token, each in self._unanswered.items() if now < each[1]}
+        found += [Release(circuit, token) for token, (circuit, _) in self._unanswered.items()]
         for circuit, state in tuple(self._open.items()):
             if now >= state.at + UNUSED_SECONDS:  # whoever asked has left
                 del self._open[circuit]

@@ -76,10 +76,10 @@ class Ledger:
         """Of a circuit, until then."""
         return self._say(Message(Script.TELL, entry, payload, until))
 
-    def later(self, entry: str, payload: str, until: float) -> Message | None:
-        """Of a limit; None: as much is known."""
+    def later(self, entry: str, payload: str, until: float, grain: float = 0.0) -> Message | None:
+        """Of a limit; None: as much is known. `grain`: by how many seconds more it must be later to be news."""
         heard = self._heard.get(entry)
-        if heard is not None and heard.until * 1000 + GRAIN_MS >= until * 1000:
+        if heard is not None and heard.until + max(grain, GRAIN_MS / 1000) >= until:
             return None
         return self._say(Message(Script.LATER, entry, payload, until))
 
@@ -151,8 +151,8 @@ class Ledger:
         self._heard[entry] = _Heard(generation, until, token, payload)
         if token.startswith(f"{self._me}.") or until <= now:
             return None
-        if payload.startswith(("open", "closed")):
-            self._said.pop(entry, None)  # the last word on a circuit is another's
+        if (said := self._said.get(entry)) is not None and said.script is not Script.LATER:
+            del self._said[entry]  # the last word is another's
         return News(entry, payload, until - now)
 
     def known(self, entry: str, now: float) -> News | None:

@@ -42,6 +42,8 @@ TOLD_STAY_SECONDS = 60.0
 ISSUED_MS = 86_400_000
 MAX_IDS = 64
 MAX_SUBJECTS = 5_000
+FORESEEN_GRAIN = 0.1
+"""A limit that is foreseen is told again when its end has moved on by this share of what is left."""
 _HELD = {"forced_open": State.FORCED_OPEN, "disabled": State.DISABLED, "auto": None}
 _REASON = re.compile(r"[a-z0-9_]{1,40}")
 _FAMILY = re.compile(r"[a-z0-9._-]{1,40}")
@@ -121,6 +123,12 @@ class Member:
 
     def learn(self, settings: Settings) -> None:
         self.names.learn(settings)
+        for entry, circuit in list(self._circuits.items()):
+            if isinstance(bond := circuit.listener, _Bond):
+                bond.entry = self.names.circuit(bond.provider, bond.model)
+                if bond.entry != entry:
+                    del self._circuits[entry]
+                    self._circuits[bond.entry] = circuit
         self._hands = {self.names.hand(name): name for name in settings.by_name}
         self._forget_subjects()
 
@@ -235,7 +243,9 @@ class Member:
         try:
             family = "" if subject.model is None or not subject.model.startswith("*") else subject.model.strip("*")
             payload = " ".join(["limit", str(int(met.source)), met.reason, family]).strip()
-            message = self.ledger.later(self.names.limit(subject), payload, now + met.seconds)
+            # What is foreseen moves on with each answer.
+            grain = met.seconds * FORESEEN_GRAIN if met.source is Source.FORESEEN else 0.0
+            message = self.ledger.later(self.names.limit(subject), payload, now + met.seconds, grain)
             if message is not None:
                 self._say(message, now)
         except Exception as e:
@@ -465,6 +475,12 @@ class Member:
     # --- what others tell
 
     def _apply(self, news: News) -> None:
+        try:
+            self._take(news)
+        except Exception as e:  # one piece of news must not cost the others
+            self._bug("fleet", e)
+
+    def _take(self, news: News) -> None:
         """News of a form that is not known here is of a later version of Sidestep: it is let be."""
         engine, now = self._engine, self._clock()
         if engine is None:
@@ -494,7 +510,8 @@ class Member:
             turned, what = circuit.told_closed(now), "is asked again: another process has had an answer"
         else:
             turned = circuit.told_open(now, news.seconds, since_first_failure)
-            what = f"is not asked for {math.ceil(news.seconds)} s: another process has found it failing"
+            seconds = math.ceil(circuit.snapshot(now).retry_after or 0.0)
+            what = f"is not asked for {seconds} s: another process has found it failing"
         if turned:
             state = circuit.state(now)
             engine.journal.append((now, f"{bond.words}: {before} → {state} (heard)"))

@@ -1,0 +1,213 @@
+"""One process of a group: its own network, names of things, what is not its to hear."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from sidestep import handover, status
+from sidestep.addon import fleet_of
+from sidestep.breaker.circuit import State
+from sidestep.breaker.cooldown import Cooling, Source, Subject, subject
+from sidestep.breaker.outcomes import Kind, Outcome
+from sidestep.config import reading
+from sidestep.config.settings import Settings
+from sidestep.fleet.ledger import News
+from sidestep.fleet.member import Member
+from sidestep.fleet.names import Names
+from sidestep.fleet.scripts import Script
+from sidestep.overview import Overview
+from sidestep.routing.engine import Attempt, Engine
+from sidestep.routing.table import Candidate
+from sidestep.run import showing
+
+SUCCESS = Outcome(Kind.SUCCESS, "success", status=200)
+REFUSED = Outcome(Kind.FAILURE, "connect")
+
+
+def settings(*names: str, more: str = "") -> Settings:
+    text = 'circuit = { failure_threshold = 2 }\n[fleet]\nurl = "redis://h"\nsecret = "0123456789abcdef"\n'
+    for name in names:
+        place = name.partition("-")[0]
+        text += f'[[providers]]\nname = "{name}"\ndialect = "openai"\nbase_url = "http://{place}.test/v1"\n{more}'
+        text += f'api_key = "pk-{name}"\n'
+    return reading.parse(text, {})
+
+
+class Process:
+    def __init__(self, of: Settings) -> None:
+        assert of.fleet is not None
+        self.now = 100.0
+        self.settings = of
+        self.engine = Engine(of, jitter=lambda: 0.5)
+        self.bugs: list[Exception] = []
+        self.member = Member(of.fleet, lambda: self.now, lambda *_: None, lambda _, e: self.bugs.append(e))
+        self.said: list[tuple[Any, list[Any]]] = []
+        self.member.carrier.say = self._say  # type: ignore[method-assign,assignment]
+        self.member.join(self.engine)
+
+    def _say(self, command: Any, keys: Any, arguments: list[Any], answered: Any = None) -> bool:
+        self.said.append((command, arguments))
+        return True
+
+    def call(self, name: str, outcome: Outcome, model: str = "m") -> None:
+        self.now += 0.1
+        candidate = Candidate(self.engine.settings.by_name[name][0], model, own=False)
+        attempt = self.engine.admit(candidate, subject(name, "", "chat", model), self.now, 60)
+        assert isinstance(attempt, Attempt), attempt
+        self.engine.settle(attempt, outcome, self.now)
+
+    def told(self) -> list[str]:
+        """The first words of what it has told of circuits."""
+        return [a[4].split(" ")[0] for command, a in self.said if command is Script.TELL]
+
+
+def test_a_process_with_a_dead_network_tells_nobody() -> None:
+    """All its providers fail at once. What it told of the first one before that was clear, it takes back; when one of
+    them answers, it tells of the others that are still open."""
+    process = Process(settings("a", "b"))
+    process.call("a", SUCCESS)
+    process.call("b", SUCCESS)
+    for _ in range(2):
+        process.call("a", REFUSED)
+    assert process.told() == ["open"]
+    for _ in range(2):
+        process.call("b", REFUSED)
+    assert process.told() == ["open", "closed"]
+    process.member._turn()
+    assert process.told() == ["open", "closed"]
+    process.now += 10
+    process.engine.reconfigure(settings("a", "b", "c"))
+    process.member.join(process.engine)
+    process.call("c", SUCCESS)
+    process.member._turn()
+    assert process.told() == ["open", "closed", "open", "open"]
+    assert process.bugs == []
+
+
+def test_one_that_fails_beside_one_that_answers_is_told() -> None:
+    process = Process(settings("a", "b"))
+    for _ in range(2):
+        process.call("a", REFUSED)
+        process.call("b", SUCCESS)
+    assert process.told() == ["open"]
+
+
+def test_a_circuit_that_is_made_later_hears_what_was_told_before() -> None:
+    process = Process(settings("a"))
+    names = process.member.names
+    answer = ["e", 1, [names.circuit("a", "m"), 1, 9000, "you.1", "open 500"]]
+    process.member._pulled(answer, process.now)
+    guard = process.engine.guard(process.settings.providers[0], "m")
+    assert [c.state(process.now) for c in guard.circuits] == [State.CLOSED, State.OPEN]
+
+
+def test_a_family_of_models_is_limited_elsewhere() -> None:
+    """A window for one family alone: whoever asks for a model of it, and for no other, is told."""
+    process = Process(settings("a"))
+    names, engine = process.member.names, process.engine
+    limit = names.limit(Subject("a").of_family("opus"))
+    process.member._pulled(["e", 1, [limit, 1, 9000, "you.1", "limit 2 quota opus"]], process.now)
+    for model, found in (("claude-opus-4", Cooling(9, "quota", Source.ANNOUNCED)), ("claude-haiku-4", None)):
+        asked = subject("a", "", "messages", model)
+        process.member.asked(asked, process.now)
+        assert engine.cooldowns.find(asked, process.now) == found
+
+
+def test_what_is_seen_of_it() -> None:
+    """In `/health`, `/metrics` and `sidestep status`: alone until the store has answered, and without its password."""
+    process = Process(settings("a"))
+
+    def seen() -> tuple[str, str, str]:
+        body = status.health(process.engine, process.now)[1]["fleet"]
+        console = Console(file=StringIO(), width=200)
+        picture = Overview(lambda: process.now, lambda: process.now).picture(process.engine)
+        console.print(showing.status(picture))
+        shown = re.findall(r"fleet: (.*?) *\n", console.file.getvalue())  # type: ignore[attr-defined]
+        metrics = status.metrics(process.engine, process.now).decode()
+        return body["state"], re.findall(r"^sidestep_fleet_together (.*)", metrics, re.MULTILINE)[0], shown[0]
+
+    assert seen() == ("alone", "0.0", "alone, group sidestep by redis://h:6379/0")
+    process.member._pulled(["", 0, []], process.now)
+    assert seen() == ("together", "1.0", "together, group sidestep by redis://h:6379/0")
+
+
+def test_a_worker_has_what_its_supervisor_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless its configuration names a store."""
+    without = msgspec.structs.replace(settings("a"), fleet=None)
+    assert fleet_of(without) is None
+    monkeypatch.setattr(handover, "fleet_given", ("unix:///run/s", "x" * 64))
+    given = fleet_of(without)
+    assert given is not None
+    assert (given.url.reveal(), given.secret.reveal()) == ("unix:///run/s", "x" * 64)
+    assert "x" * 64 not in repr(given)
+    assert fleet_of(settings("a")) == settings("a").fleet
+
+
+def test_a_limit_that_is_foreseen_anew_with_each_answer_is_told_now_and_then() -> None:
+    process = Process(settings("a"))
+    limited = subject("a", "", "chat", "m")
+    told = 0
+    for i in range(100):
+        process.now += 0.1
+        process.engine.foresee(limited, process.now, 60, process.now)
+        for command, arguments in process.said[told:]:
+            assert command is Script.LATER
+            answer = [1, i + 1, arguments[1], *arguments[3:5], ""]
+            message = process.member.ledger._said[arguments[0]]
+            process.member._hear(message)(answer, process.now)
+        told = len(process.said)
+    assert 1 <= told <= 3
+
+
+@pytest.mark.parametrize(
+    "payload", ["", "open", "open x", "limit 9 quota", "limit 2 QUOTA!", "hold up", "mode on", "new word", "limit"]
+)
+def test_what_is_not_understood_changes_nothing(payload: str) -> None:
+    """Of a later version, or written by somebody else."""
+    process = Process(settings("a"))
+    process.call("a", SUCCESS)
+    names = process.member.names
+    for entry in (names.circuit("a", "m"), names.hand("a"), names.mode, names.limit(Subject("a")), "x"):
+        process.member._apply(News(entry, payload, 9))
+    guard = process.engine.guard(process.settings.providers[0], "m")
+    assert {c.state(process.now) for c in guard.circuits} == {State.CLOSED}
+    assert (process.engine.mode, process.bugs) == ("enforce", [])
+
+
+def test_the_same_thing_has_the_same_name_everywhere() -> None:
+    """Whatever a configuration calls a provider; another group's secret, place, model or key makes another name, and so
+    does a second provider of one place."""
+
+    def names(secret: str, *providers: str, more: str = "") -> Names:
+        found = Names("g", secret)
+        found.learn(settings(*providers, more=more))
+        return found
+
+    one, two = names("s", "a", "b"), names("s", "b", "a", "a-2")
+    assert one.circuit("a", "m") == two.circuit("a", "m")
+    assert one.limit(Subject("a")) == two.limit(Subject("a"))
+    assert one.name_of(two.digest_of("b")) == "b"
+    other = names("t", "a", "b")
+    different = [
+        one.circuit("a", "m"),
+        one.circuit("a", None),
+        one.circuit("a", ""),
+        one.circuit("b", "m"),
+        two.circuit("a-2", "m"),
+        other.circuit("a", "m"),
+        one.limit(Subject("a")),
+        two.limit(Subject("a-2")),
+        one.limit(Subject("a", "fingerprint")),
+        one.limit(Subject("a", "", "chat")),
+        one.limit(Subject("a", "", "chat", "m")),
+        one.hand("a"),
+        one.mode,
+        one.stays,
+    ]
+    assert len(set(different)) == len(different)

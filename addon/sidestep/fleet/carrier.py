@@ -20,7 +20,7 @@ from typing import Any
 import valkey.asyncio
 from valkey.asyncio.retry import Retry
 from valkey.backoff import NoBackoff
-from valkey.exceptions import ResponseError, ValkeyError
+from valkey.exceptions import NoScriptError, ResponseError
 
 from sidestep.fleet.scripts import Script
 
@@ -159,7 +159,7 @@ class Carrier:
                 sending.execute_command(item.command, *item.keys, *item.arguments)
         self.sent += len(items)
         answers: list[Any] = await sending.execute(raise_on_error=False)
-        if any(isinstance(a, ValkeyError) and "NOSCRIPT" in str(a) for a in answers):
+        if any(isinstance(a, NoScriptError) for a in answers):
             raise ConnectionError("the store has begun anew")  # connecting brings the scripts
         return answers
 

@@ -307,7 +307,7 @@ class _EngineCollector(Collector):
             )
             yield GaugeMetricFamily(
                 "sidestep_fleet_entries",
-                "What is known of others: circuits, limits, holds.",
+                "What is known of the fleet: circuits, limits, holds.",
                 value=shared["entries"],
             )
             yield CounterMetricFamily(

@@ -191,6 +191,23 @@ async def test_a_store_that_is_gone_is_given_up_and_found_again(store: Store) ->
     await asyncio.wait([task])
 
 
+async def test_scripts_that_are_gone_are_brought_again(store: Store) -> None:
+    """By a store that has forgotten them while the connection stayed."""
+    carrier = Carrier(store.url, time.monotonic, lambda *_: None, _raise)
+    task = asyncio.create_task(carrier.run())
+    answers = []
+    for _ in range(3):
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        carrier.say(Script.PULL, NAMES.table, ["", 0, 3], lambda found, _, a=answer: a.set_result(found))  # type: ignore[misc]
+        answers.append(await answer)
+        if len(answers) == 1:
+            store.ask("SCRIPT", "FLUSH")
+    assert answers[0] == answers[2] == ["", 0, []]
+    assert isinstance(answers[1], ConnectionError)
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def test_its_queue_is_bounded(store: Store) -> None:
     carrier = Carrier(store.url, time.monotonic, lambda *_: None, _raise)
     assert all(carrier.say("PING", [], []) for _ in range(QUEUE))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from support.browser import found
+from support.browser import found, free_port
 from support.calls import Client
 from support.cdp import Tab, tab
 from support.provider import Behaviour, Provider
@@ -37,13 +36,6 @@ OPEN = """
     return found !== undefined;
 })()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def settings(a: Provider, b: Provider, talker: Talker) -> str:

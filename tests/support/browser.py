@@ -8,6 +8,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,13 @@ _QUIET = (
 def found() -> str | None:
     """The browser's program; None if there is none."""
     return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+def free_port() -> int:
+    """One of this machine, for what cannot say which it has taken."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager

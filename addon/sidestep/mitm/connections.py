@@ -19,7 +19,7 @@ from mitmproxy.tls import ClientHelloData, TlsData
 from sidestep.calls import replies
 from sidestep.calls.clients import may_use_keys
 from sidestep.calls.shared import Core
-from sidestep.mitm.handlers import report_end
+from sidestep.mitm.handlers import close, leads_back, report_end
 from sidestep.mitm.layer import FailoverLayer
 from sidestep.mitm.stream import Conductor
 from sidestep.routing.engine import Engine
@@ -117,6 +117,10 @@ class Connections:
 
     def server_connected(self, data: ServerConnectionHookData) -> None:
         try:
+            if leads_back(data.server):
+                text = "a request that leads back to this proxy's own port was ended"
+                self.core.tell(text, text)
+                close(data.client, data.server)
             if data.client.id in self.core.adopted:
                 report_end(data.client, data.server)
         except Exception as e:

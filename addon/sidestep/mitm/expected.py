@@ -359,6 +359,7 @@ FACTS: tuple[Fact, ...] = (
     ),
     *_facts("mitmproxy.addons.proxyserver", "handlers listening", {"Proxyserver": Made()}),
     *_facts("mitmproxy.addons.proxyserver", "handlers", {"Proxyserver.connections": Kept()}),
+    *_facts("mitmproxy.addons.proxyserver", "handlers run/companion.py", {"Proxyserver.listen_addrs": Function()}),
     *_facts("mitmproxy.addons.proxyserver", "addon.py listening", {"Proxyserver.servers": Kept()}),
     *_facts("mitmproxy.proxy.mode_servers", "addon.py", {"ServerInstance.listen_addrs": Value()}),
     *_facts("mitmproxy.proxy.mode_servers", "addon.py listening", {"ServerInstance.mode": Kept()}),
@@ -424,7 +425,6 @@ FACTS: tuple[Fact, ...] = (
 FACTS_OF_RUN: tuple[Fact, ...] = (
     # What `sidestep run` relies on beside those. It is not looked for at a start: where it is missing no command is
     # started, and the reason is said.
-    *_facts("mitmproxy.addons.proxyserver", "run/companion.py", {"Proxyserver.listen_addrs": Function()}),
     *_facts(
         "mitmproxy.addons.errorcheck",
         "run/companion.py",

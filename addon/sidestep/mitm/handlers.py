@@ -10,6 +10,8 @@ from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import events
 from mitmproxy.proxy.server import ConnectionHandler
 
+from sidestep.calls.clients import address_of
+
 
 def _handler_of(client: Connection) -> ConnectionHandler | None:
     """mitmproxy's handler of a client connection; None if it is gone, and for a replay, which has no client."""
@@ -48,6 +50,26 @@ def report_end(client: Connection, server: Server) -> None:
         telling.add_done_callback(_telling.discard)
 
     task.add_done_callback(ended)
+
+
+def leads_back(server: Server) -> bool:
+    """Whether a connection that is there leads to a port of this very proxy. mitmproxy refuses some names of it before
+    it connects; any other (`127.1`, `0.0.0.0`, a name that a page has come to resolve to this machine) would be
+    asked again and again, by itself, until there are no sockets left."""
+    proxies = ctx.master.addons.get("proxyserver")
+    if not isinstance(proxies, Proxyserver) or server.peername is None or server.sockname is None:
+        return False
+    there, here, port = address_of(server.peername[0]), address_of(server.sockname[0]), server.peername[1]
+    own = there is not None and (there.is_loopback or there == here)
+    listening = (address_of(host) for host, p, *_ in proxies.listen_addrs() if p == port)
+    return own and any(found is None or found.is_unspecified or found == there for found in listening)
+
+
+def close(client: Connection, server: Server) -> None:
+    """End a server connection, as if its server had."""
+    handler = _handler_of(client)
+    if handler is not None and (io := handler.transports.get(server)) is not None and io.writer is not None:
+        io.writer.close()
 
 
 _telling: set[asyncio.Future[None]] = set()

@@ -13,7 +13,9 @@ own folder first. What is run at import only, a table or a default, is tried
 by the whole quick suite. A test that fails, or a run that takes too long, has killed the mutant.
 
 Not made are mutants that nobody could tell from the original: of docstrings, annotations, decorators, `assert`,
-`__repr__`, log lines and `strict=`. Strings are left as they are.
+`__repr__`, log lines and `strict=`; and of limits whose magnitude is a choice, round numbers from 100 on that have a
+name (`MAX_INDEX = 1_000`, `READ_BYTES = 4 << 20`): one more or less of them is no mistake, and tests that spell them
+again would only have to be changed with them. Strings are left as they are.
 
 mutmut and cosmic-ray were looked at. Neither draws a seeded sample; mutmut 3 leaves out tables and properties and keeps
 its copies inside the tree, and cosmic-ray changes the files in place.
@@ -147,9 +149,23 @@ def is_silent(node: ast.AST) -> bool:
         return logs or isinstance(node.value, ast.Constant)
     if isinstance(node, ast.If):
         return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    if isinstance(node, ast.Assign):
+        target = node.targets[0]
+        return isinstance(target, ast.Name) and target.id.isupper() and is_round(node.value)
     return isinstance(node, (ast.Assert, ast.Import, ast.ImportFrom)) or (
         isinstance(node, ast.keyword) and node.arg in NEVER_DROPPED
     )
+
+
+def is_round(value: ast.AST) -> bool:
+    """Whether it is a number from 100 on that was chosen for its magnitude: one or two digits and zeros, a power of
+    two, or one that is shifted."""
+    match value:
+        case ast.BinOp(left=ast.Constant(), op=ast.LShift(), right=ast.Constant()):
+            return True
+        case ast.Constant(value=int(number) | float(number)) if number >= 100 and number == int(number):
+            return len(str(int(number)).rstrip("0")) <= 2 or int(number).bit_count() == 1
+    return False
 
 
 def mistakes(node: ast.AST) -> Iterator[ast.AST]:

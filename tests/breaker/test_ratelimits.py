@@ -144,6 +144,7 @@ def test_retry_after_in_odd_forms(headers: dict[str, str], seconds: float | None
         (b"try again in 5 minutes", 300.0),
         (b'{"error":{"message":"try again later, 5 of us are here"}}', None),
         (b'{"error":{"resets_at":true,"resets_in_seconds":null}}', None),
+        (b'{"error":{"resets_in_seconds":[5],"retryDelay":{"seconds":5}}}', None),
         (b'{"error":{"resets_in_seconds":-5}}', None),
         (b'{"error":{"resets_in_seconds":1e308}}', None),
         (b'{"error":{"details":[{"retryDelay":"34', None),

@@ -8,7 +8,7 @@ import pytest
 
 from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome
 from sidestep.calls.holding import ERROR_BODY_SECONDS, Do, Holding, Step
-from sidestep.calls.watching import Watch
+from sidestep.calls.watching import Shape, Watch
 from sidestep.config.settings import TimeoutSettings
 from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call, Mark
@@ -324,6 +324,14 @@ def test_more_than_may_be_held_is_let_go(stream: bool) -> None:
     assert "larger than hold_bytes" in step.note
     assert (step.outcome is None) is stream
     assert run.holding.deadline == 65.0
+
+
+def test_what_was_too_large_to_be_held_is_taken_for_good() -> None:
+    """Whole or not, it is not looked at any more."""
+    run = begin(WHOLE, stream=False, kind="application/json", hold=100)
+    finish(run, [b"x" * 101], "end")
+    assert (run.app, run.given) == (b"x" * 101, ["ok", "ok."])
+    assert run.holding.watch.shape is Shape.FLOWING
 
 
 @pytest.mark.parametrize(

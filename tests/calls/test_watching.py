@@ -613,6 +613,16 @@ def test_a_tool_call_that_the_model_spoiled() -> None:
     assert check(GEMINI, GEMINI.words[0] + sse(spoiled)).outcome == OK
 
 
+@pytest.mark.parametrize("call", [CHAT.call, MESSAGES.call, GEMINI.call], ids=lambda c: c.dialect)
+@pytest.mark.parametrize("body", [b"", b"\n", b"da", b"\xef\xbb"])
+def test_what_ends_before_it_shows_what_it_is(call: Call, body: bytes) -> None:
+    """It is no stream that broke off, but a document: judged whole, and none of its bytes are lost."""
+    watch = watch_of(call, SSE)
+    assert watch.feed(body).forward == b""
+    assert watch.rest().forward == body
+    assert (watch.shape, watch.judge_end()) == (Shape.WHOLE, BAD)
+
+
 # --- errors
 
 

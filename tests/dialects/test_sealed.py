@@ -289,6 +289,14 @@ GEMINI: dict[str, tuple[str, list[Any], tuple[str, ...] | str, list[Any]]] = {
         ),
         *(("B",), [turn("model", part("A", **F)), turn("user", R), turn("model", part(DUMMY, **F)), turn("user", R)]),
     ),
+    "G2 words beside a result": (
+        *("gemini-3-pro", [turn("user", {"text": "a"}), turn("model", part("X", **F)), turn("user", R, {"text": "b"})]),
+        *(ALL, [turn("user", {"text": "a"}), turn("model", part(DUMMY, **F)), turn("user", R, {"text": "b"})]),
+    ),
+    "G3 a user who said nothing": (
+        *("gemini-3-pro", [turn("model", part("X", **F)), turn("user", R), turn("user")], ALL),
+        [turn("model", part(None, **F)), turn("user", R), turn("user")],
+    ),
     "G3 an older turn": (
         *("gemini-3-pro", [turn("model", part("X", **F)), turn("user", R), turn("user", {"text": "b"})], ALL),
         [turn("model", part(None, **F)), turn("user", R), turn("user", {"text": "b"})],

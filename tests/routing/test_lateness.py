@@ -205,7 +205,19 @@ def test_what_is_usual_at_a_provider() -> None:
     found = times.usual("a", 0.0)
     assert list(found) == kinds[2:]
     for half, nearly_all in found.values():
-        assert (half, nearly_all) == (pytest.approx(0.5, rel=STEP - 1), pytest.approx(2.0, rel=STEP - 1))
+        assert half == pytest.approx(0.5, rel=STEP - 1)
+        assert nearly_all == pytest.approx(2.0, rel=STEP - 1)
+
+
+@pytest.mark.parametrize(("size", "known"), [(1_023, False), (1_024, True)])
+def test_of_short_streams_no_pace_is_learnt(size: int, known: bool) -> None:
+    """Seconds a kibibyte; late is what takes four times as long, and five seconds."""
+    times = Times()
+    kind = kind_of("a", "m", stream=True, body_bytes=1)
+    for _ in range(50):
+        times.paced(kind, size, 2.0, 0.0)
+    found = times.slow_after(kind, 4 * 1_024, 0.0)
+    assert found == (pytest.approx(5 + 4 * 2.0 * 4, rel=STEP - 1) if known else None)
 
 
 def test_a_wait_without_a_head_says_something_of_both() -> None:

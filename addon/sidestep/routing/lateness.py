@@ -250,7 +250,7 @@ class Budget:
 
     def take(self) -> bool:
         """Whether there is enough for one more attempt, which is then taken."""
-        if round(self._holds, 9) < 1.0:
+        if round(self._holds, 6) < 1.0:
             return False
         self._holds -= 1.0
         return True

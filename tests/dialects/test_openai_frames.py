@@ -282,7 +282,8 @@ def test_the_windows_of_both_lengths() -> None:
     told = {"primary": primary, "secondary": {"used_percent": 1.5, "window_minutes": None}}
     (said,) = talk(RESPONSES, {"type": "codex.rate_limits", "rate_limits": told})[1]
     assert said.headers == {"x-codex-primary-reset-after-seconds": "7", "x-codex-secondary-used-percent": "1.5"}
-    for nothing in (None, [], "x"):
+    empty: tuple[Any, ...] = (None, [], "x")
+    for nothing in empty:
         (said,) = talk(RESPONSES, {"type": "codex.rate_limits", "rate_limits": nothing})[1]
         assert said.headers == {}
 

@@ -7,12 +7,15 @@ addon/sidestep; by default, all pure rooms. The sample is drawn with the seed: t
 give the same mutants, and a sample of 0 means all of them. The exit code is 1 if fewer than 90 % were killed.
 
 Each worker has a copy of the tree in a temporary folder and changes one file there; the working tree is only read. The
-quick suite is run once without a mutant, to learn by coverage which tests run through which line; a mutant is then
-tried by those tests alone, the ones of its own folder first. What is run at import only, a table or a default, is tried
+quick suite is run once without a mutant, to learn by coverage which tests run through which line (a temporary file
+keeps that for the next time that the tree is the same); a mutant is then tried by those tests alone, the ones of its
+own folder first. What is run at import only, a table or a default, is tried
 by the whole quick suite. A test that fails, or a run that takes too long, has killed the mutant.
 
 Not made are mutants that nobody could tell from the original: of docstrings, annotations, decorators, `assert`,
-`__repr__`, log lines and `strict=`. Strings are left as they are.
+`__repr__`, log lines and `strict=`; and of limits whose magnitude is a choice, round numbers from 100 on that have a
+name (`MAX_INDEX = 1_000`, `READ_BYTES = 4 << 20`): one more or less of them is no mistake, and tests that spell them
+again would only have to be changed with them. Strings are left as they are.
 
 mutmut and cosmic-ray were looked at. Neither draws a seeded sample; mutmut 3 leaves out tables and properties and keeps
 its copies inside the tree, and cosmic-ray changes the files in place.
@@ -24,6 +27,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import hashlib
 import json
 import os
 import random
@@ -145,9 +149,23 @@ def is_silent(node: ast.AST) -> bool:
         return logs or isinstance(node.value, ast.Constant)
     if isinstance(node, ast.If):
         return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    if isinstance(node, ast.Assign):
+        target = node.targets[0]
+        return isinstance(target, ast.Name) and target.id.isupper() and is_round(node.value)
     return isinstance(node, (ast.Assert, ast.Import, ast.ImportFrom)) or (
         isinstance(node, ast.keyword) and node.arg in NEVER_DROPPED
     )
+
+
+def is_round(value: ast.AST) -> bool:
+    """Whether it is a number from 100 on that was chosen for its magnitude: one or two digits and zeros, a power of
+    two, or one that is shifted."""
+    match value:
+        case ast.BinOp(left=ast.Constant(), op=ast.LShift(), right=ast.Constant()):
+            return True
+        case ast.Constant(value=int(number) | float(number)) if number >= 100 and number == int(number):
+            return len(str(int(number)).rstrip("0")) <= 2 or int(number).bit_count() == 1
+    return False
 
 
 def mistakes(node: ast.AST) -> Iterator[ast.AST]:
@@ -265,6 +283,25 @@ def all_mutants(places: list[str]) -> list[Mutant]:
 
 Tests = dict[str, dict[int, set[str]]]
 """Of each file, the tests that run through each line; an empty set for a line that is run at import only."""
+
+
+def learnt(folder: Path, jobs: int) -> tuple[Tests, float]:
+    """What the quick suite runs through, and the seconds that it took: measured anew where the tree has changed."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted(p for name in COPIED for p in (ROOT / name, *(ROOT / name).rglob("*")) if p.is_file()):
+        if "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(ROOT)} {path.stat().st_size}\n".encode() + path.read_bytes())
+    kept = Path(tempfile.gettempdir(), f"sidestep-mutants-{os.getuid()}-{digest.hexdigest()[:32]}.json")
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        told = json.loads(kept.read_text())
+        tests = {f: {int(line): set(names) for line, names in lines.items()} for f, lines in told["tests"].items()}
+        return tests, float(told["seconds"])
+    began = time.monotonic()
+    tests = tests_by_line(folder, jobs)
+    seconds = time.monotonic() - began
+    told = {f: {line: sorted(names) for line, names in lines.items()} for f, lines in tests.items()}
+    kept.write_text(json.dumps({"tests": told, "seconds": seconds}))
+    return tests, seconds
 
 
 def tests_by_line(folder: Path, jobs: int) -> Tests:
@@ -391,9 +428,7 @@ def survivors_of(sample: list[Mutant], jobs: int) -> list[Mutant]:
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as place:
         workers = [Worker(Path(place, str(i))) for i in range(jobs)]
-        began = time.monotonic()
-        tests = tests_by_line(workers[0].folder, jobs)
-        whole = time.monotonic() - began
+        tests, whole = learnt(workers[0].folder, jobs)
         print(f"the quick suite passes without a mutant, in {whole:.0f} s", flush=True)
         try:
             while done < len(sample):

@@ -154,6 +154,18 @@ def test_a_deadline_is_never_moved_forward_and_always_ends(
     assert remaining(cooldown, now + ANNOUNCED_MAX_SECONDS + 1) == 0
 
 
+@pytest.mark.parametrize(
+    ("seconds", "left"), [(-5, 0), (0, 0), (0.5, 0.5), (86_400, 86_400), (86_401, 86_400), (math.inf, 86_400)]
+)
+def test_a_foreseen_limit_lasts_as_long_as_was_told(seconds: float, left: float) -> None:
+    """From the head of the answer on that told it; believed up to a day, and a time gone by passes nobody over."""
+    cooldown = Cooldown()
+    cooldown.foresee(100, seconds)
+    assert cooldown.cooling(100) == (Cooling(left, FORESEEN, Source.FORESEEN) if left else None)
+    cooldown.foresee(90, 5)
+    assert remaining(cooldown, 100) == left, "an older word shortens nothing"
+
+
 # --- what a limit belongs to
 
 CHAT = subject("a", "x", "chat", "m")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -266,6 +267,24 @@ def test_every_error_has_an_outcome(kind: ErrorKind, who: tuple[bool, bool]) -> 
         if who[1]:
             assert found.reason != "credential"
         assert found.account is (found.reason in ("quota", "credential"))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "in_form", "refused"),
+    [
+        (400, ErrorKind.NONE, False, True),
+        (400, ErrorKind.NONE, True, False),
+        *((status, ErrorKind.NONE, form, True) for status in (403, 501, 505) for form in (True, False)),
+        *((status, ErrorKind.NONE, False, False) for status in (401, 404, 429, 500, 503)),
+        (403, ErrorKind.QUOTA, False, False),
+        (400, ErrorKind.RATE_LIMIT, False, False),
+        (403, ErrorKind.CREDENTIAL, True, True),
+    ],
+)
+def test_a_handshake_that_takes_no_socket(status: int, kind: ErrorKind, in_form: bool, refused: bool) -> None:
+    """It is no failure of the provider's; a limit is one all the same, and what is said in form is read."""
+    found = judging.judge_handshake(status, ErrorFacts(kind), in_form=in_form)
+    assert found == (replace(judging.NO_SOCKET, status=status) if refused else None)
 
 
 @pytest.mark.parametrize(

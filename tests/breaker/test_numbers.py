@@ -14,6 +14,8 @@ from sidestep.breaker.numbers import MAX_COUNT, MAX_INDEX, MAX_LENGTH, count, de
     [
         (0, 0, 0),
         (7, 7, 7),
+        (1_000, 1_000, 1_000),
+        (1_001, 1_001, 1_000),
         (MAX_INDEX + 1, MAX_INDEX + 1, MAX_INDEX),
         (MAX_COUNT, MAX_COUNT, MAX_INDEX),
         (MAX_COUNT + 1, 0, 0),

@@ -79,6 +79,17 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "8s"}, 8.0),
         ({"x-ratelimit-remaining-requests": "0"}, None),
         ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1790000003000"}, 3.0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "8s", "x-ratelimit-limit": "0"}, None),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "8s", "x-ratelimit-limit": "1"}, 8.0),
+        (
+            {
+                "x-ratelimit-remaining-a": "0",
+                "x-ratelimit-reset-a": "8s",
+                "x-ratelimit-remaining-b": "0",
+                "x-ratelimit-reset-b": "9s",
+            },
+            9.0,
+        ),
         (
             {
                 "anthropic-ratelimit-tokens-remaining": "0",
@@ -113,6 +124,25 @@ def test_exhausted(headers: dict[str, str], seconds: float | None) -> None:
         ({"ratelimitbysize-remaining": "0", "ratelimitbysize-reset": "40"}, 40.0),
         ({"x-ratelimitbysize-remaining-minute": "0", "x-ratelimitbysize-reset-minute": "40"}, 40.0),
         ({"x-ratelimit-timeremaining": "40"}, 40.0),
+        ({"x-ratelimit-timeremaining": "40", "x-ratelimit-reset": "30", "x-ratelimit-remaining": "5"}, 40.0),
+        ({"ratelimit": '"a";t=9, "b";r=5;t=40'}, 9.0),
+        ({"ratelimit": '"a";r=0, "b";t=9999999'}, MAX_SECONDS),
+        ({"ratelimit-policy": '"a";q=5;w=60'}, None),
+        ({"retry-after": "1, 2, 3, 4, 5, 6, 7, 8, 9"}, 8.0),
+        ({"retry-after": "9, x, 20"}, 20.0),
+        ({"retry-after": "x, y"}, None),
+        ({"retry-after": " " * 199 + "5"}, 5.0),
+        ({"retry-after": " " * 200 + "5"}, None),
+        ({"retry-after": "1000000000"}, MAX_SECONDS),
+        *(
+            ({"x-ratelimit-reset": f"2{unit}"}, 2 * seconds)
+            for unit, seconds in (("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1), ("m", 60))
+        ),
+        ({"x-ratelimit-reset": "2h"}, 7_200.0),
+        ({"x-ratelimit-reset": "2d"}, 172_800.0),
+        ({"x-ratelimit-reset": "2d-"}, None),
+        ({"x-rate-limit-reset": "7"}, 7.0),
+        ({"anthropic-ratelimit-unified-reset": "7"}, None),
     ],
 )
 def test_retry_after_in_odd_forms(headers: dict[str, str], seconds: float | None) -> None:
@@ -144,6 +174,19 @@ def test_retry_after_in_odd_forms(headers: dict[str, str], seconds: float | None
         (b"try again in 5 minutes", 300.0),
         (b'{"error":{"message":"try again later, 5 of us are here"}}', None),
         (b'{"error":{"resets_at":true,"resets_in_seconds":null}}', None),
+        (b'{"error":{"retry_after_ms":1500}}', 1.5),
+        (b'{"error":{"retry_after_ms":true}}', None),
+        (b'{"error":{"retry_after_ms":1e20}}', None),
+        (b'{"error":{"retry_after_ms":10000000000}}', MAX_SECONDS),
+        (b'{"a":{"retryDelay":"3s"},"b":[{"Retry-After":"7"}],"c":"try again in 9s"}', 7.0),
+        (b'{"detail":"try again in 9s","msg":["retry in 2s"],"raw":"try again in 10s"}', 10.0),
+        (b'{"error":{"message":"You will regain access on 2026-09-22 UTC."}}', 35200.0),
+        (b'{"error":{"message":"You will regain access on 2026-13-22 UTC."}}', None),
+        (b'{"error":{"message":"Please try again in 2 milliseconds"}}', 0.002),
+        (b'{"error":{"message":"Please try again in 2 minutes"}}', 120.0),
+        (b'{"error":{"message":"' + b" " * 1_980 + b'try again in 9s"}}', 9.0),
+        (b'{"error":{"message":"' + b" " * 1_990 + b'try again in 9s"}}', None),
+        (b'{"error":{"resets_in_seconds":[5],"retryDelay":{"seconds":5}}}', None),
         (b'{"error":{"resets_in_seconds":-5}}', None),
         (b'{"error":{"resets_in_seconds":1e308}}', None),
         (b'{"error":{"details":[{"retryDelay":"34', None),

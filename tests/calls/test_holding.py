@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from sidestep.breaker import judging
 from sidestep.breaker.outcomes import ErrorKind, Kind, Outcome
-from sidestep.calls.holding import ERROR_BODY_SECONDS, Do, Holding, Step
-from sidestep.calls.watching import Watch
+from sidestep.calls.holding import ERROR_BODY_SECONDS, VOUCHED, Do, Holding, Step
+from sidestep.calls.watching import Shape, Watch
 from sidestep.config.settings import TimeoutSettings
 from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call, Mark
@@ -324,6 +325,75 @@ def test_more_than_may_be_held_is_let_go(stream: bool) -> None:
     assert "larger than hold_bytes" in step.note
     assert (step.outcome is None) is stream
     assert run.holding.deadline == 65.0
+
+
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize(("size", "do"), [(100, Do.HOLD), (101, Do.RELEASE)])
+def test_so_much_is_held_and_no_more(size: int, do: Do, complete: bool) -> None:
+    """Of streams and of whole answers, in one piece or two."""
+    for stream, kind in ((True, SSE), (False, "application/json")):
+        for first in (size, 50):
+            run = begin(WHOLE, stream=stream, kind=kind, hold=100, complete=complete)
+            data = b":" + b" " * (size - 3) + b"\n\n" if stream else b" " * size
+            finish(run, [part for part in (data[:first], data[first:]) if part], "")
+            assert run.last is do
+            assert run.app == (data if do is Do.RELEASE else b"")
+
+
+def test_an_answer_let_go_before_its_end_is_judged_there_while_it_may_be_held() -> None:
+    """What has come of it until then counts, and what comes after."""
+    bad = b'{"error":{"message":"boom"}}'
+    for hold, given in ((len(bad), ["bad_response."]), (len(bad) - 1, ["ok."])):
+        run = begin(WHOLE, stream=False, kind="application/json", hold=hold)
+        run.take(run.holding.feed(bad[:9], 1.0))
+        run.take(run.holding.vouch(2.0))
+        assert (run.last, run.app, run.holding.deadline) == (Do.RELEASE, bad[:9], 62.0)
+        run.take(run.holding.feed(bad[9:], 3.0))
+        assert (run.last, run.holding.deadline) == (Do.FORWARD, 63.0)
+        run.take(run.holding.end(4.0))
+        assert (run.app, run.given, run.last, run.holding.ended) == (bad, given, Do.FORWARD, True)
+
+
+@pytest.mark.parametrize("body", [b"", b"da"])
+def test_a_stream_let_go_that_never_showed_what_it_is(body: bytes) -> None:
+    """Nothing is to be ended in band of what is none: it goes on as it came, and is judged as a document."""
+    run = begin("openai.chat_completions")
+    run.take(run.holding.feed(body, 1.0))
+    step = run.holding.vouch(2.0)
+    run.take(step)
+    assert step.note == VOUCHED
+    run.take(run.holding.end(3.0))
+    assert (run.app, run.given, run.last) == (body, ["bad_response."], Do.FORWARD)
+
+
+@pytest.mark.parametrize(
+    ("status", "do", "reason"),
+    [
+        (101, Do.RELEASE, ""),
+        *((status, Do.FAIL, judging.NO_SOCKET.reason) for status in (200, 299)),
+        (300, Do.FAIL, "bad_response"),
+        (400, Do.HOLD, ""),
+    ],
+)
+def test_an_answer_to_a_handshake(status: int, do: Do, reason: str) -> None:
+    """A document in place of a socket: none is taken here."""
+    call = Call("openai", "responses.websocket", None, stream=False)
+    watch = Watch(
+        DIALECTS["openai"], call, own_provider=False, own_credential=False, status=status, fields=(), wall_now=0.0
+    )
+    run = Run(Holding(watch, TIMEOUTS, complete=False, hold_bytes=1000, now=0.0))
+    step = run.holding.begin()
+    run.take(step)
+    assert (run.last, run.reason) == (do, reason)
+    assert step.outcome is None or step.outcome.status == status
+
+
+def test_what_was_too_large_to_be_held_is_taken_for_good() -> None:
+    """Whole or not, it is not looked at any more."""
+    run = begin(WHOLE, stream=False, kind="application/json", hold=100)
+    finish(run, [b"x" * 101], "end")
+    assert (run.app, run.given) == (b"x" * 101, ["ok", "ok."])
+    assert run.holding.watch.shape is Shape.FLOWING
 
 
 @pytest.mark.parametrize(

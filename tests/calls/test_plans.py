@@ -11,7 +11,7 @@ import pytest
 from sidestep.breaker.cooldown import Cooldowns, Subject
 from sidestep.breaker.outcomes import Kind
 from sidestep.breaker.plans import Plans
-from sidestep.breaker.windows import Standing, Window, limit, windows
+from sidestep.breaker.windows import Standing, Window, limit, tells_windows, windows
 from sidestep.calls.watching import Watch
 from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call
@@ -482,3 +482,91 @@ def test_what_is_told_of_them_ages() -> None:
     assert plans.of("p", 60.0) == []
     plans.keep(set())
     assert plans.of("p", 20.0) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "billed", "standing"),
+    [
+        ("allowed", "", Standing.ALLOWED),
+        ("allowed_warning", "", Standing.WARNING),
+        ("rejected", "", Standing.REJECTED),
+        (" Rejected ", "rejected", Standing.REJECTED),
+        ("allowed_warning", " Allowed_warning", Standing.ALLOWED),
+        ("rejected", "allowed", Standing.ALLOWED),
+        ("new word", "", Standing.ALLOWED),
+    ],
+)
+def test_what_claude_says_of_a_window(status: str, billed: str, standing: Standing) -> None:
+    """Where what goes beyond it is billed, it stands in nobody's way."""
+    headers = {f"{UNIFIED}-5h-status": status, f"{UNIFIED}-overage-status": billed, f"{UNIFIED}-5hx-status": "rejected"}
+    assert windows(headers, WALL) == (Window("5h", "", standing, None, None),)
+
+
+@pytest.mark.parametrize(
+    ("told", "window"),
+    [
+        ({}, None),
+        ({"used_percent": "0", "window_minutes": "0"}, None),
+        ({"used_percent": "0"}, None),
+        ({"used_percent": "0", "window_minutes": "300"}, (Standing.ALLOWED, 0.0, None)),
+        ({"window_minutes": "300"}, (Standing.ALLOWED, None, None)),
+        ({"used_percent": "1"}, (Standing.ALLOWED, 0.01, None)),
+        ({"used_percent": "99.5"}, (Standing.ALLOWED, 0.995, None)),
+        ({"used_percent": "100"}, (Standing.REJECTED, 1.0, None)),
+        ({"used_percent": "9000000"}, (Standing.REJECTED, 1_000.0, None)),
+        (
+            {"used_percent": "1", "reset_at": at(50), "reset_after_seconds": "9"},
+            (Standing.ALLOWED, 0.01, 50.0),
+        ),
+        (
+            {"used_percent": "1", "reset_at": "soon", "reset_after_seconds": "9"},
+            (Standing.ALLOWED, 0.01, 9.0),
+        ),
+    ],
+)
+def test_what_codex_says_of_a_window(told: dict[str, str], window: tuple[Any, ...] | None) -> None:
+    headers = codex(**{f"secondary_{name}": value for name, value in told.items()})
+    assert windows(headers, WALL) == (() if window is None else (Window("secondary", "", *window),))
+
+
+@pytest.mark.parametrize(
+    ("active", "family"), [("", "gpt_fox"), ("gpt_fox", ""), (" GPT-FOX ", ""), ("codex", "gpt_fox")]
+)
+def test_whose_window_it_is(active: str, family: str) -> None:
+    """A family's, but for that which is named as the plan's."""
+    headers = {"x-codex-gpt_fox-primary-used-percent": "100", "x-codex-active-limit": active}
+    assert windows(headers, WALL) == (Window("gpt_fox-primary", family, Standing.REJECTED, 1.0, None),)
+    plan = {"x-codex-codex-primary-used-percent": "100"}
+    assert windows(plan, WALL) == (Window("codex-primary", "", Standing.REJECTED, 1.0, None),)
+
+
+def test_so_many_windows_are_read() -> None:
+    headers = {f"{UNIFIED}-{hours}h-status": "allowed" for hours in range(1, 18)}
+    assert [w.name for w in windows(headers, WALL)] == [f"{hours}h" for hours in range(1, 17)]
+
+
+def test_of_several_windows_that_which_begins_anew_last_is_told() -> None:
+    told = (
+        Window("5h", "", Standing.WARNING, 0.9, 60),
+        Window("7d", "", Standing.WARNING, 0.9, 600),
+        Window("30d", "", Standing.ALLOWED, 0.5, 6_000),
+        Window("1d", "", Standing.WARNING, 0.9, 90),
+    )
+    plans = Plans()
+    plans.told(Subject("p", KEY, "messages", "m"), told, 0.0)
+    plans.told(Subject("p", KEY, "messages", "m"), (), 1.0)
+    found = plans.nearly_used_up(Subject("p", KEY, "other", "n"), 100.0)
+    assert found == Window("7d", "", Standing.WARNING, 0.9, 500)
+
+
+@pytest.mark.parametrize(
+    ("name", "tells"),
+    [
+        (b"Anthropic-Ratelimit-Unified-5h-status", True),
+        (b"X-Codex-Primary-Used-Percent", True),
+        (b"anthropic-ratelimit-tokens-reset", False),
+        (b"content-type", False),
+    ],
+)
+def test_which_headers_may_tell_of_windows(name: bytes, tells: bool) -> None:
+    assert tells_windows(name) is tells

@@ -613,6 +613,116 @@ def test_a_tool_call_that_the_model_spoiled() -> None:
     assert check(GEMINI, GEMINI.words[0] + sse(spoiled)).outcome == OK
 
 
+# --- heads
+
+ASKED = Call("openai", "chat/completions", "m", stream=False)
+SPOKEN = Call("openai", "audio/speech", "m", stream=False)
+HEARD = Call("openai", "audio/transcriptions", "m", stream=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "kind", "encoding", "shape"),
+    [
+        *((CHAT.call, status, SSE, "", Shape.OPAQUE) for status in (100, 101, 199, 300, 302, 399)),
+        *((CHAT.call, status, SSE, "", Shape.STREAM) for status in (200, 201, 299)),
+        *((CHAT.call, status, SSE, "rot13", Shape.ERROR) for status in (400, 404, 500, 599)),
+        (CHAT.call, 200, SSE, "rot13", Shape.OPAQUE),
+        (CHAT.call, 200, SSE, " GZIP ", Shape.STREAM),
+        (CHAT.call, 200, JSON, "", Shape.STREAM),
+        *((CHAT.call, 200, kind, "", Shape.FLOWING) for kind in ("audio/mpeg", "Video/mp4", "image/png; x=y")),
+        (ASKED, 200, SSE, "", Shape.WHOLE),
+        (ASKED, 200, "image/png", "", Shape.FLOWING),
+        (ASKED, 200, "application/octet-stream", "", Shape.WHOLE),
+        (Call("openai", "chat/completions", None, stream=False), 200, SSE, "", Shape.STREAM),
+        (Call("openai", "chat/completions", None, stream=False), 200, JSON, "", Shape.WHOLE),
+        (SPOKEN, 200, JSON, "", Shape.FLOWING),
+        (HEARD, 200, JSON, "", Shape.WHOLE),
+        (HEARD, 200, "application/octet-stream", "", Shape.FLOWING),
+    ],
+)
+def test_how_an_answer_is_read(call: Call, status: int, kind: str, encoding: str, shape: Shape) -> None:
+    """As its head says it: by its status, by what was asked for, by its type."""
+    watch = watch_of(call, kind, status=status, encoding=encoding)
+    assert watch.shape is shape
+    assert watch.unread is (shape is Shape.OPAQUE and status == 200)
+
+
+@pytest.mark.parametrize("status", [101, 204, 302])
+@pytest.mark.parametrize("own", [True, False])
+def test_what_only_its_head_tells(status: int, own: bool) -> None:
+    """A redirection is the app's own provider's to make, and no other's."""
+    watch = watch_of(CHAT.call, None, own=own, status=status)
+    watch.feed(b"")
+    watch.rest()
+    good = status == 101 or (status == 302 and own)
+    assert watch.judge_end() == (
+        Outcome(Kind.SUCCESS, "ok", status=status) if good else judging.judge_no_answer(status)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "tells"),
+    [
+        ("x-ratelimit-remaining-requests", True),
+        ("X-RateLimit-Reset", True),
+        ("ratelimit", True),
+        ("anthropic-ratelimit-tokens-reset", True),
+        ("X-Codex-primary-used-percent", True),
+        ("x-codec-primary", False),
+        ("retry-after", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("beside", ["x-request-id", "x-ratelimit-limit-tokens"])
+def test_whether_a_head_speaks_of_limits(name: str, tells: bool, beside: str) -> None:
+    """Any of its fields may, in whatever letters."""
+    fields = ((name.encode(), b"1"), (beside.encode(), b"1"), (b"CONTENT-TYPE", SSE.encode()))
+    watch = Watch(
+        DIALECTS["openai"],
+        CHAT.call,
+        own_provider=True,
+        own_credential=True,
+        status=200,
+        fields=(*fields, (b"Content-Lengths", b"9"), (b"content-lengtH", b"7"), (b"Content-Typo", b"x/y")),
+        wall_now=NOW,
+    )
+    assert watch.tells_limits is (tells or "ratelimit" in beside)
+    assert watch.announced == b"7"
+    assert watch.shape is Shape.STREAM
+
+
+def test_a_field_that_is_too_long_to_tell_anything() -> None:
+    """It is as good as none."""
+    watch = watch_of(CHAT.call, JSON, status=429, X_Some="a" * 1_024, X_More="b" * 1_025)
+    assert watch.headers == {"content-type": JSON, "x-some": "a" * 1_024}
+
+
+def test_what_is_skimmed() -> None:
+    """Events of an answer that has begun, as it is: not before, and not in an encoding."""
+    watch = watch_of(CHAT.call, SSE)
+    assert not watch.skimmable
+    watch.feed(CHAT.before)
+    assert not watch.skimmable
+    watch.feed(CHAT.words[0])
+    assert watch.skimmable
+    assert watch.skim(CHAT.words[1])
+    assert not watch.skim(CHAT.words[1][:-1]), "half an event"
+    packed = watch_of(CHAT.call, SSE, encoding="gzip")
+    packed.feed(gzip.compress(CHAT.before + CHAT.words[0]))
+    assert packed.begun
+    assert not packed.skimmable
+
+
+@pytest.mark.parametrize("call", [CHAT.call, MESSAGES.call, GEMINI.call], ids=lambda c: c.dialect)
+@pytest.mark.parametrize("body", [b"", b"\n", b"da", b"\xef\xbb"])
+def test_what_ends_before_it_shows_what_it_is(call: Call, body: bytes) -> None:
+    """It is no stream that broke off, but a document: judged whole, and none of its bytes are lost."""
+    watch = watch_of(call, SSE)
+    assert watch.feed(body).forward == b""
+    assert watch.rest().forward == body
+    assert (watch.shape, watch.judge_end()) == (Shape.WHOLE, BAD)
+
+
 # --- errors
 
 

@@ -117,6 +117,13 @@ def test_earlier_names(name: str) -> None:
         ("claude-sonnet-5-20260401", "anthropic/claude-sonnet-5"),
         ("claude-haiku-5-5-latest", "anthropic/claude-haiku-5.5"),
         ("claude-fable-5-2", "anthropic/claude-fable-5.2"),
+        *(
+            (f"claude-{family}-{version.replace('.', '-')}{date}", f"anthropic/claude-{family}-{version}")
+            for family in ("opus", "sonnet", "haiku", "fable", "mythos")
+            for version in ("4", "4.1", "4.5", "4.6", "4.7", "4.8", "5", "5.1", "5.2", "5.5")
+            for date in ("-20261101", "-latest", "" if "." in version else "-0")
+        ),
+        *((f"claude-3-{v}-sonnet-20250101", f"anthropic/claude-3.{v}-sonnet") for v in (5, 7)),
         ("gemini-2.0-flash", "google/gemini-2.0-flash-001"),
         ("anthropic/claude-opus-4.6", "anthropic/claude-opus-4.6"),
         ("deepseek/deepseek-r1", "deepseek/deepseek-r1"),

@@ -46,6 +46,14 @@ def test_all_that_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "api-version" not in str([in_words(r) for r in REACHED]), "a query is not shown"
 
 
+def test_servers_of_this_machine_are_reached_by_calls_of_their_own_dialect() -> None:
+    """Each in the dialect of the route."""
+    for name, calls, path in (("openai", CALLS, "/v1"), ("anthropic", "https://api.anthropic.com", "")):
+        found = reach(f'local = true\n[[providers]]\nname = "{name}"\n', "f")
+        here = {f"{calls} → http://localhost:{port}{path}" for port in (11434, 1234, 8080, 8000)}
+        assert {r for r in found if "localhost" in r} == here
+
+
 def edited(old: str, new: str) -> set[str]:
     """What an edit reaches beyond what was reached before."""
     assert old in BASE

@@ -115,9 +115,18 @@ def test_a_trusted_file_that_is_broken(text: str, file: Path) -> None:
         trust(file, text)
 
 
-@pytest.mark.parametrize("spoilt", ["mode", "group", "owner", "link", "text", "json", "place", "folder"])
+UNREAD = "the record of it cannot be read"
+SPOILT = {
+    **dict.fromkeys(("mode", "group", "owner"), trusting._FOREIGN),
+    **dict.fromkeys(("link", "folder"), f"{UNREAD}: "),
+    **dict.fromkeys(("text", "json"), UNREAD),
+    "place": "",
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
 def test_a_record_that_is_not_believed(spoilt: str, file: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that others could have written, or that is of another file."""
+    """One that others could have written, or that is of another file; it is told why."""
     trust(file, TEXT)
     (record,) = state.iterdir()
     match spoilt:
@@ -144,6 +153,7 @@ def test_a_record_that_is_not_believed(spoilt: str, file: Path, state: Path, mon
     judged = judge(file)
     assert isinstance(judged, Untrusted)
     assert not judged.reached
+    assert SPOILT[spoilt] in str(judged)
 
 
 def test_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

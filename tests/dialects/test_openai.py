@@ -86,6 +86,13 @@ def test_read() -> None:
     assert OPENAI.read("realtime.websocket", "/realtime", "model=a%2Fb", "", b"").model == "a/b"
 
 
+@pytest.mark.parametrize("query", ["model=a&model=b", "model=&model=a", "model=a&model="])
+def test_a_handshake_that_names_two_models(query: str) -> None:
+    """Which of them counts is the server's to say, also where one is blank."""
+    read = OPENAI.read("realtime.websocket", "/realtime", query, "", b"")
+    assert (read.model, read.unread) == (None, "its query names a model twice")
+
+
 def test_a_handshake_that_joins_a_conversation() -> None:
     """It can only be taken by who holds the conversation."""
     handshake = OPENAI.read("realtime.websocket", "/realtime", "call_id=rtc_1", "", b"")

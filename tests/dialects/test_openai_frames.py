@@ -276,6 +276,96 @@ def test_a_plans_windows() -> None:
     }
 
 
+def test_the_windows_of_both_lengths() -> None:
+    """What is no number tells nothing."""
+    primary = {"used_percent": "98", "reset_after_seconds": 7}
+    told = {"primary": primary, "secondary": {"used_percent": 1.5, "window_minutes": None}}
+    (said,) = talk(RESPONSES, {"type": "codex.rate_limits", "rate_limits": told})[1]
+    assert said.headers == {"x-codex-primary-reset-after-seconds": "7", "x-codex-secondary-used-percent": "1.5"}
+    empty: tuple[Any, ...] = (None, [], "x")
+    for nothing in empty:
+        (said,) = talk(RESPONSES, {"type": "codex.rate_limits", "rate_limits": nothing})[1]
+        assert said.headers == {}
+
+
+ERROR = {"type": "error", "status": 503}
+
+
+@pytest.mark.parametrize(
+    ("frame", "ended"),
+    [
+        (ERROR, "a"),
+        ({**ERROR, "stream_id": "b"}, "b"),
+        ({**ERROR, "stream_id": "x"}, None),
+        ({**ERROR, "response_id": "r2"}, "b"),
+        ({**ERROR, "response_id": "r9"}, "a"),
+        ({"type": "response.output_text.delta", "response_id": "r2", "error": {"code": "server_error"}}, "b"),
+    ],
+)
+def test_which_of_several_responses_an_error_ends(frame: dict[str, Any], ended: str | None) -> None:
+    """That which it names, or whose lane it is in; else the oldest."""
+    reader = FrameReader(RESPONSES)
+    replies = {lane: reader.asked(raw({**CREATE, "stream_id": lane})) for lane in "ab"}
+    for lane, message in (("a", CREATED), ("b", CREATED_2)):
+        reader.came(raw({**message, "stream_id": lane}))
+    (said,) = reader.came(raw(frame))
+    assert (said.sign, said.reply) == (Sign.FAILED, None if ended is None else replies[ended])
+    assert reader.open == [reply for lane, reply in replies.items() if lane != ended]
+
+
+@pytest.mark.parametrize(("length", "known"), [(256, True), (257, False)])
+def test_a_name_that_is_too_long_is_none(length: int, known: bool) -> None:
+    reader = FrameReader(RESPONSES)
+    reply = reader.asked(raw({**CREATE, "stream_id": "x" * length}))
+    assert reply is not None
+    assert reply.lane == ("x" * length if known else "")
+
+
+def test_what_is_given_up_is_not_followed_any_more() -> None:
+    """What comes of it later is not of the next one in its lane."""
+    reader = FrameReader(RESPONSES)
+    one = reader.asked(raw(CREATE))
+    two = reader.asked(raw(CREATE))
+    assert one is not None
+    reader.came(raw(CREATED))
+    reader.give_up(one)
+    assert reader.open == [two]
+    assert [reader.came(raw({**m, "response_id": "r1"}))[0] for m in (DELTA, COMPLETED)] == [Said(N), Said(N)]
+    assert reader.came(raw({**DELTA, "response_id": "r2"}))[0] == Said(C, two)
+
+
+@pytest.mark.parametrize("value", ["x" * 999, 7, 7.5])
+def test_header_fields_that_an_error_may_quote(value: str | float) -> None:
+    """So many of them, and none that is longer."""
+    fields = {"a": value, "b": "x" * 1_000, "c": None, **{f"h{i}": "1" for i in range(100)}}
+    (said,) = talk(RESPONSES, (CREATE,), {**ERROR, "headers": fields})[1]
+    assert said.headers == {"a": str(value), **{f"h{i}": "1" for i in range(97)}}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"{}", True), (b"\xef\xbb\xbf \r\n\t{", True), (b"[]", False), (b"", False), (b" " * 63 + b"{", True)],
+)
+def test_what_looks_like_a_message(content: bytes, found: bool) -> None:
+    assert openai_frames.is_object(content) is found
+
+
+@pytest.mark.parametrize(
+    ("content", "ambiguous"),
+    [
+        (raw(CREATE), False),
+        (b'{"type": "session.update"}', False),
+        (b'{"type": "response\\u002ecreate"}', True),
+        (b'{"type": "response.create", "type": "session.update"}', True),
+        (b'{"type": "response.append", "model": "a", "model": "b"}', True),
+        (b"no JSON", True),
+    ],
+)
+def test_what_servers_may_read_in_different_ways(content: bytes, ambiguous: bool) -> None:
+    """A name twice, or a type that is spelled in another way."""
+    assert openai_frames.is_ambiguous(content) is ambiguous
+
+
 # --- what is not read
 
 
@@ -332,6 +422,30 @@ def test_a_message_that_is_too_long_is_judged_by_its_edges(
     monkeypatch.setattr(openai_frames, "decode_event", never)
     monkeypatch.setattr(openai_frames, "decoded", never)
     assert [s.sign for s in reader.came(message)] == [sign]
+
+
+IMAGE = b'{"type":"response.image_generation_call.partial_image","x":"' + PAD + b'"}'
+
+
+def test_content_that_is_too_long_to_be_read_is_content() -> None:
+    """What ends the response is no hollow end then, and an error about another message does not end it."""
+    assert signs(RESPONSES, (CREATE,), IMAGE, HOLLOW) == [C, D]
+    reader, said = talk(REALTIME, ({"type": "response.create"},), IMAGE, REFUSED)
+    assert (said[-1].reply, len(reader.open)) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (IMAGE, Said(N)),
+        (b'{"type":"response.completed","x":"' + PAD + b'"}', Said(N)),
+        (b'{"type":"error","x":"' + PAD + b'"}', Said(Sign.FAILED)),
+        (PAD, Said(Sign.UNREAD)),
+    ],
+    ids=["content", "end", "error", "unread"],
+)
+def test_a_message_that_is_too_long_where_nothing_is_under_way(message: bytes, said: Said) -> None:
+    assert FrameReader(RESPONSES).came(message) == [said]
 
 
 def test_a_message_of_the_app_that_is_too_long_is_judged_by_its_edges(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,6 +289,14 @@ GEMINI: dict[str, tuple[str, list[Any], tuple[str, ...] | str, list[Any]]] = {
         ),
         *(("B",), [turn("model", part("A", **F)), turn("user", R), turn("model", part(DUMMY, **F)), turn("user", R)]),
     ),
+    "G2 words beside a result": (
+        *("gemini-3-pro", [turn("user", {"text": "a"}), turn("model", part("X", **F)), turn("user", R, {"text": "b"})]),
+        *(ALL, [turn("user", {"text": "a"}), turn("model", part(DUMMY, **F)), turn("user", R, {"text": "b"})]),
+    ),
+    "G3 a user who said nothing": (
+        *("gemini-3-pro", [turn("model", part("X", **F)), turn("user", R), turn("user")], ALL),
+        [turn("model", part(None, **F)), turn("user", R), turn("user")],
+    ),
     "G3 an older turn": (
         *("gemini-3-pro", [turn("model", part("X", **F)), turn("user", R), turn("user", {"text": "b"})], ALL),
         [turn("model", part(None, **F)), turn("user", R), turn("user", {"text": "b"})],
@@ -402,6 +410,19 @@ def test_chat(issuer: str, least: str | None) -> None:
         ("messages", {"messages": [user("a"), model(thinking())]}, PinKind.SIGNATURE),
         ("messages", {"messages": [user("a"), model(SEARCH, FOUND, USE), user(RESULT)]}, PinKind.SIGNATURE),
         ("messages", {"messages": [model({"type": "compaction", "encrypted_content": "x"})]}, PinKind.SIGNATURE),
+        *(
+            ("messages", {"messages": [user("a"), model(thinking(), text("x")), *after]}, kind)
+            for after, kind in (
+                ([model({"type": "mcp_tool_use", "id": "m"}), user(RESULT)], PinKind.SIGNATURE),
+                ([user({"type": "mcp_tool_result"}, RESULT)], PinKind.SIGNATURE),
+                ([user(RESULT), model(FOUND, text("y"))], PinKind.SIGNATURE),
+                ([user(RESULT), model({"type": "server_tool_use", "id": "s2"}, FOUND)], PinKind.SIGNATURE),
+                ([user(RESULT), model({"type": "compaction", "content": "c"}, text("y"))], None),
+                ([model({"type": "mcp_tool_use", "id": "m"}), user("b")], None),
+                ([model(FOUND), user("b"), model(text("y")), user(RESULT)], None),
+                ([user("b"), 5, {"role": "assistant", "content": "x"}], None),
+            )
+        ),
         ("responses", {"previous_response_id": "resp_1"}, PinKind.STATE),  # O4
         ("responses", {"input": [{"type": "compaction", "encrypted_content": "H"}]}, PinKind.STATE),  # O5
         ("responses", {"input": [REASONING, {"type": "mcp_approval_response"}]}, PinKind.SIGNATURE),

@@ -293,6 +293,15 @@ def test_a_reload_forgets_what_a_provider_that_has_gone_said() -> None:
     assert w.call() == "b"
 
 
+def test_a_reload_keeps_the_last_errors_of_those_that_stay() -> None:
+    """Of a provider that was changed too: it is what an operator looks for."""
+    w = world("ab")
+    for _ in "ab":
+        w.engine.settle(begin(w), DOWN, w.now)
+    w.reload(toml("priority", CIRCUIT, a="weight = 2"))
+    assert list(w.engine.last_error) == ["a"]
+
+
 def test_a_reload_takes_over_the_mode_only_where_it_was_changed() -> None:
     """A mode set by command stays in force when the file says what it said before."""
     w = world()

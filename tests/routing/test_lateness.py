@@ -93,6 +93,13 @@ def test_one_that_was_cut_short_counts_up_to_there() -> None:
     assert sketch.quantile(0.95) == pytest.approx(9.0, rel=STEP - 1)
 
 
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, 1e-300, 0.001])
+def test_no_time_is_shorter_than_a_millisecond(seconds: float) -> None:
+    sketch = Sketch()
+    sketch.measured(seconds, 0.0)
+    assert sketch.quantile(0.5) == 0.001
+
+
 @pytest.mark.parametrize("odd", [0.0, -1.0, math.nan, math.inf, 1e300, 1e-300])
 def test_odd_times_do_no_harm(odd: float) -> None:
     sketch = Sketch()
@@ -186,6 +193,31 @@ def test_kinds_are_learnt_apart_and_forgotten_with_their_provider() -> None:
     assert [times.late_after(kind, 0.0, head_came=True) for kind in others] == [None] * len(others)
     times.keep({"b"})
     assert times.late_after(streamed, 0.0, head_came=True) is None
+
+
+def test_what_is_usual_at_a_provider() -> None:
+    """Of its kinds of calls of which enough is known, wherever they stand among others."""
+    times = Times()
+    kinds = [kind_of(p, m, stream=True, body_bytes=1) for p, m in (("b", "m"), ("a", "few"), ("a", "m"), ("a", "n"))]
+    for kind, calls in zip(kinds, (50, 5, 50, 50), strict=True):
+        for seconds in (0.5,) * (calls - 10) + (2.0,) * 10:
+            times.began(kind, 0.1, seconds, 0.0)
+    found = times.usual("a", 0.0)
+    assert list(found) == kinds[2:]
+    for half, nearly_all in found.values():
+        assert half == pytest.approx(0.5, rel=STEP - 1)
+        assert nearly_all == pytest.approx(2.0, rel=STEP - 1)
+
+
+@pytest.mark.parametrize(("size", "known"), [(1_023, False), (1_024, True)])
+def test_of_short_streams_no_pace_is_learnt(size: int, known: bool) -> None:
+    """Seconds a kibibyte; late is what takes four times as long, and five seconds."""
+    times = Times()
+    kind = kind_of("a", "m", stream=True, body_bytes=1)
+    for _ in range(50):
+        times.paced(kind, size, 2.0, 0.0)
+    found = times.slow_after(kind, 4 * 1_024, 0.0)
+    assert found == (pytest.approx(5 + 4 * 2.0 * 4, rel=STEP - 1) if known else None)
 
 
 def test_a_wait_without_a_head_says_something_of_both() -> None:

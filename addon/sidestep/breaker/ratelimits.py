@@ -127,10 +127,8 @@ def _value(item: Any, wall_now: float) -> float | None:
 
 
 def _as_text(item: Any) -> str | None:
-    """A number or a text as text."""
-    if isinstance(item, bool) or not isinstance(item, (int, float, str)):
-        return None
-    return item if isinstance(item, str) else str(item)
+    """A number or a text as text. What is neither may be as large as the body."""
+    return str(item) if isinstance(item, (int, float, str)) else None
 
 
 def _retry_after(text: str, wall_now: float) -> float | None:

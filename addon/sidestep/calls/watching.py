@@ -503,7 +503,6 @@ class Watch:
             case Shape.ERROR:
                 return self._judge_error()
             case Shape.STREAM:
-                self.note_usage()
                 if self._told is not None:
                     return judging.STREAM_ERROR if self._content else self.judge_error_event(self._told)
                 if not self._content:

@@ -15,7 +15,7 @@ MAX_PARTS = 1_000
 MAX_HEAD = 16 << 10
 """Bytes of one part's header fields."""
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^";\s]{1,200}))', re.IGNORECASE)
-_AFTER_MARK = re.compile(rb"--|[ \t]*+\r\n")
+_AFTER_MARK = re.compile(rb"--|[ \t]*+(?=\r\n)")
 _DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition:([^\r\n]*+)", re.IGNORECASE)
 _UNUSUAL = re.compile(
     rb"\r\n[ \t]|content-transfer-encoding(?!:\s*+(?:binary|[78]bit)\b)|charset\s*+=(?!\s*+\"?(?:utf-?8|us-ascii)\b)",
@@ -94,13 +94,13 @@ def _parts(mark: bytes, body: bytes) -> list[_Part]:
         after = _AFTER_MARK.match(body, begin + len(mark))
         if after is None:
             break
-        end = body.find(line, after.end() - 2)
+        end = body.find(line, after.end())
         if after[0] == b"--":
             if end >= 0:
                 break  # more parts after the last one
             return parts
         # Where there are no header fields the blank line is the boundary's own.
-        head = body.find(b"\r\n\r\n", after.end() - 2, after.end() + MAX_HEAD)
+        head = body.find(b"\r\n\r\n", after.end(), after.end() + MAX_HEAD)
         if end < 0 or not 0 <= head < end:
             break
         parts.append(_Part(_name_in(body[after.end() : head + 2]), begin, min(head + 4, end), end))

@@ -131,9 +131,8 @@ class Sketch:
 
 
 def _bucket(seconds: float) -> int:
-    if not seconds > LEAST_SECONDS:  # nan as well
-        return 0
-    return math.ceil(math.log(min(seconds, MOST_SECONDS) / LEAST_SECONDS) / _LOG_STEP)
+    seconds = min(max(LEAST_SECONDS, seconds), MOST_SECONDS)  # in this order nan is the least
+    return math.ceil(math.log(seconds / LEAST_SECONDS) / _LOG_STEP)
 
 
 def _upper(bucket: int) -> float:
@@ -251,7 +250,7 @@ class Budget:
 
     def take(self) -> bool:
         """Whether there is enough for one more attempt, which is then taken."""
-        if self._holds < 1.0 - 1e-9:
+        if round(self._holds, 6) < 1.0:
             return False
         self._holds -= 1.0
         return True

@@ -1,6 +1,6 @@
 """Runs every command of the README as it is printed, in order, in one shell with an empty home.
 
-Programs that are not ours (codex, an app) are stand-ins that make one call; that no provider is reached from there is
+Programs that are not ours (coding agents, an app) are stand-ins that make one call; that no provider is reached from there is
 no mistake: what is looked at is that each command is there, takes what it is given and ends as it should.
 """
 
@@ -166,9 +166,10 @@ def prepare(folder: Path) -> None:
     hidden = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT, folder / "checkout", ignore=hidden)
     (folder / "checkout" / "my_app.py").write_text(APP)
-    codex = folder / "bin" / "codex"
-    codex.write_text(f"#!/bin/sh\nexec python {folder / 'checkout' / 'my_app.py'}\n")
-    codex.chmod(0o755)
+    for name in ("claude", "codex", "gemini"):
+        agent = folder / "bin" / name
+        agent.write_text(f"#!/bin/sh\nexec python {folder / 'checkout' / 'my_app.py'}\n")
+        agent.chmod(0o755)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
 
 

@@ -1,7 +1,7 @@
 """Runs every command of the README as it is printed, in order, in one shell with an empty home.
 
-Programs that are not ours (coding agents, an app) are stand-ins that make one call; that no provider is reached from there is
-no mistake: what is looked at is that each command is there, takes what it is given and ends as it should.
+Programs that are not ours (coding agents, an app) are stand-ins that make one call; that no provider is reached from
+there is no mistake: what is looked at is that each command is there, takes what it is given and ends as it should.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from sidestep import status
 from sidestep.breaker import judging
@@ -53,6 +54,29 @@ def busy() -> World:
 def providers(w: World) -> dict[str, Any]:
     found: dict[str, Any] = status.health(w.engine, w.now)[1]["providers"]
     return found
+
+
+# --- several workers
+
+
+def test_metrics_of_several_workers_are_those_of_one_proxy() -> None:
+    """Each family once, each sample with its worker."""
+    w = busy()
+    one = status.metrics(w.engine, w.now).decode()
+    assert w.call() == "c"
+    two = status.metrics(w.engine, w.now).decode()
+    text = status.metrics_of({1: one, 3: two})
+    families = [line for line in text.splitlines() if line.startswith("# ")]
+    assert len(families) == len(set(families)) == one.count("# ")
+    samples = [line for line in text.splitlines() if not line.startswith("# ")]
+    for number, alone in ((1, one), (3, two)):
+        own = [line for line in samples if f'worker="{number}"' in line]
+        plain = [line.replace(f'worker="{number}",', "").replace(f'{{worker="{number}"}}', "") for line in own]
+        assert plain == [line for line in alone.splitlines() if not line.startswith("# ")]
+    parsed = {family.name: family for family in text_string_to_metric_families(text)}
+    calls = [s for s in parsed["sidestep_requests"].samples if s.name.endswith("_total")]
+    assert {s.labels["worker"] for s in calls} <= {"1", "3"}
+    assert sum(s.value for s in parsed["sidestep_attempts_in_flight"].samples) == 2
 
 
 # --- health

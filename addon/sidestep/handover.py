@@ -20,12 +20,14 @@ WORKER = "SIDESTEP_WORKER"
 class Share:
     """What a supervisor tells a worker. `number`: from 1, of `workers`. `pid`: the supervisor's. `token`: for the
     controls, the same at all workers. `store`: the URL of the store that it has started for what they know, and the
-    secret for the names in it; None: there is none. Not in the environment: all processes of the user see that."""
+    secret for the names in it; None: there is none. Not in the environment: all processes of the user see that.
+    `folder`: where each leaves its figures for the others to show."""
 
     number: int
     workers: int
     pid: int
     token: str
+    folder: str
     store: tuple[str, str] | None = None
 
 

@@ -6,7 +6,7 @@ Pure: no mitmproxy, no clock. No key, no prompt and no body can be read here, fo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -316,6 +316,29 @@ class _EngineCollector(Collector):
             yield CounterMetricFamily(
                 "sidestep_fleet_errors", "Round trips to the store that failed.", value=shared["errors"]
             )
+
+
+def metrics_of(workers: Mapping[int, str]) -> str:
+    """The metrics of several workers as those of one proxy, with a label for the worker: whichever is asked answers for
+    all, so that what is counted never runs back."""
+    heads: dict[str, list[str]] = {}
+    samples: dict[str, list[str]] = {}
+    for number, text in workers.items():
+        family = ""
+        for line in text.splitlines():
+            if line.startswith("# "):
+                _, what, name = line.split(" ", 3)[:3]
+                family = name if what == "HELP" else family
+                if line not in heads.setdefault(family, []):
+                    heads[family].append(line)
+                continue
+            name, brace, rest = line.partition("{")
+            if not brace:
+                name, _, rest = line.partition(" ")
+                rest = f"}} {rest}"
+            comma = "," if brace else ""
+            samples.setdefault(family, []).append(f'{name}{{worker="{number}"{comma}{rest}')
+    return "".join(f"{line}\n" for family in heads for line in (*heads[family], *samples.get(family, ())))
 
 
 def metrics(engine: Engine, now: float) -> bytes:

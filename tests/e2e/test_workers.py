@@ -106,6 +106,25 @@ def test_what_one_has_learnt_the_other_knows(provider: Make, tmp_path: Path) -> 
     until(lambda: not Path(f"/proc/{store}").exists(), "it is gone")
 
 
+def test_one_shows_the_figures_of_all(provider: Make, tmp_path: Path) -> None:
+    """Whichever is asked: a scrape that reached them in turns would see counters run back."""
+    a = provider("a")
+    with workers(tmp_path, config("chat", a, own=a)) as m, ExitStack() as stack:
+        both = wires_at_both(m, stack)
+        for number, wire in both.items():
+            for n in range(number):
+                assert wire.send(chat(a.url(), user=f"{number} {n}")).answer()[0] == 200
+        told = {"1": {"calls": 1, "failed": 0}, "2": {"calls": 2, "failed": 0}}
+        for number, wire in both.items():
+            until(lambda wire=wire: health(wire)["workers"] == told, "it has heard of the other's calls")  # type: ignore[misc]
+            assert health(wire)["worker"] == number
+            text = wire.send(request("http://sidestep.internal/metrics", b"", method="GET")).answer()[2].decode()
+            found = re.findall(
+                r'^sidestep_requests_total{worker="(\d)",.*result="answered".* (\S+)$', text, re.MULTILINE
+            )
+            assert dict(found) == {"1": "1.0", "2": "2.0"}
+
+
 def test_one_that_is_killed_is_replaced(provider: Make, tmp_path: Path) -> None:
     """The streams of the other one go on, and so does every call that comes afterwards."""
     a = provider("a")

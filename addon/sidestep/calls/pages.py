@@ -14,7 +14,7 @@ from mitmproxy.connection import Client
 from mitmproxy.net.http.url import parse_authority
 from mitmproxy.proxy.mode_specs import RegularMode, UpstreamMode
 
-from sidestep import page, status
+from sidestep import handover, page, status
 from sidestep.breaker.circuit import State
 from sidestep.calls.clients import address_of, is_machine
 from sidestep.calls.entrance import Entrance
@@ -105,9 +105,16 @@ class Pages:
         match path:
             case "/health":
                 code, body = status.health(engine, self._core.clock())
+                if (share := handover.share) is not None:
+                    each = self._core.figures_of_all(engine, share)
+                    body["worker"] = share.number
+                    body["workers"] = {n: {"calls": f.calls, "failed": f.failed} for n, f in each.items()}
                 return _json(code, body)
             case "/metrics":
                 text = status.metrics(engine, self._core.clock())
+                if (share := handover.share) is not None:
+                    each = self._core.figures_of_all(engine, share)
+                    text = status.metrics_of({n: f.metrics for n, f in each.items()}).encode()
                 return http.Response.make(200, text, {"content-type": status.METRICS_TYPE})
             case "/state":
                 return _json(200, self._core.overview.picture(engine))

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 from mitmproxy.log import ALERT
 
-from sidestep import handover
+from sidestep import handover, siblings, status
 from sidestep.breaker.bounded import Bounded
 from sidestep.overview import Overview
 from sidestep.routing.engine import Engine
+from sidestep.siblings import Figures
 from sidestep.telemetry import Trace
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,16 @@ class Core:
         self.adopted: set[str] = set()
         self._logged: set[str] = set()
         self._told: Bounded[str, tuple[float, int]] = Bounded(MAX_KINDS, KINDS_BYTES, lambda _: 100)
+
+    def figures(self, engine: Engine) -> Figures:
+        """What this worker has counted."""
+        told = status.summary(engine)
+        return Figures(told["calls"], told["failed"], status.metrics(engine, self.clock()).decode())
+
+    def figures_of_all(self, engine: Engine, share: handover.Share) -> dict[int, Figures]:
+        """What all workers have counted; the others as they last left it."""
+        found = siblings.left(Path(share.folder), share.workers) | {share.number: self.figures(engine)}
+        return dict(sorted(found.items()))
 
     def tell(self, kind: str, text: str, level: int = logging.INFO, facts: Mapping[str, Any] | None = None) -> None:
         """Log a line; of one kind one in ten seconds, with how many were left out before it. `facts`: what a program

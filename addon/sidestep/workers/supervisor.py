@@ -15,10 +15,12 @@ import json
 import os
 import secrets
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -56,6 +58,7 @@ class Supervisor:
         self.processes: dict[int, Process] = {}
         self.listeners: dict[Key, list[socket.socket]] = {}
         self.token = secrets.token_urlsafe(16)
+        self.folder = tempfile.mkdtemp(prefix="sidestep-workers-")
         self.embedded = Embedded()
         self.store: Store | None = None
         self.selector = selectors.DefaultSelector()
@@ -80,6 +83,7 @@ class Supervisor:
                 self._do(self.crew.expired(time.monotonic()))
         finally:
             self.embedded.stop()
+            shutil.rmtree(self.folder, ignore_errors=True)
         return self.crew.code
 
     def _open_store(self) -> None:
@@ -108,7 +112,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         before = self.processes.get(number)
         told: dict[str, Any] = {"number": number, "workers": self.crew.count, "pid": os.getpid(), "token": self.token}
-        told["store"] = self.store
+        told |= {"folder": self.folder, "store": self.store}
         ours.sendall(json.dumps(told).encode() + b"\n")
         with theirs:
             popen = subprocess.Popen(  # noqa: S603  # ourselves
@@ -185,6 +189,8 @@ class Supervisor:
             say(f"workers learn each for itself from now on: {e}")
         for number, process in list(self.processes.items()):
             if process.popen.returncode is None and (code := process.popen.poll()) is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self.folder, str(number)))  # what it has counted went with it
                 self._do(self.crew.ended(number, code, time.monotonic()))
 
 

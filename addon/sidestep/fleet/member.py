@@ -269,9 +269,10 @@ class Member:
         except Exception as e:
             self._bug("fleet", e)
 
+    def any_stays(self, now: float) -> bool:
+        return now < self._stays_until
+
     def where(self, scope: Scope, conversation: Conversation, now: float) -> Question | None:
-        if now >= self._stays_until:
-            return None
         try:
             digests = [d for d in (conversation.answered, conversation.opening) if d is not None]
             question = Question(now + STAY_SECONDS)

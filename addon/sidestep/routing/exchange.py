@@ -188,8 +188,11 @@ class Exchange:
 
     def _ask_where_it_stays(self, plan: Plan, now: float) -> None:
         """Where a later turn of a conversation comes to this process for the first time."""
-        engine, conversation = self.engine, self.conversation
-        if engine.sharing is None or conversation is None or conversation.answered is None:
+        engine = self.engine
+        if engine.sharing is None or not engine.sharing.any_stays(now):
+            return
+        conversation = self.conversation
+        if conversation is None or conversation.answered is None:
             return
         if engine.conversations.stay(self._scope, conversation, now) is None:
             self._question = engine.sharing.where(self._scope, conversation, now)

@@ -52,9 +52,12 @@ class Sharing(Protocol):
     def stays(self, scope: Scope, conversation: Conversation, stay: Stay) -> None:
         """A conversation stays with a provider."""
 
+    def any_stays(self, now: float) -> bool:
+        """Whether any conversation stays anywhere."""
+
     def where(self, scope: Scope, conversation: Conversation, now: float) -> Question | None:
         """Where does a conversation stay that is not known here? The answer is there in `Engine.conversations`. None:
-        none stays anywhere."""
+        nobody can be asked."""
 
     def issued(self, ids: Sequence[str], provider: str) -> None:
         """A provider has issued identifiers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sidestep.breaker import judging
 from sidestep.breaker.outcomes import Kind, Outcome, Then
 
 
@@ -36,3 +37,8 @@ def test_only_a_timeout_is_slow() -> None:
 def test_labels(kind: Kind, then: Then, status: int | None, label: str) -> None:
     """A 2xx that is no answer for the app is named by its reason."""
     assert Outcome(kind, "why", then, status).label == label
+
+
+def test_a_redirect_that_is_no_answer_is_told_as_one() -> None:
+    assert judging.judge_no_answer(307).words == "answered 307, which is not followed"
+    assert judging.judge_no_answer(200).words == "gave no answer in its 200"

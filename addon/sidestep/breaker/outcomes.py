@@ -122,6 +122,8 @@ class Outcome:
             return self.cause
         if self.reason == "http_5xx" and self.status is not None:
             return f"answered {self.status}"
+        if self.reason == "bad_response" and self.status is not None and 300 <= self.status < 400:
+            return f"answered {self.status}, which is not followed"
         return NAMES.get(self.reason, self.reason)
 
     @property

@@ -179,6 +179,8 @@ class Companion:
 
     def done(self) -> None:
         logging.getLogger().removeHandler(self._errors)
+        if self._kernel is not None:
+            self._kernel.close()
         if self._task is not None:
             self._task.cancel()
 

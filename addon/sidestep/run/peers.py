@@ -53,7 +53,11 @@ class Kernel:
         ):
             found = self.owner(one.getsockname(), one.getpeername())
         if found is None or found.uid != os.getuid():
+            self.close()
             raise OSError("what it tells of one of our own connections is not so")
+
+    def close(self) -> None:
+        self._diag.close()
 
     def owner(self, peer: Address, own: Address) -> Owner | None:
         """Whose the other end of a connection is, of which both ends are on this machine. None: it has gone. OSError:

@@ -313,8 +313,11 @@ def tests_by_line(folder: Path, jobs: int) -> Tests:
         # The monitoring of newer Pythons is quicker, but cannot tell one test from another.
         {"COVERAGE_CORE": "ctrace", "COVERAGE_FILE": "measured"},
     )
-    while (passed := run.passed()) is None:
-        time.sleep(0.05)
+    try:
+        while (passed := run.passed()) is None:
+            time.sleep(0.05)
+    finally:
+        run.end()
     if not passed:
         raise SystemExit(f"{run.told()}\nthe quick suite fails without a mutant")
     report = ["json", "-q", "--show-contexts", "--data-file=measured", "-o", "measured.json"]

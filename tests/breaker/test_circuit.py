@@ -28,6 +28,7 @@ from sidestep.breaker.outcomes import Kind, Outcome
 SUCCESS = Outcome(Kind.SUCCESS, "success", status=200)
 FAILURE = Outcome(Kind.FAILURE, "http_5xx", status=500)
 SLOW = Outcome(Kind.FAILURE, "timeout")
+LATE = Outcome(Kind.SLOW, "slow")
 ALIVE = Outcome(Kind.NEUTRAL, "invalid", status=400)
 GONE = Outcome(Kind.NEUTRAL, "client_gone")
 RATE_LIMITED = Outcome(Kind.COOLDOWN, "rate_limit", status=429)
@@ -462,6 +463,33 @@ def test_a_success_is_taken_back_once_and_only_by_a_failure() -> None:
     assert circuit.amend(stream, SLOW, 1)
     assert not circuit.amend(stream, SLOW, 1)
     assert counts(circuit, 1) == (1, 0, 1)
+
+
+def test_what_is_merely_slow_counts_in_the_window_and_in_no_row() -> None:
+    """As it ends, and where it takes a success back: that one's row is broken all the same."""
+    circuit = make(failure_threshold=2, min_requests=6, failure_rate=0.5)
+    attempt(circuit, FAILURE, 0)
+    stream = attempt(circuit, SUCCESS, 0)
+    assert circuit.amend(stream, LATE, 1)
+    assert not circuit.amend(stream, LATE, 1)
+    attempt(circuit, LATE, 1)
+    assert counts(circuit, 1) == (0, 0, 3)
+    assert circuit.snapshot(1).last_failure == LATE.words
+    for _ in range(2):
+        attempt(circuit, SUCCESS, 1)
+    assert circuit.state(1) is State.CLOSED
+    attempt(circuit, LATE, 1)
+    assert circuit.state(1) is State.OPEN, "half of so many were slow or failed"
+
+
+def test_an_answer_that_was_slow_may_open() -> None:
+    """Where it is found out only after its success was counted."""
+    circuit = make(min_requests=2, failure_rate=1.0)
+    attempt(circuit, LATE, 0)
+    stream = attempt(circuit, SUCCESS, 0)
+    assert circuit.state(0) is State.CLOSED
+    assert circuit.amend(stream, LATE, 1)
+    assert circuit.state(1) is State.OPEN
 
 
 @pytest.mark.parametrize("outcome", [FAILURE, GONE, ALIVE, RATE_LIMITED])

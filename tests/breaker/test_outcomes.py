@@ -42,3 +42,19 @@ def test_labels(kind: Kind, then: Then, status: int | None, label: str) -> None:
 def test_a_redirect_that_is_no_answer_is_told_as_one() -> None:
     assert judging.judge_no_answer(307).words == "answered 307, which is not followed"
     assert judging.judge_no_answer(200).words == "gave no answer in its 200"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome(Kind.FAILURE, "connect", cause="its name is not known"), "its name is not known"),
+        (Outcome(Kind.FAILURE, "connect"), "could not be reached"),
+        (Outcome(Kind.FAILURE, "http_5xx", status=503), "answered 503"),
+        (Outcome(Kind.FAILURE, "http_5xx"), "http_5xx"),
+        (Outcome(Kind.FAILURE, "bad_response", status=200), "gave no answer in its 200"),
+        (Outcome(Kind.NEUTRAL, "lacks", status=404), "lacks"),
+    ],
+)
+def test_words(outcome: Outcome, words: str) -> None:
+    """What is known of the cause comes first; a reason without words of its own is its own word."""
+    assert outcome.words == words

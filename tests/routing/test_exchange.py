@@ -12,7 +12,8 @@ from sidestep.breaker.circuit import State
 from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.routing.engine import Attempt, Refused
 from sidestep.routing.exchange import Exchange, Exhausted, Wait
-from support.world import World
+from support.flows import ask
+from support.world import World, toml
 
 DOWN = Outcome(Kind.FAILURE, "http_5xx", Then.NEXT, 503)
 SILENT = Outcome(Kind.FAILURE, "timeout", Then.NEXT)
@@ -459,3 +460,48 @@ def test_success_after_all() -> None:
     all_fail(w, SPENT)
     assert w.call() == "own"
     assert w.engine.attempts_total[("own", Kind.SUCCESS, judging.SUCCESS.reason)] == 1
+
+
+# --- how long an attempt may last
+
+TIMES = "[timeouts]\nconnect = 1\nfirst_byte = 10\nfirst_content = 100\nheaders = 1000\nidle = 10000\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "seconds"),
+    [
+        ("/v1/chat/completions", {"stream": True}, 1 + 110 + 10_000 + 30),
+        ("/v1/chat/completions", {"stream": False}, 1 + 1_000 + 10_000 + 30),
+    ],
+)
+def test_a_lease_is_as_long_as_an_attempt_may_take(path: str, body: dict[str, Any], seconds: float) -> None:
+    """Its connect, what comes until its content, a pause after that, and a margin."""
+    w = World(toml("priority", TIMES, a=""))
+    attempt = ask(w, w.exchange(body, path))
+    assert attempt.permit is not None
+    assert attempt.permit.reaching.lease_until == w.now + seconds
+
+
+def test_responses_over_a_socket() -> None:
+    """The first stands in the place of the handshake, each further one is an attempt; of very many the oldest good ones
+    go, for those that failed say more."""
+    w = World(toml("priority", TIMES, a=""))
+    exchange = w.exchange()
+    shake = ask(w, exchange)
+    candidate = exchange.plan.candidates[0]
+    first = exchange.over_socket(candidate, "responses", w.now + 1, shake)
+    assert first is shake
+    assert first.subject.operation == "responses"
+    assert exchange.attempts == [shake]
+    second = exchange.over_socket(candidate, "responses", w.now + 2, None)
+    assert (second.started, second.status, second.subject) == (w.now + 2, 101, first.subject)
+    assert exchange.attempts == [shake, second]
+    assert second.permit is not None
+    assert second.permit.reaching.lease_until == w.now + 2 + 110 + 10_000 + 30
+    shake.outcome, second.outcome = DOWN, judging.SUCCESS
+    further = [exchange.over_socket(candidate, "responses", w.now, None) for _ in range(48)]
+    assert exchange.attempts == [shake, second, *further]
+    further.append(exchange.over_socket(candidate, "responses", w.now, None))
+    assert exchange.attempts == [shake, *further]
+    further.append(exchange.over_socket(candidate, "responses", w.now, None))
+    assert exchange.attempts == further

@@ -28,6 +28,7 @@ class Others:
         self.said: list[tuple[Any, ...]] = []
         self.question: Question | None = None
         self.claimed = 0.0
+        self.has_any = True
 
     def guards(self, provider: str, model: str | None, circuit: Circuit) -> None:
         self.said.append(("guards", provider, model))
@@ -44,6 +45,9 @@ class Others:
 
     def stays(self, scope: Scope, conversation: Conversation, stay: Stay) -> None:
         self.said.append(("stays", stay.provider))
+
+    def any_stays(self, now: float) -> bool:
+        return self.has_any
 
     def where(self, scope: Scope, conversation: Conversation, now: float) -> Question | None:
         self.said.append(("where", conversation.answered is not None))
@@ -129,6 +133,12 @@ def test_an_answer_that_does_not_come_is_waited_for_no_longer(w: World, others: 
     found = exchange.next(w.now + 0.02)
     assert isinstance(found, Attempt)
     assert found.candidate.provider.name == "a"
+
+
+def test_where_none_stays_anywhere_nobody_is_asked(w: World, others: Others) -> None:
+    others.has_any = False
+    assert isinstance(w.exchange(LATER).next(w.now), Attempt)
+    assert others.heard("where") == []
 
 
 def test_a_first_turn_asks_nobody(w: World, others: Others) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CONTROL_FD = "SIDESTEP_CONTROL_FD"
 """In a proxy's environment: the number of the socket by which `running` and `companion` talk."""
@@ -26,9 +26,9 @@ class Share:
     number: int
     workers: int
     pid: int
-    token: str
+    token: str = field(repr=False)
     folder: str
-    store: tuple[str, str] | None = None
+    store: tuple[str, str] | None = field(default=None, repr=False)
 
 
 share: Share | None = None

@@ -141,7 +141,9 @@ def test_a_worker_has_what_its_supervisor_started(monkeypatch: pytest.MonkeyPatc
     """Unless its configuration names a store."""
     without = msgspec.structs.replace(settings("a"), fleet=None)
     assert fleet_of(without) is None
-    monkeypatch.setattr(handover, "fleet_given", ("unix:///run/s", "x" * 64))
+    share = handover.Share(1, 2, 7, "token", "/run/f", ("unix:///run/s", "x" * 64))
+    monkeypatch.setattr(handover, "share", share)
+    assert "x" * 64 not in repr(share)
     given = fleet_of(without)
     assert given is not None
     assert (given.url.reveal(), given.secret.reveal()) == ("unix:///run/s", "x" * 64)

@@ -19,7 +19,7 @@ import pytest
 from mitmproxy import io
 
 from support.provider import Behaviour, Provider
-from support.proxy import Mitmdump, by_hand
+from support.proxy import Mitmdump, by_hand, children
 from support.raw import Wire, chat, request
 from support.settings import config
 from support.waiting import until
@@ -33,12 +33,6 @@ def workers(folder: Path, text: str, *options: str) -> Iterator[Mitmdump]:
     with by_hand("dump", folder, text, "--workers", "2", *options) as m:
         m.wait_for_log(r"\[2\].*what happens is shown", 60)
         yield m
-
-
-def children(m: Mitmdump, words: str) -> list[int]:
-    """Processes of the supervisor's whose command line holds these words, in the order in which they were started."""
-    found = Path(f"/proc/{m.process.pid}/task/{m.process.pid}/children").read_text().split()
-    return [int(pid) for pid in found if words in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def pids(m: Mitmdump) -> dict[int, int]:

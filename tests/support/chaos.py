@@ -5,7 +5,10 @@ The others do anything: their conditions change every half to three seconds, in 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -16,7 +19,7 @@ from pathlib import Path
 
 from support.calls import APIS, Client
 from support.provider import Behaviour, Provider, Seen, text_of
-from support.proxy import Mitmdump
+from support.proxy import Mitmdump, by_hand, children
 from support.settings import route, table
 from support.waiting import until
 
@@ -44,6 +47,9 @@ class Report:
     requests: int = 0
     errors: list[str] = field(default_factory=list)
     broken_streams: int = 0
+    lost: int = 0
+    """Calls on connections to a worker while that was killed."""
+    killed: Counter[str] = field(default_factory=Counter)
     answered_by: Counter[str] = field(default_factory=Counter)
     conditions: Counter[str] = field(default_factory=Counter)
     growth: int = 0
@@ -91,13 +97,63 @@ class Weather:
         return lambda seen: make(rng)
 
 
+class Reaper:
+    """Kills a worker, or the store that they share, again and again until it is told to stop."""
+
+    def __init__(self, m: Mitmdump, seed: int, report: Report) -> None:
+        self._m = m
+        self._random = random.Random(seed)
+        self._report = report
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.times: list[float] = []
+
+    def __enter__(self) -> Reaper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._random.uniform(4, 8)):
+            what = self._random.choice(["sidestep.workers.worker", "sidestep.workers.worker", "valkey-server"])
+            found = children(self._m, what)
+            if not found:
+                continue
+            if what != "valkey-server":
+                self.times.append(time.monotonic())
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._random.choice(found), signal.SIGKILL)
+            self._report.killed[what] += 1
+
+    def killed_between(self, began: float, ended: float) -> bool:
+        return any(began <= at <= ended + 1 for at in self.times)
+
+
+_LOST = {"APIConnectionError", "ConnectError", "ReadError", "RemoteProtocolError", "WriteError", "ProxyError"}
+
+
+def _is_cut(error: BaseException | None) -> bool:
+    """Whether the connection to the proxy broke."""
+    while error is not None:
+        if type(error).__name__ in _LOST:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _is_the_sdks_own(error: BaseException | None) -> bool:
     return type(error).__module__.partition(".")[0] in ("openai", "anthropic", "google")
 
 
-def run(folder: Path, *, requests: int, seed: int, commit: str, at_once: int = 50, patience: float = 1) -> Report:
+def run(
+    folder: Path, *, requests: int, seed: int, commit: str, at_once: int = 50, patience: float = 1, workers: int = 1
+) -> Report:
     """The whole run; the report says what the apps saw and what was left behind. `patience`: every timeout, in
-    seconds; where others share the cores, a healthy provider may take one to answer."""
+    seconds; where others share the cores, a healthy provider may take one to answer. `workers`: several share the
+    port, and are killed."""
     limits = dict.fromkeys(("connect", "first_byte", "headers", "first_content", "idle"), patience)
     report = Report(requests=requests)
     texts = [
@@ -109,7 +165,13 @@ def run(folder: Path, *, requests: int, seed: int, commit: str, at_once: int = 5
     with Provider("a") as a, Provider("b") as b, Provider("c") as c:
         for api, suffix in (("chat", "-o"), ("messages", "-m"), ("gemini", "-g")):
             texts.append(route(api, a, b, c, suffix=suffix))
-        with Mitmdump(folder, "\n".join(texts)) as m:
+        text = "\n".join(texts)
+        proxy = Mitmdump(folder, text) if workers == 1 else by_hand("dump", folder, text, "--workers", str(workers))
+        with proxy as m:
+            for number in range(1, workers + 1 if workers > 1 else 1):
+                m.wait_for_log(rf"\[{number}\].*what happens is shown", 60)
+            m.may_complain = workers > 1
+            reaper = Reaper(m, seed, report)
             lock = threading.Lock()
             local = threading.local()
             apps: list[Client] = []
@@ -122,17 +184,23 @@ def run(folder: Path, *, requests: int, seed: int, commit: str, at_once: int = 5
                 rng = random.Random(f"{seed} {number}")
                 api, stream = rng.choice(APIS), rng.random() < 0.6
                 result = local.app.call(api, stream=stream)
+                # Since the call before it: its connection was idle from then on.
+                since, local.last = getattr(local, "last", 0.0), time.monotonic()
+                was_killed = reaper.killed_between(since, local.last)
                 with lock:
                     if result.error is None and result.text in good:
                         report.answered_by[good[result.text]] += 1
                     elif stream and result.text and commit == "first_content" and _is_the_sdks_own(result.error):
                         report.broken_streams += 1
+                    elif was_killed and _is_cut(result.error):
+                        report.lost += 1
                     else:
                         what = f"{result.error!r} {result.text!r} after {result.attempts}"
                         report.errors.append(f"#{number} {api} stream={stream}: {what}")
 
             began = time.monotonic()
-            with Weather([a, b, c], seed, report), ThreadPoolExecutor(at_once) as pool:
+            killing = reaper if workers > 1 else contextlib.nullcontext()
+            with Weather([a, b, c], seed, report), killing, ThreadPoolExecutor(at_once) as pool:
                 warm = requests // 2  # by then every bounded table has been in use for long
                 list(pool.map(call, range(warm)))
                 before = m.memory

@@ -206,6 +206,12 @@ def by_hand(tool: str, folder: Path, text: str, *options: str, **env: str) -> Mi
     return m
 
 
+def children(m: Mitmdump, words: str) -> list[int]:
+    """Processes that it has started whose command line holds these words, in the order in which they were started."""
+    found = Path(f"/proc/{m.process.pid}/task/{m.process.pid}/children").read_text().split()
+    return [int(pid) for pid in found if words in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
 CONFDIR: Path | None = None
 """One CA for a whole test run, made by the first proxy: generating keys is slow."""
 

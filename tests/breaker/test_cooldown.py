@@ -166,6 +166,47 @@ def test_a_foreseen_limit_lasts_as_long_as_was_told(seconds: float, left: float)
     assert remaining(cooldown, 100) == left, "an older word shortens nothing"
 
 
+@pytest.mark.parametrize(("asked_at", "ends"), [(9.0, False), (10.0, False), (10.1, True)])
+def test_a_foreseen_limit_ends_with_a_good_answer_to_a_later_call(asked_at: float, ends: bool) -> None:
+    """One that was asked before that, or at the same time, says nothing of it; a refusal's limit stays in any case."""
+    cooldown = Cooldown()
+    cooldown.foresee(10, 50)
+    cooldown.foresee(5, 100)
+    cooldown.succeeded(asked_at)
+    assert remaining(cooldown, 20) == (0 if ends else 85)
+    cooldown.start(20, 7, "rate_limit")
+    cooldown.succeeded(20)
+    assert cooldown.cooling(20) == Cooling(7, "rate_limit", Source.ANNOUNCED)
+
+
+@pytest.mark.parametrize(
+    ("announced", "source"), [(4.0, Source.GUESSED), (5.0, Source.GUESSED), (5.1, Source.ANNOUNCED)]
+)
+def test_which_word_a_limit_goes_by(announced: float, source: Source) -> None:
+    """The later one's: of one that was announced, and one that was guessed."""
+    cooldown = Cooldown()
+    cooldown.start(0, None, "guessed")
+    cooldown.start(0, announced, "announced")
+    cooling = cooldown.cooling(1)
+    assert cooling is not None
+    assert cooling.source is source
+    assert cooling.reason == ("announced" if source is Source.ANNOUNCED else "guessed")
+
+
+def test_so_many_families_are_told_apart() -> None:
+    """A limit of a further one is taken for one of the very model."""
+    cooldowns = Cooldowns()
+    for i in range(cooldown_room.MAX_FAMILIES):
+        asked = subject("a", "x", "chat", f"m-family{i}x")
+        assert cooldowns.start(asked, replace(LIMITED, family=f"family{i}x"), 0) == asked.of_family(f"family{i}x")
+    other = subject("a", "x", "chat", "m-another")
+    assert cooldowns.start(other, replace(LIMITED, family="another"), 0) == other
+    assert cooldowns.start(CHAT, replace(LIMITED, family="family0x"), 0) == CHAT.of_family("family0x")
+    assert cooldowns.find(subject("a", "x", "other", "N-FAMILY3X"), 0) is not None
+    assert cooldowns.find(subject("a", "x", "other", "n-another"), 0) is None
+    assert cooldowns.find(subject("a", "x", "other", None), 0) is None
+
+
 # --- what a limit belongs to
 
 CHAT = subject("a", "x", "chat", "m")

@@ -40,6 +40,7 @@ def test_counts_and_places(value: Any, counted: int, indexed: int) -> None:
         *((f"5{c}", None) for c in "\x00\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u2003\u3000"),
         *((f"{c}5", None) for c in "\x00\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u2003\u3000"),
         *(("9" * 21, None), ("9" * 309, None), ("9" * 5000, None), (" " * MAX_LENGTH + "5", None), (None, None)),
+        (" " * (MAX_LENGTH - 1) + "5", 5.0),
     ],
     ids=repr,
 )

@@ -278,3 +278,12 @@ def test_a_field_that_is_there_twice_is_left_out_twice() -> None:
 def test_bounds_are_what_they_are_said_to_be() -> None:
     """The numbers above stand for these."""
     assert (bounds.MAX_VALUES, bodies.MAX_MODEL, forms.MAX_PARTS) == (100_000, 512, 1_000)
+
+
+@pytest.mark.parametrize(("length", "read"), [(bodies.MAX_MODEL, True), (bodies.MAX_MODEL + 1, False)])
+def test_how_long_a_models_name_may_be(length: int, read: bool) -> None:
+    if read:
+        assert bodies.named("m" * length) == "m" * length
+    else:
+        with pytest.raises(NotReadError):
+            bodies.named("m" * length)

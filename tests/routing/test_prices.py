@@ -56,7 +56,8 @@ def test_what_the_cache_has_saved() -> None:
 def test_a_providers_own_price_wins(model: str | None, more: str) -> None:
     """USD per million tokens, for all its models; without one of output that is free."""
     own = provider(f"price = {{ input = 3, output = 5 }}\n{more}")
-    assert cost(own, model, Usage(200_000, 100_000, cached=50_000)) == pytest.approx(0.6 + 0.5)
+    assert cost(own, model, Usage(200_000, 100_000, cached=50_000)) == pytest.approx(0.6 + 0.5, rel=1e-9)
+    assert cost(own, model, MILLION) == pytest.approx(3 + 5, rel=1e-9)
 
 
 def test_what_cannot_be_told_is_not_guessed() -> None:

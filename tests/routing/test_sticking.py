@@ -151,6 +151,53 @@ def test_a_stay_behind_a_longer_one_ends_too() -> None:
     assert table.stay(SCOPE, of(turns(2, "short")["messages"]), 10) is None
 
 
+def test_how_many_would_go_on_where() -> None:
+    """Of one route, whatever their model, while their time lasts."""
+    table = Conversations()
+    for i, (route, model, provider, seconds) in enumerate(
+        [
+            ("r", "m", "a", 10),
+            ("r", "n", "a", 20),
+            ("r", None, "b", 10),
+            ("s", "m", "a", 10),
+        ]
+    ):
+        table.answered((route, model), of(turns(1, str(i))["messages"]), provider, seconds, 0)
+    assert [table.staying("r", now) for now in (0, 9.9, 10, 20)] == [{"a": 2, "b": 1}, {"a": 2, "b": 1}, {"a": 1}, {}]
+    assert table.staying("s", 0) == {"a": 1}
+    table.keep({"b"})
+    assert (table.staying("r", 0), len(table)) == ({"b": 1}, 1)
+
+
+def test_what_an_answer_has_taken_is_told_of_its_own_stay() -> None:
+    """And a stay ends with the answer of that provider alone."""
+    table = Conversations()
+    first = of(turns(1)["messages"])
+    table.answered(SCOPE, first, "a", 100, 0, home="h")
+    for provider, tokens in (("b", (9, 9)), ("a", (7, 5))):
+        table.used(SCOPE, first, provider, *tokens)
+    stay = table.stay(SCOPE, of(turns(2)["messages"]), 1)
+    assert stay is not None
+    assert (stay.provider, stay.home, stay.prompt, stay.cached) == ("a", "h", 7, 5)
+    table.broke(SCOPE, first, "b")
+    assert len(table) == 1
+    table.broke(SCOPE, first, "a")
+    assert len(table) == 0
+    table.used(SCOPE, first, "a", 1, 1)
+    table.broke(SCOPE, first, "a")
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_a_provider_that_keeps_none(seconds: float) -> None:
+    """Its answer ends the stay that there was."""
+    table = Conversations()
+    first = of(turns(1)["messages"])
+    table.answered(SCOPE, first, "a", 100, 0)
+    table.answered(SCOPE, first, "b", seconds, 1)
+    assert len(table) == 0
+
+
 # --- calls
 
 

@@ -96,7 +96,7 @@ def _parts(mark: bytes, body: bytes) -> list[_Part]:
             break
         end = body.find(line, after.end())
         if after[0] == b"--":
-            if end >= 0:
+            if end != -1:
                 break  # more parts after the last one
             return parts
         # Where there are no header fields the blank line is the boundary's own.

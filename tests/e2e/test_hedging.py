@@ -116,7 +116,8 @@ def test_when_all_are_slow_the_budget_holds_and_no_circuit_opens(provider: Make,
 
 
 def test_a_brown_out_of_both_is_waited_out(provider: Make, proxy: Start) -> None:
-    """Both become ten times slower than what was learnt: few are asked twice, all answered, no circuit opens."""
+    """Both become much slower than what was learnt, also where a busy machine has made that seem slow: few are asked
+    twice, all answered, no circuit opens."""
     a, b = provider("a"), provider("b")
     drawn = random.Random(1)
 
@@ -133,10 +134,10 @@ def test_a_brown_out_of_both_is_waited_out(provider: Make, proxy: Start) -> None
     with ThreadPoolExecutor(20) as pool:
         assert all(pool.map(call, [2] * 20))
         assert (a.count, b.count) == (40, 0)
-        a.chooser = b.chooser = slower(10)
-        assert all(pool.map(call, [4] * 20))
+        a.chooser = b.chooser = slower(30)
+        assert all(pool.map(call, [2] * 20))
     until(lambda: in_flight(m) == 0, "every attempt is over")
-    assert 40 + 80 < a.count + b.count <= 40 + 80 + 3 + 0.05 * 80
+    assert 40 + 40 < a.count + b.count <= 40 + 40 + 3 + 0.05 * 40
     assert {name: p["state"] for name, p in m.health()["providers"].items()} == {"a": "closed", "b": "closed"}
     assert [line for line in m.lines if "is not asked for" in line] == []
 

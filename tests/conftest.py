@@ -20,6 +20,7 @@ WAIT_SECONDS = 90
 """What a test that waits for processes and servers may take."""
 CPU_SECONDS = 60
 """What a test of a pure room may take: of the processor, for how long it waits for that tells of the machine alone."""
+WAITS = {"test_fleet.py", "test_fleet_store.py", "test_workers.py"}
 PURE = {"breaker", "config", "dialects", "routing"}
 
 # Two cores are shared with real proxies: how long a draw takes says nothing about the code.
@@ -27,6 +28,11 @@ hypothesis.settings.register_profile(
     "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("shared machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What mostly waits comes first: at the end one of several workers would wait alone."""
+    items.sort(key=lambda item: item.path.name not in WAITS)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -100,6 +100,13 @@ GUARDED: dict[str, str] = {
     "control characters in what logs, pages and terminals show": (
         "dialects/test_bodies: test_a_name_that_a_terminal_would_carry_out_is_none"
     ),
+    "what stands in the store of a fleet": (
+        "e2e/test_fleet: test_nothing_in_the_store_can_be_read test_whatever_stands_in_the_store_calls_go_on; "
+        "e2e/test_fleet_store: test_what_is_none_of_ours_keeps_no_news_from_anybody "
+        "test_what_is_no_utf_8_costs_no_connection; fleet/test_ledger: test_what_stays_for_ever_has_a_bound_too "
+        "test_a_store_that_runs_in_a_circle_is_not_followed; fleet/test_member: test_a_stay_of_another_form_is_none "
+        "test_what_is_not_understood_changes_nothing test_a_store_s_words_are_nothing_that_a_terminal_carries_out"
+    ),
     "21 a key that goes out in the clear": (
         "config/test_advice: test_a_key_in_the_clear; "
         "e2e/test_trust: test_a_key_that_goes_out_in_the_clear_is_told_before"

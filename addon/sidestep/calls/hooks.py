@@ -504,7 +504,7 @@ class Calls:
         try:
             status = None if session.flow.response is None else session.flow.response.status_code
             told = telemetry.trace(exchange, session.answer, result, status, now)
-            fields = session.original.whole
+            fields = session.original.fields  # what repeats a credential is told to nobody else
             headers = ((n.lower().decode("latin-1"), v.decode("latin-1")) for n, v in fields)
             self.core.tracing.ended(told, headers, time.time() - now)
         except Exception as e:

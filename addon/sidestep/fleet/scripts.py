@@ -3,7 +3,8 @@
 Pure. Four keys of a group, in one slot of a Cluster, are a table of news:
 
     m  hash    `epoch`: random, made with the first write. `v`: a counter, version of the table, generation of an entry
-    e  hash    entry → generation|until|token|payload. `until`: milliseconds of the server's clock, 0: stays
+    e  hash    entry → generation|until|ms|token|payload. `until`: milliseconds of the server's clock, 0: stays; `ms`:
+               for how long it was told, which bounds what is left where that clock was set back
     z  zset    entry by generation: what has changed since
     x  zset    entry by `until`: what may be thrown away, a few with each write
 
@@ -28,8 +29,10 @@ local function bump(epoch)
   if redis.call('HSETNX', KEYS[1], 'epoch', epoch) == 1 then redis.call('HSET', KEYS[1], 'v', '0') end
   return redis.call('HINCRBY', KEYS[1], 'v', 1)
 end
-local function put(id, v, till, token, payload)
-  redis.call('HSET', KEYS[2], id, v .. '|' .. text(till) .. '|' .. token .. '|' .. payload)
+local function put(id, v, ms, token, payload)
+  local till = 0
+  if ms > 0 then till = now + ms end
+  redis.call('HSET', KEYS[2], id, v .. '|' .. text(till) .. '|' .. text(ms) .. '|' .. token .. '|' .. payload)
   redis.call('ZADD', KEYS[3], v, id)
   if till > 0 then redis.call('ZADD', KEYS[4], till, id) else redis.call('ZREM', KEYS[4], id) end
   for _, old in ipairs(redis.call('ZRANGE', KEYS[4], '-inf', '(' .. text(now), 'BYSCORE', 'LIMIT', 0, 20)) do
@@ -40,25 +43,24 @@ end
 local function get(id)
   local e = redis.call('HGET', KEYS[2], id)
   if not e then return nil end
-  local v, till, token, payload = string.match(e, '^(%d+)|(%d+)|([^|]*)|(.*)$')
-  v, till = tonumber(v), tonumber(till)
+  local v, till, ms, token, payload = string.match(e, '^(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
+  till, ms = tonumber(till), tonumber(ms)
   if till > 0 and till <= now then return nil end
-  return v, till, token, payload
+  return tonumber(v), math.min(ms, math.max(till - now, 0)), token, payload
 end
-local function left(till) if till == 0 then return 0 else return till - now end end
 """
 
 _TELL = (
     _COMMON
     + """
 local id, base, ms, token, payload, epoch = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
-local v, till, tok, pay = get(id)
+local v, left, tok, pay = get(id)
 local life = redis.call('HGET', KEYS[1], 'epoch')
 if life ~= ARGV[8] then base = 0 end
-if v and tok == token then return {1, v, left(till), tok, pay, life} end
-if v and v > base then return {0, v, left(till), tok, pay, life} end
+if v and tok == token then return {1, v, left, tok, pay, life} end
+if v and v > base then return {0, v, left, tok, pay, life} end
 local n = bump(epoch)
-put(id, n, now + ms, token, payload)
+put(id, n, ms, token, payload)
 redis.call('PUBLISH', ARGV[7], n)
 return {1, n, ms, token, payload, life or epoch}
 """
@@ -68,11 +70,11 @@ _LATER = (
     _COMMON
     + """
 local id, ms, grain, token, payload, epoch = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
-local v, till, tok, pay = get(id)
+local v, left, tok, pay = get(id)
 local life = redis.call('HGET', KEYS[1], 'epoch') or epoch
-if v and till + grain >= now + ms then return {0, v, left(till), tok, pay, life} end
+if v and left + grain >= ms then return {0, v, left, tok, pay, life} end
 local n = bump(epoch)
-put(id, n, now + ms, token, payload)
+put(id, n, ms, token, payload)
 redis.call('PUBLISH', ARGV[7], n)
 return {1, n, ms, token, payload, life}
 """
@@ -102,11 +104,11 @@ if #ids / 2 >= tonumber(ARGV[3]) then last = tonumber(ids[#ids]) end
 for i = 1, #ids, 2 do
   local e = redis.call('HGET', KEYS[2], ids[i])
   if e then
-    local v, till, token, payload = string.match(e, '^(%d+)|(%d+)|([^|]*)|(.*)$')
+    local v, till, ms, token, payload = string.match(e, '^(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
     till = tonumber(till)
     if till == 0 or till > now then
       out[#out + 1] = ids[i] out[#out + 1] = tonumber(v)
-      if till == 0 then out[#out + 1] = 0 else out[#out + 1] = till - now end
+      out[#out + 1] = math.min(tonumber(ms), math.max(till - now, 0))
       out[#out + 1] = token out[#out + 1] = payload
     end
   end
@@ -118,6 +120,8 @@ _CLAIM = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+-- No lease is so long: the clock was set back.
+redis.call('ZREMRANGEBYSCORE', KEYS[1], string.format('(%.0f', now + ARGV[2]), '+inf')
 if not redis.call('ZSCORE', KEYS[1], ARGV[3]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then
   return {0, tonumber(redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]) - now}
 end

@@ -383,7 +383,8 @@ class Calls:
                     if piece.content:
                         flight.settle(watch.opening)
                     if piece.error is not None:
-                        flight.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
+                        judge = watch.judge_break if watch.begun else watch.judge_error_event
+                        flight.settle(judge(piece.error))
                 except Exception as e:
                     self.core.log_bug("stream", e)
                 return before(data) if callable(before) else data

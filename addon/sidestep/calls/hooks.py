@@ -579,6 +579,9 @@ class Calls:
             came = session.flight.attempt.headers_at is not None
             session.flight.settle(judging.TRUNCATED if came else judging.CONNECT)
 
+    def handshake(self, address: tuple[str, int]) -> tuple[str, str]:
+        return self.core.handshakes.get(address) or ("", "")
+
     def phrase_exhausted(self, session: Session) -> http.Response:
         assert session.exchange is not None
         session.broken_off = True

@@ -36,9 +36,10 @@ class Tracing(Protocol):
 
 
 class Core:
-    """State: the engine, once there is a configuration; the one clock; client connections whose layers are ours; bugs
-    that were logged; by kind of news when it was last told, and how many were not since; what there is to see for those
-    who look, and the token with which they may change something; who traces calls, if anybody does."""
+    """State: the engine, once there is a configuration; the one clock; client connections whose layers are ours; by
+    address how the last TLS handshake there failed, in mitmproxy's words and in ours; bugs that were logged; by kind of
+    news when it was last told, and how many were not since; what there is to see for those who look, and the token with
+    which they may change something; who traces calls, if anybody does."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
@@ -47,6 +48,7 @@ class Core:
         self.token = secrets.token_urlsafe(16) if handover.share is None else handover.share.token
         self.tracing: Tracing | None = None
         self.adopted: set[str] = set()
+        self.handshakes: Bounded[tuple[str, int], tuple[str, str]] = Bounded(MAX_KINDS, KINDS_BYTES)
         self._logged: set[str] = set()
         self._told: Bounded[str, tuple[float, int]] = Bounded(MAX_KINDS, KINDS_BYTES, lambda _: 100)
 

@@ -87,6 +87,10 @@ class Ledger:
         """What a user has set here."""
         return self._say(Message(Script.HAND, entry, payload))
 
+    def overruled(self, entry: str) -> None:
+        """What a user has set here was set otherwise elsewhere since: it is not told again."""
+        self._said.pop(entry, None)
+
     def _say(self, message: Message) -> Message:
         self._count += 1
         heard = self._heard.get(message.entry)

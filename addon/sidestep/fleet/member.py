@@ -327,16 +327,19 @@ class Member:
             self._bug("fleet", e)
             return None
 
-    def held(self, provider: str, state: State | None) -> None:
-        try:
-            word = "auto" if state is None else str(state)
-            self._say(self.ledger.hand(self.names.hand(provider), f"hold {word}"), self._clock())
-        except Exception as e:
-            self._bug("fleet", e)
+    def held(self, provider: str, state: State | None, *, told: bool) -> None:
+        word = "auto" if state is None else str(state)
+        self._hand(self.names.hand(provider), f"hold {word}", told)
 
-    def mode_set(self, mode: str) -> None:
+    def mode_set(self, mode: str, *, told: bool) -> None:
+        self._hand(self.names.mode, f"mode {mode}", told)
+
+    def _hand(self, entry: str, payload: str, told: bool) -> None:
         try:
-            self._say(self.ledger.hand(self.names.mode, f"mode {mode}"), self._clock())
+            if told:
+                self.ledger.overruled(entry)
+            else:
+                self._say(self.ledger.hand(entry, payload), self._clock())
         except Exception as e:
             self._bug("fleet", e)
 
@@ -494,13 +497,15 @@ class Member:
             case ["limit", source, reason, *family] if source in ("0", "1", "2") and _REASON.fullmatch(reason):
                 self._limit(news, Cooling(news.seconds, reason, Source(int(source))), family, now)
             case ["hold", word] if word in _HELD and (name := self._hands.get(news.entry)) is not None:
-                engine.hold(name, _HELD[word], told=True)
-                self._tell(f"hold of {name}", f"{name} is held {word} by hand in another process", logging.INFO)
+                if engine.held.get(name) is not _HELD[word]:  # else another worker of this port has said so already
+                    engine.hold(name, _HELD[word], told=True)
+                    self._tell(f"hold of {name}", f"{name} is held {word} by hand in another process", logging.INFO)
             case ["stays"]:
                 self._stays_until = max(self._stays_until, now + news.seconds)
             case ["mode", mode] if mode in MODES and news.entry == self.names.mode:
-                engine.mode = mode
-                self._tell("mode", f"mode {mode}, by hand in another process", logging.INFO)
+                if engine.mode != mode:
+                    engine.set_mode(mode, told=True)
+                    self._tell("mode", f"mode {mode}, by hand in another process", logging.INFO)
 
     def _turn_circuit(self, news: News, now: float, since_first_failure: float | None) -> None:
         circuit, engine = self._circuits.get(news.entry), self._engine

@@ -141,6 +141,9 @@ def test_what_is_done_at_one_is_done_at_all(both: tuple[Worker, Worker]) -> None
     one, two = both
     later = one.ask("/circuit/open/a", "POST")
     assert later.look() is None
+    left = siblings.left(one.others._folder, 1)
+    assert left is not None
+    assert left.held == {"a": "open"}, "whoever starts now takes it over"
     two.hear()
     assert said(later.look()) == b"done on 2 workers\n"
     assert two.engine.held == {"a": State.FORCED_OPEN}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,11 +31,18 @@ def who_serves(m: Mitmdump, wire: Wire) -> int:
 
 
 def wires_at_both(m: Mitmdump, stack: ExitStack) -> dict[int, Wire]:
-    """A connection to each worker: of several that come at once they take turns."""
+    """A connection to each worker: while the others stand still."""
     found: dict[int, Wire] = {}
-    for _ in range(20):
-        for wire in [stack.enter_context(Wire(m)) for _ in range(8)]:
-            found.setdefault(who_serves(m, wire), wire)
-        if len(found) == 2:
-            return found
-    raise AssertionError("one worker takes all connections")
+    running = pids(m).values()
+    for pid in running:
+        others = [other for other in running if other != pid]
+        try:
+            for other in others:
+                os.kill(other, signal.SIGSTOP)
+            wire = stack.enter_context(Wire(m))
+            found[who_serves(m, wire)] = wire
+        finally:
+            for other in others:
+                os.kill(other, signal.SIGCONT)
+    assert len(found) == len(running)
+    return dict(sorted(found.items()))

@@ -155,7 +155,10 @@ class Others:
     def ask(
         self, *, metrics: bool = False, hold: tuple[str, str] | None = None, mode: str | None = None
     ) -> Callable[[], bool]:
-        """All others are to leave their figures; whether they have."""
+        """All others are to leave their figures, and to do what a user has asked for here; whether they have left
+        them."""
+        if hold is not None or mode is not None:
+            self._leave(metrics=False)  # whoever starts now takes it over
         self._count += 1
         asked, now = self._count, self._core.clock()
         waiting = {number for number in self.all if number != self.number and self._door is not None}

@@ -163,12 +163,14 @@ def test_the_store_is_out_of_reach_where_it_is_for_any() -> None:
     one, two = Worker(1), Worker(2)
     for worker, state in ((one, "together"), (two, "alone")):
         part = worker.part()
-        part.picture["fleet"] = {"state": state, "group": "g"}
+        fleet = {"state": state, "group": "g", "store": "s", "heard_seconds_ago": 3.0, "name": "x/1", "members": []}
+        part.picture["fleet"] = {**fleet, "shared": {}, "words": state}
         worker.last = part  # type: ignore[attr-defined]
     p = summed(one.last, two.last)  # type: ignore[attr-defined]
-    assert p["fleet"] == {"state": "alone", "group": "g", "alone": [2]}
+    assert (p["fleet"]["state"], p["fleet"]["alone"]) == ("alone", [2])
+    assert p["fleet"]["words"] == "alone, group g by s: the store has not answered for 3 s at worker 2"
     two.last.picture["fleet"]["state"] = "together"  # type: ignore[attr-defined]
-    assert summed(one.last, two.last)["fleet"] == {"state": "together", "group": "g"}  # type: ignore[attr-defined]
+    assert summed(one.last, two.last)["fleet"]["state"] == "together"  # type: ignore[attr-defined]
 
 
 def test_workers_in_a_sentence() -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,10 @@ class Sidestep:
         except ImportError:
             self._refuse("[fleet] url is set, and the client for it is not installed: install sidestep[fleet]")
             return False
-        self._fleet = Member(fleet, self.core.clock, self.core.tell, self.core.log_bug)
+        share = handover.share
+        # All workers of a port have one name in the store, with a number.
+        name = "" if share is None else f"{blake2b(share.folder.encode(), digest_size=3).hexdigest()}/{share.number}"
+        self._fleet = Member(fleet, self.core.clock, self.core.tell, self.core.log_bug, name)
         return True
 
     def _use(self, settings: Settings) -> None:

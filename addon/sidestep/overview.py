@@ -100,7 +100,7 @@ class Overview:
             "source": engine.settings.source,
             "totals": _totals(engine),
             "hour": _hour(engine, now),
-            **({"fleet": health["fleet"]} if "fleet" in health else {}),
+            **({"fleet": _fleet(health["fleet"])} if "fleet" in health else {}),
             "routes": [
                 {
                     "name": route.name,
@@ -125,6 +125,10 @@ class Overview:
                 for number, when, level, text in reversed(self._events)
             ],
         }
+
+
+def _fleet(fleet: dict[str, Any]) -> dict[str, Any]:
+    return fleet | {"words": status.fleet_in_words(fleet)}
 
 
 def parts(engine: Engine, now: float) -> dict[str, Any]:

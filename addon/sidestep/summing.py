@@ -13,6 +13,7 @@ from typing import Any
 from sidestep.breaker.circuit import State
 from sidestep.routing.recent import CALLS, FINE, MINUTES, added, quantile
 from sidestep.routing.serving import Health, Serving, overall
+from sidestep.status import fleet_in_words
 
 EVENTS = 200
 WORST_FIRST = (State.FORCED_OPEN, State.OPEN, State.HALF_OPEN, State.CLOSED, State.DISABLED)
@@ -187,6 +188,9 @@ def _latest(found: Sequence[Part], what: str, most: int) -> list[dict[str, Any]]
 
 
 def _fleet(told: Told) -> dict[str, Any]:
-    """As the one that is asked has it; `alone` where any is."""
-    alone = [n for n, fleet in told if fleet["state"] != "together"]
-    return {**told[0][1], "state": "alone", "alone": alone} if alone else told[0][1]
+    """As the one that is asked has it; `alone` where any is, and which."""
+    alone = [(n, fleet) for n, fleet in told if fleet["state"] != "together"]
+    if not alone:
+        return told[0][1]
+    fleet = {**alone[0][1], "alone": [n for n, _ in alone]}
+    return fleet | {"words": fleet_in_words(fleet)}

@@ -176,6 +176,10 @@ class Ledger:
         """Something that was said did not arrive: what still holds is told again after the next pull."""
         self._retells = True
 
+    def holding(self, now: float) -> list[str]:
+        """What is said that holds now."""
+        return [heard.payload for heard in self._heard.values() if heard.until > now]
+
     @property
     def shared(self) -> int:
         """How many entries are known."""

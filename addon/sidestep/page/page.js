@@ -115,6 +115,13 @@ function showRoutes(p) {
   }));
 }
 
+/** How it is with the proxies that share what they know. */
+function showFleet(p) {
+  const fleet = p.fleet;
+  $("fleet").hidden = !fleet;
+  fill($("fleet"), fleet?.words ?? "", () => [el("span", { class: `dot ${fleet?.state === "together" ? "ok" : "degraded"}`, "aria-hidden": "true" }), ` Fleet: ${joined(fleet?.words ?? "")}`]);
+}
+
 /** The workers that share the port, where there are several. */
 function showWorkers(p) {
   const workers = p.workers ?? [];
@@ -264,6 +271,7 @@ function show() {
   showHead(picture);
   showRoutes(picture);
   showWorkers(picture);
+  showFleet(picture);
   showNumbers(picture);
   showProviders(picture);
   showCalls(picture);

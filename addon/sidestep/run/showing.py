@@ -42,7 +42,7 @@ def status(picture: dict[str, Any], *, events: int = 5) -> RenderableType:
         parts.append(Text(workers[1], "" if workers[0] else "yellow"))
     if (fleet := picture.get("fleet")) is not None:
         colour = "" if fleet["state"] == "together" else "yellow"
-        parts.append(Text(f"fleet: {fleet['state']}, group {fleet['group']} by {fleet['store']}", colour))
+        parts.append(Text(f"fleet: {fleet['words']}", colour))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold underline")
     for column in ("provider", "how it is", "p50 / p95", "failed", "cost"):
         table.add_column(column, overflow="fold")

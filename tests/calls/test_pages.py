@@ -143,7 +143,8 @@ def test_the_token_holds_circuits_and_sets_the_mode() -> None:
     assert world.engine.mode == "off"
     refused = visit(world, "/mode/fast", "POST", x_sidestep_token="TOKEN")
     assert (refused.status_code, refused.content) == (404, b"expected one of enforce, observe, off, found 'fast'\n")
-    assert visit(world, "/mode/enforce", "POST", x_sidestep_token="\xe9").status_code == 403
+    for wrong in ("", "\xe9", "\udcff", "TOKEN.", " TOKEN", "x" * 60_000):
+        assert visit(world, "/mode/enforce", "POST", x_sidestep_token=wrong).status_code == 403
     assert world.engine.mode == "off"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from rich.console import Console
+from valkey.exceptions import ResponseError
 
 from sidestep import handover, status
 from sidestep.addon import fleet_of
@@ -17,6 +18,7 @@ from sidestep.breaker.cooldown import Cooling, Source, Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.config import reading
 from sidestep.config.settings import Settings
+from sidestep.fleet.carrier import in_words
 from sidestep.fleet.ledger import News
 from sidestep.fleet.member import Member
 from sidestep.fleet.names import Names
@@ -206,7 +208,12 @@ def test_a_limit_that_is_foreseen_anew_with_each_answer_is_told_now_and_then() -
 
 
 @pytest.mark.parametrize(
-    "payload", ["", "open", "open x", "limit 9 quota", "limit 2 QUOTA!", "hold up", "mode on", "new word", "limit"]
+    "payload",
+    [
+        *("", "open", "open x", "limit 9 quota", "limit 2 QUOTA!", "hold up", "mode on", "new word", "limit"),
+        *("open -1", "open 1e999", "open nan", "open \u0663", f"open {'9' * 5_000}", f"limit 2 {'q' * 99}", "open 0 0"),
+        *("limit 2 \x1b[31m", "hold auto\n", "mode \x1b]0;x", "closed \u202e"),
+    ],
 )
 def test_what_is_not_understood_changes_nothing(payload: str) -> None:
     """Of a later version, or written by somebody else."""
@@ -218,6 +225,33 @@ def test_what_is_not_understood_changes_nothing(payload: str) -> None:
     guard = process.engine.guard(process.settings.providers[0], "m")
     assert {c.state(process.now) for c in guard.circuits} == {State.CLOSED}
     assert (process.engine.mode, process.bugs) == ("enforce", [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "x", "a b c d", "aa bb -1 00", f"aa bb {'9' * 5_000} 00", "aa bb 1 0", "aa bb 1 zz", "aa bb 1 00 5", "\ufffd"],
+)
+def test_a_stay_of_another_form_is_none(value: str) -> None:
+    """Of a later version, or written by somebody else; so are hints."""
+    process = Process(settings("a"))
+    digest = process.member.names.digest_of("a")
+    assert process.member._stay_in(value) is None
+    assert process.member._stay_in(value.replace("aa", digest).replace("bb", digest)) is None
+    found = process.member._stay_in(f"{digest} {digest} 3 00ff")
+    assert found is not None
+    assert (found.provider, found.length, found.end) == ("a", 3, b"\x00\xff")
+    process.member._hinted(value)
+    process.member._hinted("9" * 5_000)
+    assert process.said == []
+    process.member._hinted("9")
+    assert [command for command, _ in process.said] == [Script.PULL]
+
+
+def test_a_store_s_words_are_nothing_that_a_terminal_carries_out() -> None:
+    said = in_words(ResponseError("ERR \x1b]0;x\x07\x9b31m\u202eno" + "x" * 999))
+    assert said.isprintable()
+    assert said.startswith("ResponseError: ERR ?]0;x??31m?no")
+    assert len(said) < 150
 
 
 def test_the_same_thing_has_the_same_name_everywhere() -> None:

@@ -66,6 +66,7 @@ class Calls:
         self.replayable: Bounded[str, Original] = Bounded(REPLAYABLE, REPLAYABLE_TOTAL, lambda o: o.weight)
         self.direct_hosts: str | None = None
         self._unread: set[str] = set()
+        self._passing: set[str] = set()
         self._waiting: dict[Session, asyncio.Event] = {}
         self.entrance = Entrance()
         self.pages = Pages(core, self.entrance)
@@ -237,6 +238,7 @@ class Calls:
         if line not in self._unread:
             self._unread.add(line)
             logger.warning(f"sidestep: {line}")
+        self._passing.add(session.flow.id)
         return self._pass_on(session)
 
     def _look_on(self, session: Session) -> None:
@@ -353,11 +355,15 @@ class Calls:
 
     def _let_flow(self, flow: http.HTTPFlow) -> None:
         """A stream that is none of our business: mitmproxy would collect it to its end, and an app that reads it word
-        by word would get it at once, or never."""
+        by word would get it at once, or never. A call that was not read may have asked for one in any form: its answer
+        flows unless it tells its length."""
         engine, response = self.core.engine, flow.response
+        passing = flow.id in self._passing
+        self._passing.discard(flow.id)
         if engine is None or engine.mode == "off" or response is None or response.stream:
             return
-        if media_type(response.headers.get("content-type", "")) in _STREAMS:
+        streams = media_type(response.headers.get("content-type", "")) in _STREAMS
+        if streams or (passing and "content-length" not in response.headers):
             response.stream = True
 
     def _record(self, flight: Flight, response: http.Response) -> None:
@@ -406,6 +412,7 @@ class Calls:
             self.core.log_bug("response", e)
 
     def error(self, flow: http.HTTPFlow) -> None:
+        self._passing.discard(flow.id)
         session = self.sessions.pop(flow.id, None)
         if session is None:
             return
@@ -498,7 +505,7 @@ class Calls:
         try:
             status = None if session.flow.response is None else session.flow.response.status_code
             told = telemetry.trace(exchange, session.answer, result, status, now)
-            fields = session.original.whole
+            fields = session.original.fields  # what repeats a credential is told to nobody else
             headers = ((n.lower().decode("latin-1"), v.decode("latin-1")) for n, v in fields)
             self.core.tracing.ended(told, headers, time.time() - now)
         except Exception as e:

@@ -24,6 +24,7 @@ from sidestep.calls.flows import authority_of
 from sidestep.calls.others import ANSWER_SECONDS, HELD
 from sidestep.calls.shared import Core
 from sidestep.config.settings import MODES
+from sidestep.credentials import as_bytes
 from sidestep.routing.engine import Engine
 from sidestep.siblings import Figures
 
@@ -169,7 +170,7 @@ class Pages:
     def _control(self, request: http.Request, engine: Engine, path: str) -> http.Response | Acted:
         """What a button does, or the same from a shell."""
         told = request.headers.get(TOKEN_FIELD, "")
-        if not hmac.compare_digest(told.encode(), self._core.token.encode()):
+        if not hmac.compare_digest(as_bytes(told), self._core.token.encode()):
             return _text(403, f"the token in {TOKEN_FIELD} is not the one that the proxy's log tells")
         try:
             match [unquote(part) for part in path.removeprefix("/").split("/")]:

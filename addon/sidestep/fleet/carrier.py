@@ -167,6 +167,7 @@ class Carrier:
         return valkey.asyncio.Valkey.from_url(
             self._url,
             decode_responses=True,
+            encoding_errors="replace",  # else one byte in one value would cost the connection
             socket_timeout=1,
             socket_connect_timeout=1,
             # Else a server that is gone is tried for seconds.
@@ -205,4 +206,5 @@ def in_words(error: Exception) -> str:
     """What is wrong with the store. The client's errors name hosts and reasons; none quotes a password."""
     if isinstance(error, TimeoutError) or not str(error):
         return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return f"{type(error).__name__}: {str(error)[:WORDS]}"
+    said = "".join(c if c.isprintable() else "?" for c in str(error)[:WORDS])  # it may be a server's word
+    return f"{type(error).__name__}: {said}"

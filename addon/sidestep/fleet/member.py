@@ -55,6 +55,9 @@ MAX_SUBJECTS = 5_000
 FORESEEN_GRAIN = 0.1
 """A limit that is foreseen is told again when its end has moved on by this share of what is left."""
 _HELD = {"forced_open": State.FORCED_OPEN, "disabled": State.DISABLED, "auto": None}
+_AGE = re.compile(r"[0-9]{1,12}")
+_STAY = re.compile(r"([0-9a-f]{1,64}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ((?:[0-9a-f]{2}){0,64})")
+_VERSION = re.compile(r"[0-9]{1,15}")
 _REASON = re.compile(r"[a-z0-9_]{1,40}")
 _FAMILY = re.compile(r"[a-z0-9._-]{1,40}")
 _MEMBER = re.compile(r"[0-9a-f]{1,16}(?:/\d{1,3})?")
@@ -344,8 +347,11 @@ class Member:
             return None
 
     def _stay_in(self, value: str) -> Stay | None:
-        """None: it is with a provider that there is not here."""
-        provider, home, length, end = value.split(" ")
+        """None: it is with a provider that there is not here, or of a form that is not known here."""
+        found = _STAY.fullmatch(value)
+        if found is None:
+            return None
+        provider, home, length, end = found.groups()
         name, at_home = self.names.name_of(provider), self.names.name_of(home)
         if name is None or at_home is None:
             return None
@@ -499,7 +505,7 @@ class Member:
 
     def _hinted(self, version: str) -> None:
         """There is something new."""
-        if not version.isdecimal() or int(version) > self.ledger.version:
+        if _VERSION.fullmatch(version) and int(version) > self.ledger.version:
             self._pull()
 
     # --- probes
@@ -542,7 +548,7 @@ class Member:
         if engine is None:
             return
         match news.payload.split(" "):
-            case ["open", age] if age.isdecimal():
+            case ["open", age] if _AGE.fullmatch(age):
                 self._turn_circuit(news, now, int(age) / 1000)
             case ["closed"]:
                 self._turn_circuit(news, now, None)

@@ -20,8 +20,23 @@ import hashlib
 
 KEPT_MS = 172_800_000
 """A group that is not heard of for so long is forgotten."""
+ENTRY_BYTES = 512
+"""Of what stands in an entry; those of ours have about a hundred. One that is longer, or of another form, is none: who
+may write to the store makes nobody read it."""
 
-_COMMON = f"""
+_READ = f"""
+local function read(id)
+  local short = #id <= {ENTRY_BYTES} and redis.call('HSTRLEN', KEYS[2], id) <= {ENTRY_BYTES}
+  local e = short and redis.call('HGET', KEYS[2], id)
+  local v, till, token, payload = string.match(e or '', '^(%d+)|(%d+)|([^|]*)|(.*)$')
+  if not v or #v > 15 or #till > 15 then return nil end
+  return tonumber(v), tonumber(till), token, payload
+end
+"""
+
+_COMMON = (
+    _READ
+    + f"""
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local function text(number) return string.format('%.0f', number) end
@@ -39,15 +54,13 @@ local function put(id, v, till, token, payload)
   for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], {KEPT_MS}) end
 end
 local function get(id)
-  local e = redis.call('HGET', KEYS[2], id)
-  if not e then return nil end
-  local v, till, token, payload = string.match(e, '^(%d+)|(%d+)|([^|]*)|(.*)$')
-  v, till = tonumber(v), tonumber(till)
-  if till > 0 and till <= now then return nil end
+  local v, till, token, payload = read(id)
+  if not v or (till > 0 and till <= now) then return nil end
   return v, till, token, payload
 end
 local function left(till) if till == 0 then return 0 else return till - now end end
 """
+)
 
 _TELL = (
     _COMMON
@@ -89,11 +102,13 @@ return {1, n, 0, ARGV[2], ARGV[3], redis.call('HGET', KEYS[1], 'epoch')}
 """
 )
 
-_PULL = """
+_PULL = (
+    _READ
+    + """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'v')
-if not m[1] then return {'', 0, {}} end
+if not m[1] or not tonumber(m[2]) then return {'', 0, {}} end
 local since = ARGV[2]
 if m[1] ~= ARGV[1] then since = '0' end
 if tonumber(since) >= tonumber(m[2]) then return {m[1], tonumber(m[2]), {}} end
@@ -101,19 +116,16 @@ local ids = redis.call('ZRANGE', KEYS[3], '(' .. since, '+inf', 'BYSCORE', 'LIMI
 local out, last = {}, tonumber(m[2])
 if #ids / 2 >= tonumber(ARGV[3]) then last = tonumber(ids[#ids]) end
 for i = 1, #ids, 2 do
-  local e = redis.call('HGET', KEYS[2], ids[i])
-  if e then
-    local v, till, token, payload = string.match(e, '^(%d+)|(%d+)|([^|]*)|(.*)$')
-    till = tonumber(till)
-    if till == 0 or till > now then
-      out[#out + 1] = ids[i] out[#out + 1] = tonumber(v)
-      if till == 0 then out[#out + 1] = 0 else out[#out + 1] = till - now end
-      out[#out + 1] = token out[#out + 1] = payload
-    end
+  local v, till, token, payload = read(ids[i])
+  if v and (till == 0 or till > now) then
+    out[#out + 1] = ids[i] out[#out + 1] = v
+    if till == 0 then out[#out + 1] = 0 else out[#out + 1] = till - now end
+    out[#out + 1] = token out[#out + 1] = payload
   end
 end
 return {m[1], last, out}
 """
+)
 
 _CLAIM = """
 local t = redis.call('TIME')

@@ -37,7 +37,9 @@ def visit(world: World, path: str, method: str = "GET", *, details: bool = True,
     request = flow_of(method, f"http://sidestep.internal{path}").request
     for name, value in headers.items():
         request.headers[name.replace("_", "-")] = value.replace("TOKEN", core.token)
-    return Pages(core, Entrance()).answer(request, world.engine, details=details)
+    shown = Pages(core, Entrance()).answer(request, world.engine, details=details)
+    assert isinstance(shown, http.Response)
+    return shown
 
 
 GUARDED = {

@@ -26,7 +26,7 @@ from sidestep.calls.entrance import Entrance
 from sidestep.calls.flight import Flight
 from sidestep.calls.flows import Original, host_of, is_overlong, readable_body
 from sidestep.calls.frames import Frames, conversation_of
-from sidestep.calls.pages import Pages, asks_the_proxy
+from sidestep.calls.pages import Later, Pages, asks_the_proxy
 from sidestep.calls.session import Session
 from sidestep.calls.shared import Core
 from sidestep.calls.watching import Shape
@@ -150,7 +150,8 @@ class Calls:
         has_a_say = _has_a_say(flow, engine)
         host = _host_of(flow, keep=has_a_say)
         if host == replies.INTERNAL_HOST:
-            flow.response = self.pages.answer(flow.request, engine, details=has_a_say)
+            shown = self.pages.answer(flow.request, engine, details=has_a_say)
+            flow.response = shown.make() if isinstance(shown, Later) else shown
         elif engine.mode == "enforce" and not has_a_say:
             match = _match(flow, engine, host)
             if match is not None and not match.takes_own_credential:
@@ -527,13 +528,22 @@ class Calls:
             self.core.log_bug("is_own", e)
             return False
 
-    def show(self, flow: http.HTTPFlow) -> http.Response:
+    def show(self, flow: http.HTTPFlow) -> http.Response | Later:
         assert self.core.engine is not None
         try:
             return self.pages.answer(flow.request, self.core.engine, details=_has_a_say(flow, self.core.engine))
         except Exception as e:
-            self.core.log_bug("page", e)
-            return http.Response.make(500, b"see the log\n", {"content-type": "text/plain"})
+            return self._no_page(e)
+
+    def look(self, later: Later) -> http.Response | None:
+        try:
+            return later.look()
+        except Exception as e:
+            return self._no_page(e)
+
+    def _no_page(self, error: Exception) -> http.Response:
+        self.core.log_bug("page", error)
+        return http.Response.make(500, b"see the log\n", {"content-type": "text/plain"})
 
     def event(self) -> bytes:
         assert self.core.engine is not None

@@ -90,6 +90,10 @@ class Ledger:
         """What a user has set here."""
         return self._say(Message(Script.HAND, entry, payload))
 
+    def overruled(self, entry: str) -> None:
+        """What a user has set here was set otherwise elsewhere since: it is not told again."""
+        self._said.pop(entry, None)
+
     def _say(self, message: Message) -> Message:
         self._count += 1
         heard = self._heard.get(message.entry)
@@ -177,6 +181,10 @@ class Ledger:
     def lost(self) -> None:
         """Something that was said did not arrive: what still holds is told again after the next pull."""
         self._retells = True
+
+    def holding(self, now: float) -> list[str]:
+        """What is said that holds now."""
+        return [heard.payload for heard in self._heard.values() if heard.until > now]
 
     @property
     def shared(self) -> int:

@@ -8,7 +8,8 @@ Pure. Four keys of a group, in one slot of a Cluster, are a table of news:
     z  zset    entry by generation: what has changed since
     x  zset    entry by `until`: what may be thrown away, a few with each write
 
-`p:…` are the probes that are out (tokens by the end of their leases), `s:…` where conversations stay, `i:…` who issued
+`w` and `d` are who is there: names by the end of their leases, and what each tells of itself. `p:…` are the probes that
+are out (tokens by the end of their leases), `s:…` where conversations stay, `i:…` who issued
 an identifier. No clock but the server's is read, and nothing but remaining milliseconds is told. A write that the
 server has no room for fails before it has changed anything.
 """
@@ -145,6 +146,24 @@ return {1, 0}
 _RELEASE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 
 
+_HERE = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+local limit = string.format('(%.0f', now)
+for _, old in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', limit, 'BYSCORE', 'LIMIT', 0, 100)) do
+  redis.call('ZREM', KEYS[1], old) redis.call('HDEL', KEYS[2], old)
+end
+for i = 1, 2 do redis.call('PEXPIRE', KEYS[i], 2 * ARGV[2]) end
+local out = {}
+for _, name in ipairs(redis.call('ZRANGE', KEYS[1], -tonumber(ARGV[4]), -1)) do
+  out[#out + 1] = name out[#out + 1] = redis.call('HGET', KEYS[2], name) or ''
+end
+return out
+"""
+
+
 class Script(enum.Enum):
     """Each with its arguments and its answer."""
 
@@ -165,6 +184,9 @@ class Script(enum.Enum):
     ends. The same token again has its lease anew."""
     RELEASE = _RELEASE
     """Token."""
+    HERE = _HERE
+    """A name, milliseconds of its lease, what it tells of itself, how many at most → of each that is there: its name,
+    and what it tells."""
 
     def __init__(self, text: str) -> None:
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

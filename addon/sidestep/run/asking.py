@@ -134,18 +134,20 @@ def lasting(proxy: Running, again: float) -> Iterator[dict[str, Any] | str]:
                 proxy = next((r for r in reversed(runtime.running()) if r.source == proxy.source), proxy)
 
 
-def hold(proxy: Running, how: str, name: str) -> None:
-    _control(proxy, f"/circuit/{how}/{quote(name, safe='')}")
+def hold(proxy: Running, how: str, name: str) -> str:
+    """At how many workers, in words; empty where there is one process."""
+    return _control(proxy, f"/circuit/{how}/{quote(name, safe='')}")
 
 
-def set_mode(proxy: Running, mode: str) -> None:
-    _control(proxy, f"/mode/{mode}")
+def set_mode(proxy: Running, mode: str) -> str:
+    """As above."""
+    return _control(proxy, f"/mode/{mode}")
 
 
-def _control(proxy: Running, path: str) -> None:
+def _control(proxy: Running, path: str) -> str:
     if not proxy.token:
         raise AskError(
             "the token of that proxy is not known here: it is in its log, after the # of the line 'what happens is "
             "shown at'; give it with --token or in SIDESTEP_TOKEN"
         )
-    _ask(proxy, "POST", path)
+    return _ask(proxy, "POST", path).strip().removeprefix("done").strip()

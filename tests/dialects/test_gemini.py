@@ -389,6 +389,16 @@ def test_array_errors_leave_valid_json() -> None:
         assert document[-1] == {"error": {"code": 503, "message": "sidestep: cut", "status": "UNAVAILABLE"}}
 
 
+@pytest.mark.parametrize(("end", "raises"), [(b"", False), (b"]", True), (b"\n]\n", True)])
+def test_a_providers_error_in_an_array_is_used_with_the_arrays_end_alone(end: bytes, raises: bool) -> None:
+    """Else ours takes its place, whose end is there."""
+    reader = GEMINI.reader(CALL, JSON)
+    error = b',\n{"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}}'
+    sent, told = reader.feed(b'[{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}' + error + end)[:2]
+    assert (told.mark, told.raises) == (Mark.ERROR, raises)
+    assert json.loads(sent.raw + (told.raw + end if raises else reader.error_event(ErrorKind.OVERLOADED, "x")))
+
+
 def test_a_malformed_element_takes_no_bracket_with_it() -> None:
     """The first one is an error, for nothing valid could follow; a later one is dropped with its comma."""
     (first,) = GEMINI.reader(CALL, JSON).feed(b"[{nonsense}")

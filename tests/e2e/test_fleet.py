@@ -339,7 +339,7 @@ def test_a_store_that_is_full_locked_or_slow_costs_no_call(
         one.wait_for_log("fleet: the store refuses: .*memory")
         store.ask("CONFIG", "SET", "maxmemory", "0")
     elif fault == "locked":
-        one.wait_for_log("fleet: alone.*uthentication")
+        one.wait_for_log("fleet: alone.*password")
         store.kill()
         store.start()
     else:

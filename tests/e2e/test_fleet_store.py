@@ -17,6 +17,7 @@ import pytest
 
 from sidestep.fleet import embedded
 from sidestep.fleet.carrier import ANSWER_SECONDS, QUEUE, Carrier
+from sidestep.fleet.causes import ElsewhereError
 from sidestep.fleet.names import Names
 from sidestep.fleet.scripts import Script
 from support.fleet import Store, until
@@ -203,7 +204,7 @@ async def test_scripts_that_are_gone_are_brought_again(store: Store) -> None:
         if len(answers) == 1:
             store.ask("SCRIPT", "FLUSH")
     assert answers[0] == answers[2] == ["", 0, []]
-    assert isinstance(answers[1], ConnectionError)
+    assert isinstance(answers[1], ElsewhereError)
     task.cancel()
     await asyncio.wait([task])
 

@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import time
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy import command, contentviews, ctx, exceptions, version
 from mitmproxy.addonmanager import Loader
 
-from sidestep import handover, probing, runtime, siblings, status, telemetry
+from sidestep import handover, probing, runtime, status, telemetry
 from sidestep.calls.shared import Core
 from sidestep.config import local, trusting
 from sidestep.config.advice import in_the_clear, left_out
@@ -43,8 +44,6 @@ logger = logging.getLogger(__name__)
 FORMS = ("text", "json")
 TUNNEL_CHOICES = ("", "true", "false")
 LOOK_SECONDS = 0.25
-FIGURES_SECONDS = 5.0
-"""How old a worker's figures may be that another one shows."""
 """How often it is looked whether the configuration has changed; it is read when it has stayed the same as long."""
 LOADING_LOOKS = (5.0, 10.0, 15.0, 30.0)
 """After how many seconds a server of this machine that is not ready yet is asked again."""
@@ -200,7 +199,10 @@ class Sidestep:
         except ImportError:
             self._refuse("[fleet] url is set, and the client for it is not installed: install sidestep[fleet]")
             return False
-        self._fleet = Member(fleet, self.core.clock, self.core.tell, self.core.log_bug)
+        share = handover.share
+        # All workers of a port have one name in the store, with a number.
+        name = "" if share is None else f"{blake2b(share.folder.encode(), digest_size=3).hexdigest()}/{share.number}"
+        self._fleet = Member(fleet, self.core.clock, self.core.tell, self.core.log_bug, name)
         return True
 
     def _use(self, settings: Settings) -> None:
@@ -264,8 +266,8 @@ class Sidestep:
         self._look_around()
         self._keep(asyncio.get_running_loop().create_task(self._watch()))
         self._keep(asyncio.get_running_loop().create_task(self._settle_in()))
-        if handover.share is not None:
-            self._keep(asyncio.get_running_loop().create_task(self._leave_figures(handover.share)))
+        if handover.share is not None and self.engine is not None:
+            self._meet_others(handover.share, self.engine)
         self._show_door()
 
     @staticmethod
@@ -276,17 +278,12 @@ class Sidestep:
         # Nearly all that is there now stays: going through it each time costs the collector tens of milliseconds.
         gc.freeze()
 
-    async def _leave_figures(self, share: handover.Share) -> None:
-        """For the other workers to show."""
-        while True:
-            if self.engine is not None:
-                try:
-                    siblings.leave(Path(share.folder), share.number, self.core.figures(self.engine))
-                except OSError:
-                    return  # the supervisor is gone
-                except Exception as e:
-                    self.core.log_bug("figures", e)
-            await asyncio.sleep(FIGURES_SECONDS)
+    def _meet_others(self, share: handover.Share, engine: Engine) -> None:
+        from sidestep.calls.others import Others
+
+        self.core.others = others = Others(self.core, share)
+        others.start(engine)
+        self._keep(asyncio.get_running_loop().create_task(others.run()))
 
     def _trace(self) -> None:
         """Tell OpenTelemetry of calls, where its own variables ask for that."""

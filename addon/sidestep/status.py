@@ -28,6 +28,8 @@ MODELS_LISTED = 100
 """Of one provider, the worst first: an app that makes up models must not make the page endless."""
 
 PLANS_LISTED = 20
+MEMBERS_NAMED = 8
+"""Of the other proxies of a fleet."""
 KINDS_LISTED = 20
 """Of one provider, the kinds of calls seen latest."""
 
@@ -136,6 +138,38 @@ def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
     if engine.sharing is not None:
         body["fleet"] = engine.sharing.status
     return (503 if word is Health.UNHEALTHY else 200), body
+
+
+def fleet_in_words(fleet: Mapping[str, Any]) -> str:
+    """How it is with those that share what they know: within reach or since when not, who is there, what is shared."""
+    text = f"{fleet['state']}, group {fleet['group']} by {fleet['store']}"
+    if fleet["state"] != "together":
+        ago = fleet["heard_seconds_ago"]
+        text += ": the store has not answered" + (" yet" if ago is None else f" for {round(ago)} s")
+        if "alone" in fleet:
+            text += f" at worker {', '.join(map(str, fleet['alone']))}"
+    own = fleet["name"].partition("/")[0]
+    others: dict[str, list[Mapping[str, Any]]] = {}
+    for member in fleet["members"]:
+        others.setdefault(member["name"].partition("/")[0], []).append(member)
+    others.pop(own, None)
+    if others:
+        words = [_member(name, each) for name, each in list(others.items())[:MEMBERS_NAMED]]
+        words += [f"{len(others) - len(words)} more"] if len(others) > len(words) else []
+        text += f"; this is {own}, beside {_count(len(others), 'other')} ({'; '.join(words)})"
+    if fleet["shared"]:
+        text += "; shared: " + ", ".join(_count(n, word) for word, n in fleet["shared"].items())
+    return text
+
+
+def _member(name: str, workers: list[Mapping[str, Any]]) -> str:
+    worst = max((w["status"] for w in workers), key=[*map(str, Health)].index)
+    many = f" with {len(workers)} workers" if len(workers) > 1 else ""
+    return f"{name}{many}: {worst}, {_count(sum(w['calls'] for w in workers), 'call')}"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
 def _results(engine: Engine) -> Counter[str]:
@@ -304,6 +338,11 @@ class _EngineCollector(Collector):
                 "sidestep_fleet_together",
                 "1 while the store that the fleet shares is within reach.",
                 value=float(shared["state"] == "together"),
+            )
+            yield GaugeMetricFamily(
+                "sidestep_fleet_members",
+                "Processes of the fleet that were there a moment ago, this one included.",
+                value=len(shared["members"]),
             )
             yield GaugeMetricFamily(
                 "sidestep_fleet_entries",

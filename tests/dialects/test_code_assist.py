@@ -49,6 +49,13 @@ def test_what_is_no_envelope_is_not_read(body: Any) -> None:
     assert read(body).unread
 
 
+@pytest.mark.parametrize("model", ["../../admin", "..", "..\\x", "%2e%2e/x", "a/../../b", "m?x=1", "m#x", "models/m;x"])
+def test_a_model_that_would_lead_out_of_a_base_url_is_none(model: str) -> None:
+    """Another provider finds it in the path."""
+    call = read({**ASKED, "model": model})
+    assert (call.model, call.unread) == (None, "its model is no name")
+
+
 def test_it_is_taken_out_and_put_back() -> None:
     raw = json.dumps(ASKED).encode()
     tail, inner = code_assist.taken_out(TAIL.format("streamGenerateContent"), "a/b c", raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,3 +141,17 @@ def test_a_head_that_is_longer_than_any_calls(provider: Make, proxy: Start) -> N
         elsewhere = fields[:1] == heads[-1][1]
         assert (status, got.get("x-sidestep-provider")) == ((200, "b") if elsewhere else (status, None))
     assert b.count == 1
+
+
+def test_its_answer_flows(provider: Make, proxy: Start) -> None:
+    """Whether it asked for a stream is not known, nor in which form: a JSON array that comes piece by piece."""
+    own, b = provider("own"), provider("b")
+    m = proxy(settings(own.url(), "", b))
+    gate = threading.Event()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    own.then(Behaviour(raw=head + b"5\r\n[1, 2\r\n", gate=gate, rest=b"3\r\n, 3\r\n1\r\n]\r\n0\r\n\r\n"))
+    with Wire(m) as wire:
+        wire.send(request(f"{own.url()}/chat/completions", GOOD[:-1] + b',"user":"a","user":"b"}', JSON)).head()
+        assert wire.until(b"2\r\n") == b"5\r\n[1, 2\r\n"
+        gate.set()
+        assert wire.until(b"\r\n0\r\n\r\n").endswith(b"]\r\n0\r\n\r\n")

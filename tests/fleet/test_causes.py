@@ -56,7 +56,7 @@ def behind(first: Exception) -> Exception:
         (TimeoutError(), "no answer in time"),
         (behind(ConnectionResetError(104, "Connection reset by peer")), "it closed the connection ("),
         (said.ConnectionError("Connection closed by server."), "it closed the connection ("),
-        (said.ResponseError("ERR CANARY"), "ResponseError"),
+        (said.ResponseError("ERR CANARY \x1b]0;x\x07"), "ResponseError"),
         (KeyError("CANARY"), "KeyError"),
     ],
 )

@@ -90,6 +90,8 @@ class World:
                 if found and found[1] + a[2] / 1000 >= self.now + a[1] / 1000:
                     return [0, *self._told(found)]
                 return [1, *self._told(self._put(a[0], a[1], a[3], a[4], a[5]))]
+            case Script.HERE:
+                return [a[0], a[2]]
             case Script.CLAIM:
                 out = self.probes.setdefault(keys[0], {})
                 for token in [t for t, until in out.items() if until <= self.now]:

@@ -48,11 +48,13 @@ class Process:
         self.bugs: list[Exception] = []
         self.member = Member(of.fleet, lambda: self.now, lambda *_: None, lambda _, e: self.bugs.append(e))
         self.said: list[tuple[Any, list[Any]]] = []
+        self.answers: list[Any] = []
         self.member.carrier.say = self._say  # type: ignore[method-assign,assignment]
         self.member.join(self.engine)
 
     def _say(self, command: Any, keys: Any, arguments: list[Any], answered: Any = None) -> bool:
         self.said.append((command, arguments))
+        self.answers.append(answered)
         return True
 
     def call(self, name: str, outcome: Outcome, model: str = "m") -> None:
@@ -132,9 +134,45 @@ def test_what_is_seen_of_it() -> None:
         metrics = status.metrics(process.engine, process.now).decode()
         return body["state"], re.findall(r"^sidestep_fleet_together (.*)", metrics, re.MULTILINE)[0], shown[0]
 
-    assert seen() == ("alone", "0.0", "alone, group sidestep by redis://h:6379/0")
+    place = "group sidestep by redis://h:6379/0"
+    assert seen() == ("alone", "0.0", f"alone, {place}: the store has not answered yet")
     process.member._pulled(["", 0, []], process.now)
-    assert seen() == ("together", "1.0", "together, group sidestep by redis://h:6379/0")
+    assert seen() == ("together", "1.0", f"together, {place}")
+    process.member.carrier._failures = 2
+    process.now += 40
+    assert seen() == ("alone", "0.0", f"alone, {place}: the store has not answered for 40 s")
+
+
+def test_who_is_there_and_what_is_shared_is_told_in_words() -> None:
+    """Each tells of itself from time to time; workers of one port are one, with the worst of their states; what
+    somebody else has written there is not shown."""
+    process = Process(settings("a"))
+    process.member.name = "0a"
+    process.member._turn()
+    process.now += 4
+    process.member._turn()
+    here = [(i, a) for i, (command, a) in enumerate(process.said) if command is Script.HERE]
+    assert [a for _, a in here] == [["0a", 15_000, "ok 0 0", 64]]
+    told = ["0a", "ok 0 0", "bb/1", "ok 3 0", "bb/2", "degraded 4 1", "cc", "unhealthy 1 1", "<b>", "ok 1 1", "dd", "x"]
+    process.answers[here[0][0]](ConnectionError(), process.now)
+    process.answers[here[0][0]](told, process.now)
+    news = [("o", "open 5"), ("l", "limit 2 quota"), ("m", "limit 2 quota"), ("h", "hold open"), ("i", "hold auto")]
+    entries: list[Any] = []
+    for i, (entry, payload) in enumerate(news):
+        entries += [entry, i + 1, 0 if entry in "hi" else 9000, "you.1", payload]
+    process.member._pulled(["e", 9, entries], process.now)
+    words = status.fleet_in_words(process.member.status)
+    assert words.partition("; ")[2] == (
+        "this is 0a, beside 2 others (bb with 2 workers: degraded, 7 calls; cc: unhealthy, 1 call); "
+        "shared: 1 open circuit, 2 limits, 1 hold"
+    )
+    process.now += 10
+    assert "shared: 1 hold" in status.fleet_in_words(process.member.status)
+    process.answers[here[0][0]]([f"{i:02x}" if n else "ok 1 1" for i in range(20) for n in (1, 0)], process.now)
+    assert "beside 19 others (00: ok, 1 call; " in status.fleet_in_words(process.member.status)
+    assert "; 11 more)" in status.fleet_in_words(process.member.status)
+    process.member.carrier._failures = 2
+    assert "beside" not in status.fleet_in_words(process.member.status)
 
 
 def test_a_worker_has_what_its_supervisor_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +206,12 @@ def test_a_limit_that_is_foreseen_anew_with_each_answer_is_told_now_and_then() -
 
 
 @pytest.mark.parametrize(
-    "payload", ["", "open", "open x", "limit 9 quota", "limit 2 QUOTA!", "hold up", "mode on", "new word", "limit"]
+    "payload",
+    [
+        *("", "open", "open x", "limit 9 quota", "limit 2 QUOTA!", "hold up", "mode on", "new word", "limit"),
+        *("open -1", "open 1e999", "open nan", "open \u0663", f"open {'9' * 5_000}", f"limit 2 {'q' * 99}", "open 0 0"),
+        *("limit 2 \x1b[31m", "hold auto\n", "mode \x1b]0;x", "closed \u202e"),
+    ],
 )
 def test_what_is_not_understood_changes_nothing(payload: str) -> None:
     """Of a later version, or written by somebody else."""
@@ -180,6 +223,26 @@ def test_what_is_not_understood_changes_nothing(payload: str) -> None:
     guard = process.engine.guard(process.settings.providers[0], "m")
     assert {c.state(process.now) for c in guard.circuits} == {State.CLOSED}
     assert (process.engine.mode, process.bugs) == ("enforce", [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "x", "a b c d", "aa bb -1 00", f"aa bb {'9' * 5_000} 00", "aa bb 1 0", "aa bb 1 zz", "aa bb 1 00 5", "\ufffd"],
+)
+def test_a_stay_of_another_form_is_none(value: str) -> None:
+    """Of a later version, or written by somebody else; so are hints."""
+    process = Process(settings("a"))
+    digest = process.member.names.digest_of("a")
+    assert process.member._stay_in(value) is None
+    assert process.member._stay_in(value.replace("aa", digest).replace("bb", digest)) is None
+    found = process.member._stay_in(f"{digest} {digest} 3 00ff")
+    assert found is not None
+    assert (found.provider, found.length, found.end) == ("a", 3, b"\x00\xff")
+    process.member._hinted(value)
+    process.member._hinted("9" * 5_000)
+    assert process.said == []
+    process.member._hinted("9")
+    assert [command for command, _ in process.said] == [Script.PULL]
 
 
 def test_the_same_thing_has_the_same_name_everywhere() -> None:

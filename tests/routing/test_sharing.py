@@ -61,11 +61,11 @@ class Others:
         self.said.append(("issuers", *ids))
         return self.question
 
-    def held(self, provider: str, state: State | None) -> None:
-        self.said.append(("held", provider, state))
+    def held(self, provider: str, state: State | None, *, told: bool) -> None:
+        self.said.append(("held", provider, state, told))
 
-    def mode_set(self, mode: str) -> None:
-        self.said.append(("mode", mode))
+    def mode_set(self, mode: str, *, told: bool) -> None:
+        self.said.append(("mode", mode, told))
 
     def heard(self, what: str) -> list[tuple[Any, ...]]:
         return [said for said in self.said if said[0] == what]
@@ -89,9 +89,11 @@ def test_what_it_finds_out_is_told(w: World, others: Others) -> None:
     assert others.heard("stays") == [("stays", "b")]
     w.engine.hold("a", State.FORCED_OPEN)
     w.engine.hold("b", State.DISABLED, told=True)
-    assert others.heard("held") == [("held", "a", State.FORCED_OPEN)], "what was heard is not told again"
+    held = [("held", "a", State.FORCED_OPEN, False), ("held", "b", State.DISABLED, True)]
+    assert others.heard("held") == held, "what was heard is not told again"
     w.engine.set_mode("observe")
-    assert others.heard("mode") == [("mode", "observe")]
+    w.engine.set_mode("off", told=True)
+    assert others.heard("mode") == [("mode", "observe", False), ("mode", "off", True)]
 
 
 def test_who_has_issued_what(w: World, others: Others) -> None:

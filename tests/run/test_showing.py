@@ -97,4 +97,4 @@ def test_news_are_told_once_and_in_order() -> None:
     later = picture([call(3, 9.0), call(2, 5.0), call(1, 1.0)], [event(8, 8.0), event(7, 3.0)])
     assert [str(t).partition("  ")[2].split()[0] for t in news.of(later)] == ["event", "rerouted"]
     # Started anew it counts from the beginning.
-    assert len(news.of(picture([call(1, 1.0)], []))) == 1
+    assert len(news.of(picture([call(1, 1.0)], []) | {"run": "another"})) == 1

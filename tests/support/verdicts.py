@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from support.calls import Result
 from support.rawreading import Reading
@@ -80,7 +80,10 @@ def is_good(recipe: Recipe, reading: Reading) -> bool:
 
 
 def is_own_error(recipe: Recipe, reading: Reading) -> bool:
-    """An error of Sidestep's own that the dialect's SDK raises."""
+    """An error of Sidestep's own that the dialect's SDK raises: whole, or alone behind signs of life."""
+    if reading.status == 200 and reading.end == "clean" and reading.header("x-sidestep-request-id"):
+        event = _rid(reading.body)
+        return event != reading.body and is_error_event(recipe.api, event) and len(_events(event)) == 1
     if reading.status not in (502, 503, 504) or reading.end != "clean" or not reading.header("x-sidestep-request-id"):
         return False
     try:
@@ -145,8 +148,6 @@ def ends_in_band(recipe: Recipe, bare: Reading, side: Reading) -> bool:
     if side.status != 200 or side.end != "clean" or not events or not is_error_event(recipe.api, events[-1]):
         return False
     kept, whole = b"".join(events[:-1]), bare.body
-    if not whole.startswith(kept):
-        kept, whole = _rid(kept), _rid(whole)
     rest = _events(whole[len(kept) :])
     # What comes behind an error is of no use: the SDKs raise from it, or crash.
     until = itertools.takewhile(lambda e: not is_error_event(recipe.api, e), rest)
@@ -164,8 +165,9 @@ def _blanked(parts: list[Part]) -> bytes:
 
 def _late(recipe: Recipe, bare: Reading, side: Reading) -> tuple[float, float]:
     """By how many seconds Sidestep's answer is behind the bare one at most: before its content, and from there on.
-    Of a whole answer all but its end is before its content."""
-    content_at = recipe.content_at
+    Of a whole answer all but its end is before its content, and of one with an error's status, which no client reads
+    word by word, whatever its form."""
+    content_at = recipe.content_at if bare.status < 400 else len(bare.body)
     before, after = 0.0, 0.0
     for at, size in [(bare.head_at, 0), *bare.arrivals]:
         came = side.came_at(size)
@@ -378,6 +380,19 @@ def _judge_spare(recipe: Recipe, side: Reading) -> Verdict:
     return Verdict(kind="a stand-in's answer was changed")
 
 
+def _named(recipe: Recipe, bare: Reading, side: Reading) -> str | None:
+    """Why Sidestep's reading is better; signs of life before an answer change none of the reasons."""
+    for one, other in ((bare, side), (_behind_signs(bare), _behind_signs(side))):
+        for named in NAMED:
+            if named.holds(recipe, one, other):
+                return named.name
+    return None
+
+
+def _behind_signs(reading: Reading) -> Reading:
+    return replace(reading, body=_rid(reading.body))
+
+
 def judge(recipe: Recipe, bare: Reading, side: Reading) -> Verdict:
     """The verdict on what a raw client read."""
     if side.extra and side.extra != bare.extra:
@@ -386,7 +401,7 @@ def judge(recipe: Recipe, bare: Reading, side: Reading) -> Verdict:
     if (by or "").startswith("spare-") or (by is None and recipe.spare and b"S w1 w2" in side.body):
         return _judge_spare(recipe, side)  # where a head went before it says no provider
     alike = same(bare, side)
-    name = "" if alike else next((n.name for n in NAMED if n.holds(recipe, bare, side)), None)
+    name = "" if alike else _named(recipe, bare, side)
     if name is None:
         return Verdict(kind=difference(recipe, bare, side))
     if not alike:

@@ -42,8 +42,14 @@ class Plans:
 
     def of(self, provider: str, now: float) -> list[tuple[Window, ...]]:
         """Those of each account at a provider."""
-        accounts = [account for account, _ in self._of.items() if account.provider == provider]
-        return [found for account in accounts if (found := self.windows(account, now))]
+        return [found for account in self._accounts(provider) if (found := self.windows(account, now))]
+
+    def accounts(self, provider: str, now: float) -> list[str]:
+        """Whose these are, in the same order: fingerprints."""
+        return [account.credential for account in self._accounts(provider) if self.windows(account, now)]
+
+    def _accounts(self, provider: str) -> list[Subject]:
+        return [account for account, _ in self._of.items() if account.provider == provider]
 
     def keep(self, providers: set[str]) -> None:
         """Forget those of others."""

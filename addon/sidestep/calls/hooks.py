@@ -26,7 +26,7 @@ from sidestep.calls.entrance import Entrance
 from sidestep.calls.flight import Flight
 from sidestep.calls.flows import Original, host_of, is_overlong, readable_body
 from sidestep.calls.frames import Frames, conversation_of
-from sidestep.calls.pages import Pages, asks_the_proxy
+from sidestep.calls.pages import Later, Pages, asks_the_proxy
 from sidestep.calls.session import Session
 from sidestep.calls.shared import Core
 from sidestep.calls.watching import Shape
@@ -66,6 +66,7 @@ class Calls:
         self.replayable: Bounded[str, Original] = Bounded(REPLAYABLE, REPLAYABLE_TOTAL, lambda o: o.weight)
         self.direct_hosts: str | None = None
         self._unread: set[str] = set()
+        self._passing: set[str] = set()
         self._waiting: dict[Session, asyncio.Event] = {}
         self.entrance = Entrance()
         self.pages = Pages(core, self.entrance)
@@ -149,7 +150,8 @@ class Calls:
         has_a_say = _has_a_say(flow, engine)
         host = _host_of(flow, keep=has_a_say)
         if host == replies.INTERNAL_HOST:
-            flow.response = self.pages.answer(flow.request, engine, details=has_a_say)
+            shown = self.pages.answer(flow.request, engine, details=has_a_say)
+            flow.response = shown.make() if isinstance(shown, Later) else shown
         elif engine.mode == "enforce" and not has_a_say:
             match = _match(flow, engine, host)
             if match is not None and not match.takes_own_credential:
@@ -236,6 +238,7 @@ class Calls:
         if line not in self._unread:
             self._unread.add(line)
             logger.warning(f"sidestep: {line}")
+        self._passing.add(session.flow.id)
         return self._pass_on(session)
 
     def _look_on(self, session: Session) -> None:
@@ -352,11 +355,15 @@ class Calls:
 
     def _let_flow(self, flow: http.HTTPFlow) -> None:
         """A stream that is none of our business: mitmproxy would collect it to its end, and an app that reads it word
-        by word would get it at once, or never."""
+        by word would get it at once, or never. A call that was not read may have asked for one in any form: its answer
+        flows unless it tells its length."""
         engine, response = self.core.engine, flow.response
+        passing = flow.id in self._passing
+        self._passing.discard(flow.id)
         if engine is None or engine.mode == "off" or response is None or response.stream:
             return
-        if media_type(response.headers.get("content-type", "")) in _STREAMS:
+        streams = media_type(response.headers.get("content-type", "")) in _STREAMS
+        if streams or (passing and "content-length" not in response.headers):
             response.stream = True
 
     def _record(self, flight: Flight, response: http.Response) -> None:
@@ -377,7 +384,8 @@ class Calls:
                     if piece.content:
                         flight.settle(watch.opening)
                     if piece.error is not None:
-                        flight.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
+                        judge = watch.judge_break if watch.begun else watch.judge_error_event
+                        flight.settle(judge(piece.error))
                 except Exception as e:
                     self.core.log_bug("stream", e)
                 return before(data) if callable(before) else data
@@ -405,6 +413,7 @@ class Calls:
             self.core.log_bug("response", e)
 
     def error(self, flow: http.HTTPFlow) -> None:
+        self._passing.discard(flow.id)
         session = self.sessions.pop(flow.id, None)
         if session is None:
             return
@@ -497,7 +506,7 @@ class Calls:
         try:
             status = None if session.flow.response is None else session.flow.response.status_code
             told = telemetry.trace(exchange, session.answer, result, status, now)
-            fields = session.original.whole
+            fields = session.original.fields  # what repeats a credential is told to nobody else
             headers = ((n.lower().decode("latin-1"), v.decode("latin-1")) for n, v in fields)
             self.core.tracing.ended(told, headers, time.time() - now)
         except Exception as e:
@@ -519,13 +528,22 @@ class Calls:
             self.core.log_bug("is_own", e)
             return False
 
-    def show(self, flow: http.HTTPFlow) -> http.Response:
+    def show(self, flow: http.HTTPFlow) -> http.Response | Later:
         assert self.core.engine is not None
         try:
             return self.pages.answer(flow.request, self.core.engine, details=_has_a_say(flow, self.core.engine))
         except Exception as e:
-            self.core.log_bug("page", e)
-            return http.Response.make(500, b"see the log\n", {"content-type": "text/plain"})
+            return self._no_page(e)
+
+    def look(self, later: Later) -> http.Response | None:
+        try:
+            return later.look()
+        except Exception as e:
+            return self._no_page(e)
+
+    def _no_page(self, error: Exception) -> http.Response:
+        self.core.log_bug("page", error)
+        return http.Response.make(500, b"see the log\n", {"content-type": "text/plain"})
 
     def event(self) -> bytes:
         assert self.core.engine is not None
@@ -570,6 +588,9 @@ class Calls:
         if session is not None and session.flight is not None:
             came = session.flight.attempt.headers_at is not None
             session.flight.settle(judging.TRUNCATED if came else judging.CONNECT)
+
+    def handshake(self, address: tuple[str, int]) -> tuple[str, str]:
+        return self.core.handshakes.get(address) or ("", "")
 
     def phrase_exhausted(self, session: Session) -> http.Response:
         assert session.exchange is not None

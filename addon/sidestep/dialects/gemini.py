@@ -106,6 +106,8 @@ class Gemini:
                 model = model_in(fields)
                 if model is None:
                     raise NotReadError("it names no model")
+                if not common.is_model(model):  # for other providers it stands in the path
+                    raise NotReadError("its model is no name")
                 body, fields = fields_in(code_assist.inside(fields))
             pin, sealed = _pin(body)
         except NotReadError as e:

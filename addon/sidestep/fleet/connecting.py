@@ -77,6 +77,7 @@ class Connector:
         pool = ConnectionPool(
             connection_class=kind,
             decode_responses=True,
+            encoding_errors="replace",  # else one byte in one value would cost the connection
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
             # Else a server that is gone is tried for seconds.

@@ -18,6 +18,9 @@ from sidestep.fleet.scripts import Script
 PULLED_AT_ONCE = 300
 """Entries of one answer: 5,000 in one would keep the store for 71 ms."""
 MAX_ENTRIES = 20_000
+MAX_WORD = 200
+"""Characters of what stands in an entry, and of its name; ours have less than a hundred. What is longer is nobody's of
+this group."""
 GRAIN_MS = 50
 """A limit that ends so little later is no news: where all meet the same one, one tells."""
 RETOLD_SECONDS = 0.5
@@ -87,6 +90,10 @@ class Ledger:
         """What a user has set here."""
         return self._say(Message(Script.HAND, entry, payload))
 
+    def overruled(self, entry: str) -> None:
+        """What a user has set here was set otherwise elsewhere since: it is not told again."""
+        self._said.pop(entry, None)
+
     def _say(self, message: Message) -> Message:
         self._count += 1
         heard = self._heard.get(message.entry)
@@ -112,10 +119,10 @@ class Ledger:
 
     def pulled(self, answer: Sequence[Any], sent: float, now: float) -> tuple[list[News], bool]:
         """The answer to a pull that was sent then: what is new to this process, and whether there is more."""
-        epoch, version, told = str(answer[0]), int(answer[1]), answer[2]
+        epoch, version, told, before = str(answer[0])[:MAX_WORD], int(answer[1]), answer[2], self.version
         if epoch != self.epoch:
             self._retells = bool(self.epoch) or bool(self._said)
-            self.epoch, self.version = epoch, 0
+            self.epoch, self.version, before = epoch, 0, -1
             self._heard.clear()
         self.version = max(self.version, version)
         news = [
@@ -124,7 +131,7 @@ class Ledger:
             if (found := self._hear(told[i], int(told[i + 1]), int(told[i + 2]), told[i + 3], told[i + 4], sent, now))
         ]
         self._forget(now)
-        return news, len(told) >= 5 * PULLED_AT_ONCE
+        return news, len(told) >= 5 * PULLED_AT_ONCE and self.version > before
 
     def answered(
         self, said: Message, answer: Sequence[Any], sent: float, now: float
@@ -143,6 +150,8 @@ class Ledger:
         self, entry: str, generation: int, left: int, token: str, payload: str, sent: float, now: float
     ) -> News | None:
         """None: it is not new, or it is our own."""
+        if max(len(entry), len(token), len(payload)) > MAX_WORD:
+            return None
         before = self._heard.get(entry)
         if before is not None and before.generation >= generation:
             return None
@@ -164,13 +173,18 @@ class Ledger:
 
     def _forget(self, now: float) -> None:
         if len(self._heard) > MAX_ENTRIES:
-            self._heard = {entry: heard for entry, heard in self._heard.items() if heard.until > now}
+            holding = [(entry, heard) for entry, heard in self._heard.items() if heard.until > now]
+            self._heard = dict(holding[-MAX_ENTRIES:])
         if len(self._said) >= MAX_ENTRIES:
             self._said = {entry: said for entry, said in self._said.items() if said.until > now}
 
     def lost(self) -> None:
         """Something that was said did not arrive: what still holds is told again after the next pull."""
         self._retells = True
+
+    def holding(self, now: float) -> list[str]:
+        """What is said that holds now."""
+        return [heard.payload for heard in self._heard.values() if heard.until > now]
 
     @property
     def shared(self) -> int:

@@ -12,12 +12,14 @@ import math
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
 from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Cooling, Source, Subject
+from sidestep.breaker.outcomes import Result
 from sidestep.config.settings import MODES, FleetSettings, Settings
 from sidestep.credentials import share_fingerprints
 from sidestep.dialects.base import Conversation
@@ -28,10 +30,18 @@ from sidestep.fleet.ledger import GRAIN_MS, PULLED_AT_ONCE, Ledger, Message, New
 from sidestep.fleet.names import Names, key_of
 from sidestep.fleet.scripts import Script
 from sidestep.routing.engine import Engine
+from sidestep.routing.serving import overall, serving
 from sidestep.routing.sharing import Question
 from sidestep.routing.sticking import Scope, Stay
 
 PULL_SECONDS = 1.0
+HERE_SECONDS = 5.0
+"""So often it is told that this process is there."""
+GONE_SECONDS = 15.0
+"""Who has not said so for so long is not."""
+MEMBERS = 64
+"""That are shown."""
+NAME_BYTES = 3
 CLOSED_SECONDS = 60.0
 """How long it is told that a circuit has closed."""
 LONGEST_MS = 86_400_000
@@ -45,8 +55,17 @@ MAX_SUBJECTS = 5_000
 FORESEEN_GRAIN = 0.1
 """A limit that is foreseen is told again when its end has moved on by this share of what is left."""
 _HELD = {"forced_open": State.FORCED_OPEN, "disabled": State.DISABLED, "auto": None}
+_AGE = re.compile(r"[0-9]{1,12}")
+_STAY = re.compile(r"([0-9a-f]{1,64}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ((?:[0-9a-f]{2}){0,64})")
+_VERSION = re.compile(r"[0-9]{1,15}")
 _REASON = re.compile(r"[a-z0-9_]{1,40}")
 _FAMILY = re.compile(r"[a-z0-9._-]{1,40}")
+_MEMBER = re.compile(r"[0-9a-f]{1,16}(?:/\d{1,3})?")
+_HERE = re.compile(r"(ok|degraded|unhealthy) (\d{1,15}) (\d{1,15})")
+
+
+SHARED = {"open": "open circuit", "limit": "limit", "hold": "hold"}
+"""What is told of how much is shared, by the first word of an entry."""
 
 
 class _Bond:
@@ -85,9 +104,14 @@ class Member:
         clock: Callable[[], float],
         tell: Callable[[str, str, int], None],
         bug: Callable[[str, Exception], None],
+        name: str = "",
     ) -> None:
-        """`tell`: told of what kind news is, in words, and the level of the log. `bug`: told of bugs of ours."""
+        """`tell`: told of what kind news is, in words, and the level of the log. `bug`: told of bugs of ours. `name`:
+        by which others show this process: no host's; by default a random one."""
         self.settings = settings
+        self.name = name or secrets.token_hex(NAME_BYTES)
+        self._others: dict[str, str] = {}
+        self._here_at = -math.inf
         self._clock = clock
         self._bug = bug
         me = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -167,6 +191,8 @@ class Member:
         """Each second."""
         now = self._clock()
         self._pull()
+        if self._here_at + HERE_SECONDS <= now:
+            self._say_here(now)
         for each in self.claims.due(now):
             if isinstance(each, Claim):
                 self._claim(each)
@@ -181,15 +207,44 @@ class Member:
             self._probed_until = -math.inf
             self._wake()
 
+    def _say_here(self, now: float) -> None:
+        engine = self._engine
+        if engine is None:
+            return
+        word = overall(serving(engine, route, now) for route in engine.settings.routes)
+        failed = sum(count for (_, result), count in engine.requests_total.items() if result == Result.FAILED)
+        told = f"{word} {engine.requests_total.total()} {failed}"
+
+        def answered(answer: Any, sent: float) -> None:
+            if not isinstance(answer, Exception):
+                self._others = dict(zip(answer[::2], answer[1::2], strict=True))
+
+        arguments: list[str | int] = [self.name, round(GONE_SECONDS * 1000), told, MEMBERS]
+        if self.carrier.say(Script.HERE, self.names.members, arguments, answered):
+            self._here_at = now
+
+    def _members(self) -> list[dict[str, Any]]:
+        """Those that were there when this process last said that it is; as they tell."""
+        found = []
+        for name, told in sorted(self._others.items()):
+            if _MEMBER.fullmatch(name) and (words := _HERE.fullmatch(told)):
+                found.append({"name": name, "status": words[1], "calls": int(words[2]), "failed": int(words[3])})
+        return found
+
     @property
     def status(self) -> dict[str, Any]:
         """For `/health` and those who look."""
         now = self._clock()
+        together = not self.carrier.alone and self._pulled_at is not None
+        kinds = Counter(said.partition(" ")[0] for said in self.ledger.holding(now) if said != "hold auto")
         return {
-            "state": "alone" if self.carrier.alone or self._pulled_at is None else "together",
+            "state": "together" if together else "alone",
             "group": self.settings.group,
             "store": self.settings.place,
             "heard_seconds_ago": None if self._pulled_at is None else round(now - self._pulled_at, 1),
+            "name": self.name,
+            "members": self._members() if together else [],
+            "shared": {word: count for kind, word in SHARED.items() if (count := kinds[kind])},
             "entries": self.ledger.shared,
             "sent": self.carrier.sent,
             "errors": self.carrier.errors,
@@ -292,8 +347,11 @@ class Member:
             return None
 
     def _stay_in(self, value: str) -> Stay | None:
-        """None: it is with a provider that there is not here."""
-        provider, home, length, end = value.split(" ")
+        """None: it is with a provider that there is not here, or of a form that is not known here."""
+        found = _STAY.fullmatch(value)
+        if found is None:
+            return None
+        provider, home, length, end = found.groups()
         name, at_home = self.names.name_of(provider), self.names.name_of(home)
         if name is None or at_home is None:
             return None
@@ -327,16 +385,19 @@ class Member:
             self._bug("fleet", e)
             return None
 
-    def held(self, provider: str, state: State | None) -> None:
-        try:
-            word = "auto" if state is None else str(state)
-            self._say(self.ledger.hand(self.names.hand(provider), f"hold {word}"), self._clock())
-        except Exception as e:
-            self._bug("fleet", e)
+    def held(self, provider: str, state: State | None, *, told: bool) -> None:
+        word = "auto" if state is None else str(state)
+        self._hand(self.names.hand(provider), f"hold {word}", told)
 
-    def mode_set(self, mode: str) -> None:
+    def mode_set(self, mode: str, *, told: bool) -> None:
+        self._hand(self.names.mode, f"mode {mode}", told)
+
+    def _hand(self, entry: str, payload: str, told: bool) -> None:
         try:
-            self._say(self.ledger.hand(self.names.mode, f"mode {mode}"), self._clock())
+            if told:
+                self.ledger.overruled(entry)
+            else:
+                self._say(self.ledger.hand(entry, payload), self._clock())
         except Exception as e:
             self._bug("fleet", e)
 
@@ -444,7 +505,7 @@ class Member:
 
     def _hinted(self, version: str) -> None:
         """There is something new."""
-        if not version.isdecimal() or int(version) > self.ledger.version:
+        if _VERSION.fullmatch(version) and int(version) > self.ledger.version:
             self._pull()
 
     # --- probes
@@ -487,20 +548,22 @@ class Member:
         if engine is None:
             return
         match news.payload.split(" "):
-            case ["open", age] if age.isdecimal():
+            case ["open", age] if _AGE.fullmatch(age):
                 self._turn_circuit(news, now, int(age) / 1000)
             case ["closed"]:
                 self._turn_circuit(news, now, None)
             case ["limit", source, reason, *family] if source in ("0", "1", "2") and _REASON.fullmatch(reason):
                 self._limit(news, Cooling(news.seconds, reason, Source(int(source))), family, now)
             case ["hold", word] if word in _HELD and (name := self._hands.get(news.entry)) is not None:
-                engine.hold(name, _HELD[word], told=True)
-                self._tell(f"hold of {name}", f"{name} is held {word} by hand in another process", logging.INFO)
+                if engine.held.get(name) is not _HELD[word]:  # else another worker of this port has said so already
+                    engine.hold(name, _HELD[word], told=True)
+                    self._tell(f"hold of {name}", f"{name} is held {word} by hand in another process", logging.INFO)
             case ["stays"]:
                 self._stays_until = max(self._stays_until, now + news.seconds)
             case ["mode", mode] if mode in MODES and news.entry == self.names.mode:
-                engine.mode = mode
-                self._tell("mode", f"mode {mode}, by hand in another process", logging.INFO)
+                if engine.mode != mode:
+                    engine.set_mode(mode, told=True)
+                    self._tell("mode", f"mode {mode}, by hand in another process", logging.INFO)
 
     def _turn_circuit(self, news: News, now: float, since_first_failure: float | None) -> None:
         circuit, engine = self._circuits.get(news.entry), self._engine

@@ -32,6 +32,7 @@ class Names:
         self._key = key_of(secret, "names")
         self.table = tuple(f"{self._group}:{part}" for part in "mezx")
         self.channel = f"{self._group}:n"
+        self.members = tuple(f"{self._group}:{part}" for part in "wd")
         self._providers: dict[str, str] = {}
         self._credentials: dict[str, str] = {}
         self._names: dict[str, str] = {}

@@ -27,6 +27,14 @@ def client_is_slow(client: Connection) -> bool:
     return isinstance(io.writer, asyncio.StreamWriter) and io.writer.transport.get_write_buffer_size() > 0
 
 
+def was_reset(client: Connection, server: Connection) -> bool:
+    """Whether a server connection, whose end the layers hear of now, was reset: mitmproxy tells them only that it is
+    closed."""
+    if (handler := _handler_of(client)) is None or (io := handler.transports.get(server)) is None:
+        return False
+    return isinstance(io.reader, asyncio.StreamReader) and isinstance(io.reader.exception(), ConnectionResetError)
+
+
 def report_end(client: Connection, server: Server) -> None:
     """See to it that the layers hear of a server connection's end. To be called by the task that carries it.
 

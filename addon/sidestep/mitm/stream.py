@@ -57,8 +57,8 @@ from sidestep.calls.flows import answers_handshake
 from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape
-from sidestep.mitm.causes import cause_of
-from sidestep.mitm.handlers import client_is_slow
+from sidestep.mitm.causes import CLOSED, RESET, cause_of
+from sidestep.mitm.handlers import client_is_slow, was_reset
 from sidestep.mitm.pages import Host, PageStream
 from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError, Overdue, unquoted
 
@@ -108,6 +108,10 @@ class Conductor(Host, Protocol):
 
     def beside(self, session: Session, late: Flight) -> Flight | None:
         """Another attempt beside one that is late, None if there is to be none."""
+        ...
+
+    def handshake(self, address: tuple[str, int]) -> tuple[str, str]:
+        """How the last TLS handshake with a server failed, in mitmproxy's words and in ours."""
         ...
 
     def phrase_exhausted(self, session: Session) -> http.Response:
@@ -290,7 +294,7 @@ class FailoverStream(PageStream):
                 yield from self._renew(flight)
                 return
             case _:
-                step = flight.broke()
+                step = flight.broke(self._broken(flight))
         if step.do is Do.HOLD:
             data = event.data if isinstance(event, ResponseData) else b""
             if (sign := flight.sign(data)) is not None:
@@ -531,9 +535,22 @@ class FailoverStream(PageStream):
         """The proxy that an attempt goes through."""
         return None if self.via is None or flight.passes_proxy_by() else self.via
 
+    def _unconnected(self, flight: Flight, error: str | None) -> str:
+        """Why the connection could not be made."""
+        said, cause = self.parent.conductor.handshake((flight.request.host, flight.request.port))
+        return cause if error and error == said else cause_of(error)
+
+    def _broken(self, flight: Flight) -> str:
+        """Why the connection has ended."""
+        server = flight.server
+        if server is None or server.connected:
+            return "its stream was reset"
+        return RESET if was_reset(self.context.client, server) else CLOSED
+
     def _connected(self, flight: Flight, connection: Connection | None, error: str | None) -> Commands:
         if connection is None:
-            yield from super().handle_event(News(self.stream_id, flight, flight.broke(cause_of(error))))
+            step = flight.broke(self._unconnected(flight, error))
+            yield from super().handle_event(News(self.stream_id, flight, step))
             return
         flight.connection = connection
         if self.flow.error is not None:  # it was killed meanwhile

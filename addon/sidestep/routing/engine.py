@@ -220,17 +220,22 @@ class Engine:
         guards = ((model, guard.answering) for (name, model), guard in self._guards.items() if name == provider.name)
         return {model: circuit for model, circuit in guards if circuit is not None}
 
-    def set_mode(self, mode: str) -> None:
-        """Enforce, observe or off: by hand, here and in all that share this."""
+    def set_mode(self, mode: str, *, told: bool = False) -> None:
+        """Enforce, observe or off: by hand, here and in all that share this. `told`: it was done in another process."""
         self.mode = mode
         if self.sharing is not None:
-            self.sharing.mode_set(mode)
+            self.sharing.mode_set(mode, told=told)
+
+    @property
+    def held(self) -> dict[str, State]:
+        """The providers whose circuits are held by hand."""
+        return dict(self._held)
 
     def hold(self, name: str, state: State | None, *, told: bool = False) -> None:
         """Hold all circuits of a provider by hand (`forced_open`, `disabled`), or give them back (None). `told`: it was
         done in another process."""
-        if self.sharing is not None and not told:
-            self.sharing.held(name, state)
+        if self.sharing is not None:
+            self.sharing.held(name, state, told=told)
         if state is None:
             self._held.pop(name, None)
         else:

@@ -65,8 +65,8 @@ class Sharing(Protocol):
     def issuers(self, ids: Sequence[str], now: float) -> Question | None:
         """Who has issued identifiers that are not known here? The answer is there in `Engine.issuer_of`."""
 
-    def held(self, provider: str, state: State | None) -> None:
-        """Its circuits are held by hand, or given back."""
+    def held(self, provider: str, state: State | None, *, told: bool) -> None:
+        """Its circuits are held by hand, or given back. `told`: as another process says."""
 
-    def mode_set(self, mode: str) -> None:
-        """By hand."""
+    def mode_set(self, mode: str, *, told: bool) -> None:
+        """By hand. `told`: as another process says."""

@@ -20,13 +20,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sidestep.fleet.embedded import Embedded, EmbeddedError, Store
+from sidestep import siblings
+from sidestep.fleet.embedded import Embedded, EmbeddedError, Store, private_folder
 from sidestep.handover import WORKER
 from sidestep.workers.crew import Action, Crew, End, Say, Start
 from sidestep.workers.sockets import bind
@@ -58,7 +58,7 @@ class Supervisor:
         self.processes: dict[int, Process] = {}
         self.listeners: dict[Key, list[socket.socket]] = {}
         self.token = secrets.token_urlsafe(16)
-        self.folder = tempfile.mkdtemp(prefix="sidestep-workers-")
+        self.folder = str(private_folder())
         self.embedded = Embedded()
         self.store: Store | None = None
         self.selector = selectors.DefaultSelector()
@@ -189,8 +189,7 @@ class Supervisor:
             say(f"workers learn each for itself from now on: {e}")
         for number, process in list(self.processes.items()):
             if process.popen.returncode is None and (code := process.popen.poll()) is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(self.folder, str(number)))  # what it has counted went with it
+                siblings.ended(self.folder, number)
                 self._do(self.crew.ended(number, code, time.monotonic()))
 
 

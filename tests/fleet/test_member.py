@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 from rich.console import Console
-from valkey.exceptions import ResponseError
 
 from sidestep import handover, status
 from sidestep.addon import fleet_of
@@ -18,7 +17,6 @@ from sidestep.breaker.cooldown import Cooling, Source, Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.config import reading
 from sidestep.config.settings import Settings
-from sidestep.fleet.carrier import in_words
 from sidestep.fleet.ledger import News
 from sidestep.fleet.member import Member
 from sidestep.fleet.names import Names
@@ -245,13 +243,6 @@ def test_a_stay_of_another_form_is_none(value: str) -> None:
     assert process.said == []
     process.member._hinted("9")
     assert [command for command, _ in process.said] == [Script.PULL]
-
-
-def test_a_store_s_words_are_nothing_that_a_terminal_carries_out() -> None:
-    said = in_words(ResponseError("ERR \x1b]0;x\x07\x9b31m\u202eno" + "x" * 999))
-    assert said.isprintable()
-    assert said.startswith("ResponseError: ERR ?]0;x??31m?no")
-    assert len(said) < 150
 
 
 def test_the_same_thing_has_the_same_name_everywhere() -> None:

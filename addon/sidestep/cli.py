@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shlex
@@ -24,13 +23,11 @@ from sidestep.config.locating import FILE, Choice, choose, places
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Provider, Settings
 from sidestep.routing import explaining
-from sidestep.run import environment, live, proxy, trust
+from sidestep.run import environment, live, proxy, streams, trust
 
 USUAL_WIDTH = 80
 SHOWN_MODELS = 20
 MOST_WORKERS = 256
-UNFOLDED = 1000
-"""Columns of what no terminal shows."""
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 CONFIG_OPTION = click.option(
@@ -46,11 +43,33 @@ CONFDIR_OPTION = click.option(
 
 
 class _Commands(click.Group):
-    """Names its commands with whole sentences."""
+    """Names its commands with whole sentences, and minds the streams."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        streams.open_closed()
+        try:
+            return super().main(*args, **more)
+        except BrokenPipeError:  # stderr's, in telling an error
+            streams.end_of_pipe()
+        finally:
+            streams.let_go()
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **more)
+        except BrokenPipeError:  # click itself would end with 1
+            streams.end_of_pipe()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            streams.end_of_pipe()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        rows = [(name, command.get_short_help_str(limit=UNFOLDED)) for name, command in commands if command is not None]
+        wide = streams.UNFOLDED
+        rows = [(name, command.get_short_help_str(limit=wide)) for name, command in commands if command is not None]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -59,9 +78,6 @@ class _Commands(click.Group):
 @click.version_option(package_name="sidestep")
 def main() -> None:
     """Send an unchanged app's LLM calls to a provider that works."""
-    # Whoever started us may have closed them.
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def script_path() -> Path:
@@ -254,7 +270,7 @@ def explain(url: str, model: str | None, method: str | None, config_file: Path |
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
-    console = _console()
+    console = streams.console()
     if not found["routed"]:
         console.print(f"It goes where the app sent it: {found['why']}.", soft_wrap=True, markup=False)
         _print_rejected(console, found)
@@ -274,13 +290,6 @@ def explain(url: str, model: str | None, method: str | None, config_file: Path |
     console.print(table)
     _print_rejected(console, found)
     _print_missing(console, found)
-
-
-def _console() -> Console:
-    """Of a terminal's width; for a file or a program, so wide that each row of a table is one line."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # not every encoding has every letter of a path
-    return Console(highlight=False, width=None if sys.stdout.isatty() else UNFOLDED)
 
 
 def _table(console: Console, *columns: str, kept: Collection[str] = ()) -> Table:
@@ -355,7 +364,7 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
             data["ok"] = not failed
         click.echo(json.dumps(data, indent=1))
         raise SystemExit(failed)
-    console = _console()
+    console = streams.console()
     head = Text.assemble((settings.source, "bold"), f": no problems, mode {settings.mode}")
     console.print(head, soft_wrap=True)
     table = _table(console, "provider", "dialect", "base URL", "credential", "models", kept={"provider", "dialect"})
@@ -449,7 +458,7 @@ def providers(as_json: bool) -> None:
         ]
         click.echo(json.dumps(rows, indent=1))
         return
-    console = _console()
+    console = streams.console()
     table = _table(console, "provider", "dialect", "base URL", "key in", "set", kept={"provider", "dialect", "set"})
     table.columns[3].min_width = max(len(variable) for _, entry, _ in found for variable in entry.env)
     for name, entry, is_set in found:

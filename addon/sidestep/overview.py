@@ -13,7 +13,7 @@ from typing import Any
 
 from sidestep import status
 from sidestep.breaker.circuit import State
-from sidestep.breaker.outcomes import NAMES, Result
+from sidestep.breaker.outcomes import NAMES, Result, reason_in_words
 from sidestep.config.settings import Provider, Route
 from sidestep.routing.engine import Engine
 from sidestep.routing.recent import FINE, added, quantile
@@ -269,7 +269,7 @@ def _words(attempt: dict[str, Any]) -> str:
         return "not over"
     if status is not None and (reason == "http_5xx" or status >= 400):
         return f"answered {status}" + (f" ({NAMES[reason]})" if reason in NAMES else "")
-    return NAMES.get(reason, reason)
+    return reason_in_words(reason, status, attempt["cause"])
 
 
 # --- in lines, for a terminal

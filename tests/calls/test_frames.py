@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from mitmproxy import http
+from mitmproxy.websocket import WebSocketData, WebSocketMessage
+from wsproto.frame_protocol import Opcode
 
 from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
@@ -824,3 +826,56 @@ def test_of_several_responses_at_a_time_each_has_its_own_end() -> None:
     assert (socket.outcomes, len(w.engine.in_flight)) == (["failure bad_response", OK], 1)
     socket.hear({**COMPLETED, "stream_id": "y"})
     assert at_rest(w)
+
+
+# --- what is told of it
+
+
+def test_each_response_is_told_while_the_socket_is_open() -> None:
+    """With its times since it was asked for, in words and figures."""
+    w = world()
+    socket = Socket(w)
+    flow = socket.session.flow
+    flow.websocket = WebSocketData()
+    w.now += 1
+
+    def over(by_client: bool, at: float, said: Any) -> None:
+        assert flow.websocket is not None
+        message = WebSocketMessage(Opcode.TEXT, by_client, json.dumps(said).encode(), at)
+        flow.websocket.messages.append(message)
+        socket.say(said) if by_client else socket.hear(said)
+
+    over(True, 10.0, CREATE)
+    under_way = flow.metadata["sidestep"]["responses"]
+    assert [(r["asked"], r["ended"], r["outcome"], r["end_ms"]) for r in under_way] == [(10.0, None, None, None)]
+    w.now += 0.25
+    over(False, 10.25, CREATED)
+    w.now += 0.5
+    over(False, 10.75, DELTA)
+    over(False, 10.8, COMPLETED)
+    over(True, 11.0, CREATE)
+    over(False, 11.5, OVERLOADED)
+    first, second = flow.metadata["sidestep"]["responses"]
+    times = [first[key] for key in ("started_ms", "headers_ms", "content_ms", "end_ms")]
+    assert times == [1000.0, 250.0, 750.0, 750.0]
+    assert (first["asked"], first["ended"], first["provider"], first["model"]) == (10.0, 10.8, "a", "m")
+    assert (first["outcome"], first["tokens"]) == ("success", {"input": 7, "output": 3, "cached": 0})
+    assert (second["asked"], second["ended"], second["outcome"]) == (11.0, 11.5, "failure")
+    assert flow.comment == "app.test → a: 2 responses of m, 1 failed (a:bad_response); 7 tokens in, 3 out"
+    assert flow.marked == story.FAILED
+
+
+def test_a_comment_says_what_came_before_the_handshake() -> None:
+    w = world("a", "b")
+    w.engine.hold("a", State.FORCED_OPEN)
+    socket = Socket(w)
+    socket.say(CREATE)
+    assert socket.session.flow.comment == "app.test → b: 1 response of m; its handshake after a is forced_open"
+
+
+def test_a_socket_tells_of_its_last_responses_alone() -> None:
+    socket = Socket(world())
+    for _ in range(frames.TOLD_RESPONSES + 5):
+        socket.say(CREATE)
+        socket.hear(COMPLETED)
+    assert len(socket.session.flow.metadata["sidestep"]["responses"]) == frames.TOLD_RESPONSES

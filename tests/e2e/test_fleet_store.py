@@ -153,13 +153,14 @@ def test_each_key_expires_and_lies_in_one_slot(store: Store) -> None:
 STRANGE = {
     "no entry": b"x",
     "nothing": b"",
-    "no number": b"abc|def|t|open 0",
-    "a fraction": b"1.5|2.5|t|open 0",
-    "less than nothing": b"-1|-1|t|open 0",
-    "a number without an end": b"9" * 400 + b"|0|t|open 0",
-    "an end without an end": b"7|" + b"9" * 400 + b"|t|open 0",
+    "no number": b"abc|def|ghi|t|open 0",
+    "a fraction": b"1.5|2.5|2.5|t|open 0",
+    "less than nothing": b"-1|-1|-1|t|open 0",
+    "a number without an end": b"9" * 400 + b"|0|0|t|open 0",
+    "an end without an end": b"7|" + b"9" * 400 + b"|9|t|open 0",
+    "a time without an end": b"7|9999999999999|" + b"9" * 400 + b"|t|open 0",
     "no UTF-8": b"\xff\xfe",
-    "a long one": b"7|0|t|" + b"x" * 100_000,
+    "a long one": b"7|0|0|t|" + b"x" * 100_000,
 }
 
 
@@ -179,7 +180,7 @@ def test_what_is_none_of_ours_keeps_no_news_from_anybody(store: Store, what: str
 
 def test_what_is_no_utf_8_costs_no_connection(store: Store) -> None:
     store.ask("SET", "{g}:s:x", b"\xff\xfe")
-    store.ask("HSET", NAMES.table[1], "c1", b"7|0|t|\xff")
+    store.ask("HSET", NAMES.table[1], "c1", b"7|0|0|t|\xff")
     store.ask("ZADD", NAMES.table[2], "1", "c1")
     store.ask("HSET", NAMES.table[0], "epoch", "e", "v", "7")
     stay, pulled = conversation(store.url, ("MGET", ["{g}:s:x"], []), pull())

@@ -18,7 +18,7 @@ from support.cdp import Tab, tab
 from support.provider import Behaviour, Provider
 from support.proxy import Mitmdump, by_hand
 from support.settings import key_of, route, table
-from support.talker import Talker
+from support.talker import Talker, said
 from support.waiting import until
 
 Make = Callable[..., Provider]
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(found() is None, reason="there is no Chromium")
 APP = "http://app.test/v1"
 SOCKET = "http://socket.test/v1"
 PICTURES = os.environ.get("SIDESTEP_PICTURES")
+FAILED = {"type": "response.failed", "response": {"id": "resp_1", "error": {"code": "server_error", "message": "x"}}}
 ROWS = "[...document.querySelectorAll('.flow-table tbody tr')].map((r) => r.innerText.replaceAll('\\n', ' '))"
 OPEN = """
 (() => {
@@ -54,7 +55,7 @@ def settings(a: Provider, b: Provider, talker: Talker) -> str:
 def mitmweb(provider: Make, stack: ExitStack, tmp_path: Path) -> tuple[Mitmdump, Tab, Provider, Provider]:
     """mitmweb with Sidestep, shown in a browser, with two providers and one for WebSockets."""
     a, b = provider("a"), provider("b")
-    talker = stack.enter_context(Talker("c"))
+    talker = stack.enter_context(Talker("c", said("well done"), [*said("half a w")[:2], FAILED]))
     port = free_port()
     options = ["--set", "web_open_browser=false", "--set", f"web_port={port}", "--set", "web_password=look"]
     options += ["--set", "store_streamed_bodies=true", "--set", "web_host=127.0.0.1"]
@@ -76,7 +77,10 @@ def rows(page: Tab) -> list[str]:
     return [re.sub(r"\s+", " ", row) for row in shown if row.strip()]
 
 
-def test_calls_are_told_on_the_first_screen(mitmweb: tuple[Mitmdump, Tab, Provider, Provider], tmp_path: Path) -> None:
+def test_calls_are_told_on_the_first_screen(
+    mitmweb: tuple[Mitmdump, Tab, Provider, Provider], stack: ExitStack, tmp_path: Path
+) -> None:
+    """A WebSocket's while it is open."""
     m, page, a, _ = mitmweb
     told: list[tuple[str, str, tuple[str, ...]]] = []
 
@@ -109,19 +113,21 @@ def test_calls_are_told_on_the_first_screen(mitmweb: tuple[Mitmdump, Tab, Provid
         again = app.call("responses", stream=False, previous_response_id=first.id, input="who am I?")
         assert again.error is None
         call("pinned", "", "rerouted: openai gpt-4o → a")
-    with connect("ws://socket.test/v1/responses", proxy=m.url) as ws:
-        ws.send(json.dumps({"type": "response.create", "model": "gpt-5", "input": "hi", "store": False}))
-        while json.loads(ws.recv(10))["type"] != "response.completed":
+    sock = stack.enter_context(connect("ws://socket.test/v1/responses", proxy=m.url))
+    for words, end in (("hi there", "response.completed"), ("and now", "response.failed")):
+        sock.send(json.dumps({"type": "response.create", "model": "gpt-5", "input": words, "store": False}))
+        while json.loads(sock.recv(10))["type"] != end:
             pass
+    call("socket", "socket.test → c: 2 responses of gpt-5, 1 failed (c:stream_error); 7 tokens in, 3 out")
 
-    until(lambda: len(rows(page)) >= 7, "all calls are listed", 20)
+    until(lambda: "1 failed" in " ".join(rows(page)), "all calls are listed", 20)
     listed = rows(page)
     assert "Comment" in page.text(".flow-table thead")
     keep(page, "mitmweb", tmp_path)
     for name, comment, _ in told:
-        assert not comment or any(comment in row for row in listed), (name, listed)
+        assert not comment or any(comment in row for row in listed), (name, "\n".join(listed))
     keep(page, "mitmweb", tmp_path)
-    for place, (name, _, story) in enumerate(told):
+    for place, (name, _, story) in enumerate(told[:-1]):
         row = place if name != "pinned" else place + 1
         select(page, row)
         until(lambda: page.run(OPEN.replace("NAME", "response")), "there is a response to look at")
@@ -132,7 +138,14 @@ def test_calls_are_told_on_the_first_screen(mitmweb: tuple[Mitmdump, Tab, Provid
         keep(page, f"mitmweb-{name}", tmp_path)
     select(page, -1)
     until(lambda: page.run(OPEN.replace("NAME", "websocket")), "there are frames to look at")
-    page.shows("response.completed", ".flow-detail")
+    page.shows("c gpt-5 good", ".flow-detail")
+    shown = page.text(".flow-detail")
+    places = [shown.index(words) for words in ("hi there", "well done", "and now", "half a w")]
+    assert places == sorted(places)
+    for words in ("first message after", "7 tokens in, 3 out", "── user hi there", "── assistant well done"):
+        assert words in shown, (words, shown)
+    assert "c gpt-5 ended its stream with an error" in shown
+    assert "── assistant half a w" in shown, "what came of the answer that broke off"
     keep(page, "mitmweb-socket", tmp_path)
 
 

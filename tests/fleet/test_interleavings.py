@@ -6,11 +6,13 @@ Real engines and members; the store is a model of the scripts, and what lies bet
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -49,13 +51,15 @@ FAILURE = Outcome(Kind.FAILURE, "http_5xx", status=500)
 GONE = Outcome(Kind.NEUTRAL, "client_gone")
 PROCESSES = 3
 WINDOW_SECONDS = 300.0
+CLOCKS = (0.0, -3_000.0, 100_000.0)
+"""By how much each process's clock is ahead of the store's: nothing that is told may be a time."""
 
 
 class World:
     """The scripts in Python. State: one life of a store, and its clock."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = 10_000.0
         self.life = 0
         self.clear()
 
@@ -142,15 +146,16 @@ class Net:
     alone = False
     sent = errors = refused = dropped = 0
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, clock: Callable[[], float]) -> None:
         self.world = world
+        self.clock = clock
         self.out: list[Sent] = []
         self.back: list[Sent] = []
 
     def say(self, command: Script, keys: Sequence[str], arguments: Sequence[Any], answered: Any = None) -> bool:
         if self.alone:
             return False
-        self.out.append(Sent(command, keys, arguments, answered, self.world.now))
+        self.out.append(Sent(command, keys, arguments, answered, self.clock()))
         return True
 
     def arrive(self, nth: int, *, twice: bool = False) -> None:
@@ -173,39 +178,57 @@ class Net:
 @dataclass
 class Process:
     world: World
+    ahead: float = 0.0
     bugs: list[Exception] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         assert SETTINGS.fleet is not None
         self.engine = Engine(SETTINGS, jitter=lambda: 0.5)
-        self.member = Member(SETTINGS.fleet, lambda: self.world.now, lambda *_: None, self._bug)
-        self.net = Net(self.world)
+        self.member = Member(SETTINGS.fleet, lambda: self.now, lambda *_: None, self._bug)
+        self.net = Net(self.world, lambda: self.now)
         self.member.carrier = self.net  # type: ignore[assignment]
         self.member.join(self.engine)
+
+    @property
+    def now(self) -> float:
+        return self.world.now + self.ahead
 
     def _bug(self, where: str, error: Exception) -> None:
         self.bugs.append(error)
 
     def begin(self) -> None:
-        if self.engine.until_claimed(CANDIDATE, LIMITED, self.world.now):
+        if self.engine.until_claimed(CANDIDATE, LIMITED, self.now):
             return
-        attempt = self.engine.admit(CANDIDATE, LIMITED, self.world.now, 60)
+        attempt = self.engine.admit(CANDIDATE, LIMITED, self.now, 60)
         if isinstance(attempt, Attempt):
             self.attempts.append(attempt)
 
     def end(self, outcome: Outcome) -> None:
         attempt = self.attempts.pop(0)
-        self.engine.settle(attempt, outcome, self.world.now)
-        self.engine.ended(attempt, self.world.now)
+        self.engine.settle(attempt, outcome, self.now)
+        self.engine.ended(attempt, self.now)
 
     @property
     def circuits(self) -> tuple[Circuit, ...]:
         return self.engine.guard(PROVIDER, "m").circuits
 
     def limit_until(self, of: Subject) -> float | None:
-        met = self.engine.cooldowns.met(of, self.world.now)
+        """By the store's clock, as the next one."""
+        met = self.engine.cooldowns.met(of, self.now)
         return None if met is None else self.world.now + met.seconds
+
+    @property
+    def heard_until(self) -> float:
+        """When the last circuit that another process has opened here may be asked again."""
+        ends = [c.snapshot(self.now).retry_after or 0.0 for c in self.circuits if c.is_hearsay]
+        return self.world.now + max(ends, default=-math.inf)
+
+    @property
+    def opened_until(self) -> float:
+        """Of those that it has opened itself."""
+        ends = [c.own_opening[1] for c in self.circuits if c.own_opening is not None]
+        return max(ends, default=-math.inf) - self.ahead
 
 
 processes = st.integers(0, PROCESSES - 1)
@@ -216,11 +239,13 @@ class Interleavings(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.all = [Process(self.world) for _ in range(PROCESSES)]
+        self.all = [Process(self.world, ahead) for ahead in CLOCKS]
         self.limits: dict[int, float] = {}
         self.used, self.resets_at = 10, self.world.now + WINDOW_SECONDS
         self.windows: dict[int, tuple[int, float]] = {}
         self.stored: tuple[int, float] = (0, 0.0)
+        self.latest = -math.inf
+        """When the last end would be of all that any process has found out itself, by the store's clock."""
         # Where it becomes interesting: all are open, and their time has come.
         for process in self.all:
             for _ in range(2):
@@ -247,17 +272,18 @@ class Interleavings(RuleBasedStateMachine):
         process.begin()
         if process.attempts:
             process.end(Outcome(Kind.COOLDOWN, "rate_limit", status=429, cooldown_seconds=seconds))
+            self.latest = max(self.latest, self.world.now + seconds)
 
     @rule(i=processes, percent=st.integers(0, 3), anew=st.booleans())
     def answers_tell_of_a_plan(self, i: int, percent: int, anew: bool) -> None:
         """Of the one window that its vendor has: what is used only grows until it begins anew."""
-        now = self.world.now
+        process, now = self.all[i], self.world.now
         if self.resets_at <= now or (anew and not percent):
             self.used, self.resets_at = 0, max(now, self.resets_at) + WINDOW_SECONDS
         self.used = min(100, self.used + percent)
         standing = Standing.REJECTED if self.used == 100 else Standing.ALLOWED
         told = (Window("5h", "", standing, self.used / 100, self.resets_at - now),)
-        self.all[i].engine.plan_told(LIMITED, told, now)
+        process.engine.plan_told(LIMITED, told, process.now)
 
     @rule(i=processes)
     def ticks(self, i: int) -> None:
@@ -330,7 +356,7 @@ class Interleavings(RuleBasedStateMachine):
         """Neither here nor in the store, whatever is heard in whatever order."""
         now = self.world.now
         for i, process in enumerate(self.all):
-            found = process.engine.plans.windows(LIMITED.account, now)
+            found = process.engine.plans.windows(LIMITED.account, process.now)
             level, ends = (found[0].level, now + (found[0].resets_in or 0)) if found else (0, 0.0)
             if (known := self.windows.get(i, (0, 0.0)))[1] > now + 1e-3:
                 assert ends >= known[1] - 1e-3
@@ -344,6 +370,15 @@ class Interleavings(RuleBasedStateMachine):
         assert ends >= self.stored[1] - 1e-3
         assert level >= self.stored[0] or ends > self.stored[1] + 1e-3
         self.stored = level, ends
+
+    @invariant()
+    def nothing_is_heard_for_longer_than_it_was_told(self) -> None:
+        """Whatever each one's clock says. To the millisecond, in which it is told."""
+        self.latest = max(self.latest, *(process.opened_until for process in self.all))
+        latest = max(self.latest, self.world.now) + 0.001
+        for process in self.all:
+            assert process.heard_until <= latest
+            assert (process.limit_until(LIMITED) or 0.0) <= latest
 
     @invariant()
     def no_bug(self) -> None:
@@ -368,18 +403,44 @@ class Interleavings(RuleBasedStateMachine):
             self.world.now += 1
         self.resets_at = max(self.resets_at, self.world.now) + WINDOW_SECONDS  # one that all hear of
         told = (Window("5h", "", Standing.WARNING, 0.99, self.resets_at - self.world.now),)
-        self.all[0].engine.plan_told(LIMITED, told, self.world.now)
+        self.all[0].engine.plan_told(LIMITED, told, self.all[0].now)
         for process in (*self.all, *self.all):
             self._flush(process)
             process.member._turn()
             self._flush(process)
-        known = [process.engine.plans.nearly_used_up(LIMITED, self.world.now) for process in self.all]
+        known = [process.engine.plans.nearly_used_up(LIMITED, process.now) for process in self.all]
         assert [w and (w.standing, w.used) for w in known] == [(Standing.WARNING, 0.99)] * PROCESSES
-        assert {c.state(self.world.now) for process in self.all for c in process.circuits} == {State.CLOSED}
+        assert {c.state(process.now) for process in self.all for c in process.circuits} == {State.CLOSED}
 
 
 TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = hypothesis_settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def test_what_is_told_ends_at_the_same_time_at_all() -> None:
+    """An opening and a limit, told by each to the others, whose clocks are hours apart."""
+    for first in range(PROCESSES):
+        world = World()
+        teller, *others = [Process(world, CLOCKS[(first + i) % PROCESSES]) for i in range(PROCESSES)]
+        for process in (teller, *others):
+            process.begin()
+            process.end(SUCCESS)
+        world.now += 1
+        outcomes = FAILURE, Outcome(Kind.COOLDOWN, "rate_limit", status=429, cooldown_seconds=9), FAILURE
+        for _ in outcomes:
+            teller.begin()
+        for outcome in outcomes:
+            teller.end(outcome)
+        Interleavings._flush(teller)
+        ends = teller.opened_until, teller.limit_until(LIMITED)
+        assert ends[0] > world.now
+        for process in others:
+            process.member._turn()
+            world.now += 0.2  # what is under way is as old as that
+            Interleavings._flush(process)
+            found = process.heard_until, process.limit_until(LIMITED)
+            assert found == pytest.approx(ends, abs=0.21)
+            assert min(a - b for a, b in zip(ends, found, strict=True)) > -0.001  # type: ignore[operator]
 
 
 def test_names_in_messages_are_digests() -> None:

@@ -23,8 +23,9 @@ from support.raw import Wire, chat
 class Store:
     """A real server on a Unix socket, which can be killed, frozen and started anew, empty."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, env: dict[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._env = {**os.environ, **(env or {})}
         self.socket = folder / "s"
         self._folder = folder
         self.settings: dict[str, str] = {}
@@ -47,7 +48,9 @@ class Store:
         settings = {"port": "0", "unixsocket": str(self.socket), "dir": str(self._folder), "save": "", **self.settings}
         text = "".join(f'{k} "{v}"\n' for k, v in settings.items())
         quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen([server, "-"], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
+        self._process = subprocess.Popen(
+            [server, "-"], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, env=self._env
+        )
         assert self._process.stdin is not None
         self._process.stdin.write(text.encode())
         self._process.stdin.close()

@@ -118,13 +118,7 @@ class Outcome:
     @property
     def words(self) -> str:
         """What happened, for a person: never a quotation."""
-        if self.cause:
-            return self.cause
-        if self.reason == "http_5xx" and self.status is not None:
-            return f"answered {self.status}"
-        if self.reason == "bad_response" and self.status is not None and 300 <= self.status < 400:
-            return f"answered {self.status}, which is not followed"
-        return NAMES.get(self.reason, self.reason)
+        return reason_in_words(self.reason, self.status, self.cause)
 
     @property
     def slow(self) -> bool:
@@ -163,3 +157,16 @@ NAMES = {
     "loading": "loads the model first",
 }
 """What a reason means, where its own word does not say it."""
+
+
+def reason_in_words(reason: str, status: int | None, cause: str | None = None) -> str:
+    """What an attempt that ended so has met: never a quotation."""
+    if cause:
+        return cause
+    if reason == "http_5xx" and status is not None:
+        return f"answered {status}"
+    if reason == "bad_response" and status is not None and 300 <= status < 400:
+        return f"answered {status}, which is not followed"
+    if reason == "bad_response" and status == 101:
+        return "gave no answer over its WebSocket"
+    return NAMES.get(reason, reason)

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 from sidestep.breaker import judging, windows
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome
@@ -55,6 +57,8 @@ STATUS_CLOSES = range(4400, 4600)
 VANISHED = 1006
 COME_AGAIN = 1012
 """With it a socket is closed whose client is to come back (a restart, by its name): over HTTP, as it will be told."""
+TOLD_RESPONSES = 200
+"""The last ones of a socket that its story tells of."""
 _PING_TIMEOUT = "ping timeout"
 """With it servers close that got no answer to their pings: it was the app that was silent."""
 
@@ -69,17 +73,20 @@ def conversation_of(original: Original, route: str) -> str:
 
 
 class Turn:
-    """One response, as an attempt. State: when it was asked for, when the provider was last heard, whether there was
-    content, what of the call its provider must hold, and what sealed pieces it was sent."""
+    """One response, as an attempt. State: when it was asked for, when the provider was first and last heard, whether
+    there was content, what of the call its provider must hold, what sealed pieces it was sent, and its story,
+    which knows its messages by their times."""
 
     def __init__(self, flight: Flight, reply: Reply | None, now: float, held: tuple[str, ...] = ()) -> None:
         self.flight = flight
         self.reply = reply
         self.asked_at = now
         self.heard_at: float | None = None
+        self.first_heard_at: float | None = None
         self.content = False
         self.held = held
         self.sealed: frozenset[str] = frozenset()
+        self.story: dict[str, Any] = {"asked": None, "ended": None}
 
     @property
     def due(self) -> float | None:
@@ -104,6 +111,8 @@ class Frames:
         self._model: str | None = None
         self.closes = False
         """The client is to come back: nothing more is passed on, and the socket is to be closed."""
+        self.told: deque[dict[str, Any]] = deque(maxlen=TOLD_RESPONSES)
+        """The stories of its responses."""
         operation = flight.exchange.call.operation
         self._asks_by_model = operation == RESPONSES
         self._operation = OPERATION if self._asks_by_model else operation
@@ -156,6 +165,8 @@ class Frames:
         now = self.session.clock()
         for turn in self.turns.values():
             turn.heard_at = now  # also by what is not understood
+            if turn.first_heard_at is None:
+                turn.first_heard_at = now
         for said in self._reader.came(content) if is_text else self._reader.unread():
             self._heard(said)
         self._bound()
@@ -165,7 +176,9 @@ class Frames:
         turn = self.turns.get(said.reply)
         if turn is None and said.reply is not None:
             turn = self._begin(said.reply, self._candidate)
-            turn.heard_at = turn.asked_at
+            turn.heard_at = turn.first_heard_at = turn.asked_at
+        if turn is not None:
+            turn.story["ended"] = self._stamp(by_client=False)  # until there is a later one
         if said.headers:
             self._tell_windows(said.headers)
         match said.sign:
@@ -284,7 +297,22 @@ class Frames:
         flight = Flight(session, exchange, attempt) if first is None else first
         turn = self.turns[reply] = Turn(flight, reply, now, held)
         session.engine.live.add(session)
+        turn.story["asked"] = self._stamp(by_client=True)
+        self.told.append(turn.story)
+        self._tell(turn)
         return turn
+
+    def _stamp(self, *, by_client: bool) -> float | None:
+        """The time of the message that is under way, if it is one of that side's."""
+        told = self.session.flow.websocket
+        last = told.messages[-1] if told is not None and told.messages else None
+        return None if last is None or last.from_client is not by_client else last.timestamp
+
+    def _tell(self, turn: Turn) -> None:
+        """What has come of it by now, for who looks at the flow while its socket is open."""
+        attempt, arrived = turn.flight.attempt, self._exchange.arrived
+        turn.story.update(story.response(attempt, turn.asked_at, turn.first_heard_at, arrived))
+        story.tell(self.session, story.result(self.session))
 
     def _answers(self, turn: Turn) -> None:
         """It has content."""
@@ -315,6 +343,7 @@ class Frames:
                 session.engine.sockets.failed(session.conversation, until)
         if not self.turns:
             session.engine.live.discard(session)
+        self._tell(turn)
 
     def _blame(self, outcome: Outcome) -> Flight:
         """The provider has failed while nothing was asked of it."""

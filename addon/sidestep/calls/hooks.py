@@ -384,7 +384,8 @@ class Calls:
                     if piece.content:
                         flight.settle(watch.opening)
                     if piece.error is not None:
-                        flight.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
+                        judge = watch.judge_break if watch.begun else watch.judge_error_event
+                        flight.settle(judge(piece.error))
                 except Exception as e:
                     self.core.log_bug("stream", e)
                 return before(data) if callable(before) else data
@@ -587,6 +588,9 @@ class Calls:
         if session is not None and session.flight is not None:
             came = session.flight.attempt.headers_at is not None
             session.flight.settle(judging.TRUNCATED if came else judging.CONNECT)
+
+    def handshake(self, address: tuple[str, int]) -> tuple[str, str]:
+        return self.core.handshakes.get(address) or ("", "")
 
     def phrase_exhausted(self, session: Session) -> http.Response:
         assert session.exchange is not None

@@ -38,10 +38,11 @@ class Tracing(Protocol):
 
 
 class Core:
-    """State: the engine, once there is a configuration; the one clock; client connections whose layers are ours; bugs
-    that were logged; by kind of news when it was last told, and how many were not since; what there is to see for those
-    who look, and the token with which they may change something; who traces calls, if anybody does; the other
-    workers, where this process is one of several."""
+    """State: the engine, once there is a configuration; the one clock; client connections whose layers are ours; by
+    address how the last TLS handshake there failed, in mitmproxy's words and in ours; bugs that were logged; by kind of
+    news when it was last told, and how many were not since; what there is to see for those who look, and the token with
+    which they may change something; who traces calls, if anybody does; the other workers, where this process is one of
+    several."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
@@ -51,6 +52,7 @@ class Core:
         self.tracing: Tracing | None = None
         self.others: Others | None = None
         self.adopted: set[str] = set()
+        self.handshakes: Bounded[tuple[str, int], tuple[str, str]] = Bounded(MAX_KINDS, KINDS_BYTES)
         self._logged: set[str] = set()
         self._told: Bounded[str, tuple[float, int]] = Bounded(MAX_KINDS, KINDS_BYTES, lambda _: 100)
 

@@ -5,6 +5,8 @@ Never a key, a prompt or a body: names, statuses, times and counts.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mitmproxy import http
@@ -96,6 +98,8 @@ def tell(session: Session, came: Result) -> dict[str, Any] | None:
     }
     if session.advice is not None:
         told["advice"] = session.advice
+    if session.frames is not None:
+        told["responses"] = [dict(each) for each in session.frames.told]
     comment = _comment(session, came)
     if session.acting and comment:
         flow.comment = comment
@@ -110,6 +114,8 @@ def _comment(session: Session, came: Result) -> str:
     exchange, answer, error = session.exchange, session.answer, session.flow.error
     assert exchange is not None
     attempts = exchange.attempts
+    if session.frames is not None and session.frames.told:
+        return _of_a_socket(session, session.frames.told)
     if came is Result.ANSWERED and len(attempts) == 1:
         return ""
     place = attempts.index(answer) if answer in attempts else len(attempts)
@@ -135,6 +141,42 @@ def _comment(session: Session, came: Result) -> str:
         if others := ", ".join(a.label for a in attempts[place + 1 :]):
             comment += f"; no better: {others}"
     return comment
+
+
+def _of_a_socket(session: Session, responses: Collection[Mapping[str, Any]]) -> str:
+    """What has been asked over a WebSocket, and what came of it."""
+    exchange, by = session.exchange, session.answered_by
+    assert exchange is not None
+    count, names = len(responses), Counter(r["model"] for r in responses if r["model"])
+    name = "nobody" if by is None else by.name
+    text = f"{session.match.intercept.host} → {name}: {count} response{'' if count == 1 else 's'}"
+    text += f" of {', '.join(names)}" if names else ""
+    broken = Counter(r["label"] for r in responses if r["outcome"] in _BAD)
+    if broken:
+        text += f", {broken.total()} failed ({', '.join(broken)})"
+    tokens = [r["tokens"] for r in responses if r["tokens"] is not None]
+    if tokens:
+        text += f"; {sum(t['input'] for t in tokens):,} tokens in, {sum(t['output'] for t in tokens):,} out"
+    before = [a.label for a in exchange.attempts if a.candidate.provider is not by and is_broken(a)]
+    before += [f"{r.provider} is {r.reason}" for r in exchange.refused]
+    return text + (f"; its handshake after {', '.join(dict.fromkeys(before))}" if before else "")
+
+
+def response(attempt: Attempt, asked: float, heard: float | None, arrived: float) -> dict[str, Any]:
+    """The story of one response over a WebSocket. Its times are those since it was asked for, which itself is told as
+    the time since the handshake came."""
+
+    def ms(at: float | None) -> float | None:
+        return None if at is None else round((at - asked) * 1000, 1)
+
+    return {
+        **_attempt(attempt, arrived),
+        "label": attempt.label,
+        "started_ms": round((asked - arrived) * 1000, 1),
+        "headers_ms": ms(heard),
+        "content_ms": ms(attempt.content_at),
+        "end_ms": ms(attempt.ended_at),
+    }
 
 
 def line(session: Session, came: Result) -> tuple[str, str]:
@@ -191,6 +233,7 @@ def _attempt(attempt: Attempt, arrived: float) -> dict[str, Any]:
         "model": attempt.candidate.model,
         "outcome": None if outcome is None else str(outcome.kind),
         "reason": None if outcome is None else outcome.reason,
+        "cause": (outcome.cause or None) if outcome is not None else None,
         "status": attempt.status,
         "started_ms": round((attempt.started - arrived) * 1000, 1),
         "headers_ms": ms(attempt.headers_at),

@@ -6,7 +6,7 @@ Pure: no mitmproxy, no I/O. It goes by the shape of what it is given: for people
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,26 @@ def read(body: bytes) -> Transcript | None:
         for event in _events(body):
             _event(found, event)
     return found if found.turns or any(name == "error" for name, _ in found.facts) else None
+
+
+def read_messages(messages: Iterable[bytes], lane: Any = None) -> Transcript:
+    """The answer that a provider has sent over a WebSocket, an event a message, put together again. `lane`: the
+    `stream_id` of the one that is meant, of several at a time."""
+    found = Transcript()
+    output: list[dict[str, Any]] = []
+    for message in messages:
+        try:
+            value = json.loads(message)
+        except (ValueError, RecursionError):
+            continue
+        for event in (_dict(value), *_dicts(_dict(value).get("chunks"))):
+            if event.get("stream_id") == lane:
+                _event(found, event)
+                output = _dicts(_dict(event.get("response")).get("output")) or output
+    if not found.turns:
+        for item in output:
+            _item(found, item)
+    return found
 
 
 def _events(body: bytes) -> Iterator[dict[str, Any]]:

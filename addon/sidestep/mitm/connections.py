@@ -8,7 +8,7 @@ from typing import Any
 
 from mitmproxy import ctx, http
 from mitmproxy.addons import clientplayback
-from mitmproxy.connection import Client
+from mitmproxy.connection import Client, Server
 from mitmproxy.proxy import layer as proxy_layer
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.mode_specs import ReverseMode
@@ -19,7 +19,8 @@ from mitmproxy.tls import ClientHelloData, TlsData
 from sidestep.calls import replies
 from sidestep.calls.clients import may_use_keys
 from sidestep.calls.shared import Core
-from sidestep.mitm.handlers import close, leads_back, report_end
+from sidestep.mitm.causes import CLOSED, RESET, UNTRUSTED, cause_of, issuer_of
+from sidestep.mitm.handlers import close, leads_back, report_end, was_reset
 from sidestep.mitm.layer import FailoverLayer
 from sidestep.mitm.stream import Conductor
 from sidestep.routing.engine import Engine
@@ -111,6 +112,26 @@ class Connections:
             "SSL_CERT_FILE for Python, curl and Codex, NODE_EXTRA_CA_CERTS for Node. A client that pins certificates "
             f"cannot be intercepted: give it a base URL on --mode reverse:https://{host} instead"
         )
+
+    def tls_failed_server(self, data: TlsData) -> None:
+        """Keep what mitmproxy forgets of a handshake that fails: who has issued the certificate that was not trusted,
+        and whether the connection was reset. Where the layers hear of its failure its cause is told with that."""
+        server = data.conn
+        if not isinstance(server, Server) or server.address is None:
+            return
+        if data.context.client.id not in self.core.adopted:
+            return
+        try:
+            cause = cause_of(server.error)
+            if cause == CLOSED and was_reset(data.context.client, server):
+                cause = RESET
+            elif cause == UNTRUSTED and data.ssl_conn is not None:
+                shown = data.ssl_conn.get_peer_cert_chain(as_cryptography=True)
+                issuer = issuer_of(shown[0]) if shown else ""
+                cause += f": issued by {issuer}" if issuer else ""
+            self.core.handshakes.put((server.address[0], server.address[1]), (server.error or "", cause))
+        except Exception as e:
+            self.core.log_bug("tls_failed_server", e)
 
     def client_disconnected(self, client: Client) -> None:
         self.core.adopted.discard(client.id)

@@ -57,8 +57,8 @@ from sidestep.calls.flows import answers_handshake
 from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape
-from sidestep.mitm.causes import cause_of
-from sidestep.mitm.handlers import client_is_slow
+from sidestep.mitm.causes import CLOSED, RESET, cause_of
+from sidestep.mitm.handlers import client_is_slow, reset_at_end, was_reset
 from sidestep.mitm.pages import Host, PageStream
 from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError, Overdue, unquoted
 
@@ -108,6 +108,10 @@ class Conductor(Host, Protocol):
 
     def beside(self, session: Session, late: Flight) -> Flight | None:
         """Another attempt beside one that is late, None if there is to be none."""
+        ...
+
+    def handshake(self, address: tuple[str, int]) -> tuple[str, str]:
+        """How the last TLS handshake with a server failed, in mitmproxy's words and in ours."""
         ...
 
     def phrase_exhausted(self, session: Session) -> http.Response:
@@ -290,7 +294,7 @@ class FailoverStream(PageStream):
                 yield from self._renew(flight)
                 return
             case _:
-                step = flight.broke()
+                step = flight.broke(self._broken(flight))
         if step.do is Do.HOLD:
             data = event.data if isinstance(event, ResponseData) else b""
             if (sign := flight.sign(data)) is not None:
@@ -531,9 +535,22 @@ class FailoverStream(PageStream):
         """The proxy that an attempt goes through."""
         return None if self.via is None or flight.passes_proxy_by() else self.via
 
+    def _unconnected(self, flight: Flight, error: str | None) -> str:
+        """Why the connection could not be made."""
+        said, cause = self.parent.conductor.handshake((flight.request.host, flight.request.port))
+        return cause if error and error == said else cause_of(error)
+
+    def _broken(self, flight: Flight) -> str:
+        """Why the connection has ended."""
+        server = flight.server
+        if server is None or server.connected:
+            return "its stream was reset"
+        return RESET if was_reset(self.context.client, server) else CLOSED
+
     def _connected(self, flight: Flight, connection: Connection | None, error: str | None) -> Commands:
         if connection is None:
-            yield from super().handle_event(News(self.stream_id, flight, flight.broke(cause_of(error))))
+            step = flight.broke(self._unconnected(flight, error))
+            yield from super().handle_event(News(self.stream_id, flight, step))
             return
         flight.connection = connection
         if self.flow.error is not None:  # it was killed meanwhile
@@ -783,6 +800,7 @@ class FailoverStream(PageStream):
             self.response_body_buf.clear()
         yield HttpErrorHook(self.flow)
         if not last:
+            self._tell_by_the_wire()
             cut = ResponseProtocolError(self.stream_id, message, ErrorCode.CANCEL)
             yield SendHttp(cut, self.context.client)
             yield DropStream(self.stream_id)
@@ -790,6 +808,14 @@ class FailoverStream(PageStream):
         yield SendHttp(ResponseData(self.stream_id, last), self.context.client)
         yield DropStream(self.stream_id)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+
+    def _tell_by_the_wire(self) -> None:
+        """What the app has begun to read breaks off: that has to be seen where nothing but the end of the connection is
+        the end of the body."""
+        request, response = self.flow.request, self.flow.response
+        fields = () if response is None else response.headers
+        if not request.is_http2 and not ("content-length" in fields or "transfer-encoding" in fields):
+            reset_at_end(self.context.client)
 
     # --- ends that are no message
 
@@ -806,6 +832,7 @@ class FailoverStream(PageStream):
                 yield from self._carry_out(session, winner, step)
                 return
             winner.finish(step.outcome or judging.TRUNCATED)
+            self._tell_by_the_wire()
         if session is not None and isinstance(event, ResponseProtocolError):
             # What mitmproxy says of it quotes what the server has sent.
             event = ResponseProtocolError(event.stream_id, "the answer broke off", event.code)

@@ -5,33 +5,25 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 from rich.live import Live
 
 from sidestep.config.settings import MODES
-from sidestep.run import trust
+from sidestep.run import streams, trust
 
 AGAIN_SECONDS = 1.0
 SHOWN_BEFORE = 10
 """Lines of what has been already, with which `tail` begins."""
-WIDE = 1000
-"""Columns where no terminal shows it."""
 
 URL_OPTION = click.option("--url", metavar="URL", help="The proxy's own address; by default the one that runs.")
 TOKEN_OPTION = click.option(
     "--token", envvar="SIDESTEP_TOKEN", metavar="TOKEN", help="What its log tells; for proxies of other users."
 )
-
-
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 
 
 def _with_errors(act: Callable[[], Any]) -> Any:
@@ -62,14 +54,14 @@ def status(watch: bool, as_json: bool, url: str | None) -> None:
     if as_json:
         click.echo(json.dumps(picture, indent=1))
     else:
-        _console().print(showing.status(picture))
+        streams.console(soft_wrap=True).print(showing.status(picture))
     raise SystemExit(picture["status"] == "unhealthy")
 
 
 def _watch(proxy: Any, as_json: bool) -> None:
     from sidestep.run import asking, showing
 
-    console = _console()
+    console = streams.console(soft_wrap=True)
     if as_json or not console.is_terminal:
         for picture in _lasting(proxy):
             click.echo(json.dumps(picture)) if as_json else console.print(showing.status(picture), "")
@@ -97,7 +89,7 @@ def tail(url: str | None) -> None:
     from sidestep.run import asking, showing
 
     proxy = _with_errors(lambda: asking.find(url))
-    console, news = _console(), showing.News(before=SHOWN_BEFORE)
+    console, news = streams.console(soft_wrap=True), showing.News(before=SHOWN_BEFORE)
     for picture in _lasting(proxy):
         for line in news.of(picture):
             console.print(line)
@@ -159,7 +151,7 @@ def doctor(port: int, confdir: Path) -> None:
     """
     from sidestep.run import doctor as checks
 
-    console = _console()
+    console = streams.console(soft_wrap=True)
     found = list(checks.examine(os.environ, port, confdir))
     for finding in found:
         word, style = {True: ("ok  ", "green"), None: ("note", "yellow"), False: ("bad ", "red")}[finding.ok]

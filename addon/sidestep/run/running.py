@@ -33,7 +33,6 @@ def run(command: Sequence[str], options: RunOptions, script: Path, env: Mapping[
     try:
         if os.name != "posix":
             raise RunError("sidestep run needs Linux or macOS; elsewhere: sidestep dump, and sidestep env")
-        _open_closed_streams()
         program = _find(command[0], env)
         settings = _settings(options, env)
         options = _with_place_for_the_ca(options)
@@ -76,19 +75,6 @@ def _find(name: str, env: Mapping[str, str]) -> str:
     if shutil.which(name, mode=os.F_OK, path=env.get("PATH", os.defpath)) or (os.sep in name and Path(name).is_dir()):
         raise RunError(f"{name} is not executable", NOT_EXECUTABLE)
     raise RunError(f"{name or "''"}: no such command", NOT_FOUND)
-
-
-def _open_closed_streams() -> None:
-    """Whoever started us may have closed one of the three: what is opened next would take its number, and go to the
-    command as such."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            # The lowest number that is free is this one.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # it stays until the end
 
 
 def _settings(options: RunOptions, env: Mapping[str, str]) -> Settings:

@@ -1,0 +1,55 @@
+"""The three streams, as whoever started us has left them: closed ones, and pipes whose reader has gone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+ENDED_BY_SIGPIPE = 141
+"""What a shell says of a program that the signal has ended: 128+13."""
+UNFOLDED = 1000
+"""Columns of what no terminal shows: so many that each row of a table is one line."""
+
+
+def open_closed() -> None:
+    """What is opened next would take the number of one that is closed, and go to programs that we start as such."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # they stay until the end
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def end_of_pipe() -> NoReturn:
+    """End as programs do that know of no such thing: whoever reads us has had enough."""
+    raise SystemExit(ENDED_BY_SIGPIPE)
+
+
+def let_go() -> None:
+    """What could not be written would be tried again at the interpreter's end, and change the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # rich calls it where it has caught it, and would end the program with 1
+
+
+def console(**more: Any) -> Console:
+    """For stdout: of a terminal's width, or unfolded for a file or a program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every encoding has every letter of a path
+    return _Console(highlight=False, width=None if sys.stdout.isatty() else UNFOLDED, **more)

@@ -169,7 +169,8 @@ ANTHROPIC = [
         ACCOUNT,
         {f"{UNIFIED}-5h-status": "rejected", f"{UNIFIED}-5h-reset": at(9) + "\x1f"},
     ),
-    Limit("long past", "anthropic", 0, ACCOUNT, {f"{UNIFIED}-5h-status": "rejected", f"{UNIFIED}-5h-reset": at(-500)}),
+    Limit("past", "anthropic", None, ACCOUNT, {f"{UNIFIED}-status": "rejected", f"{UNIFIED}-reset": at(-5)}),
+    Limit("long past", "anthropic", None, ACCOUNT, claude(_5h=("rejected", 1, -500))),
     Limit(
         "tokens a minute",
         "anthropic",

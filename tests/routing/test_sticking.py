@@ -321,7 +321,8 @@ def test_the_same_turn_again_goes_where_it_was_answered() -> None:
 def test_home_is_told_once() -> None:
     world = World(toml("priority", a="", b=""))
     world.call(turns(1), failing="a", cached=0)
-    assert world.exchange(turns(2)).going_home == "a"
+    assert world.exchange(turns(2)).going_home == world.exchange(turns(2)).stays_with == "a"
+    assert world.exchange(turns(1)).stays_with is None
     assert world.call(turns(2), cached=0) == "a"
     assert world.exchange(turns(3)).going_home is None
 

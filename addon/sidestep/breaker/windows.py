@@ -75,15 +75,16 @@ def windows(headers: Mapping[str, str], wall_now: float) -> tuple[Window, ...]:
 def limit(headers: Mapping[str, str], wall_now: float) -> PlanLimit | None:
     """The plan's limit that a refusal speaks of; None where it is not a plan's: a burst, while the plan allows more.
 
-    Of several windows that are used up the latest counts; one that is not says nothing.
+    Of several windows that are used up the latest counts; one that is not says nothing. A time that is over, by the
+    clock of this machine, is none: the refusal came after it.
     """
     rejected = [w for w in windows(headers, wall_now) if w.standing is Standing.REJECTED]
     for_all = [w for w in rejected if not w.family]
     if for_all or rejected:
-        times = [w.resets_in for w in for_all or rejected if w.resets_in is not None]
+        times = [w.resets_in for w in for_all or rejected if w.resets_in]
         return PlanLimit(max(times, default=None), "" if for_all else rejected[0].family)
     if headers.get("anthropic-ratelimit-unified-status", "").strip().lower() == "rejected":
-        return PlanLimit(point_in_time(headers.get("anthropic-ratelimit-unified-reset"), wall_now))
+        return PlanLimit(point_in_time(headers.get("anthropic-ratelimit-unified-reset"), wall_now) or None)
     return None
 
 

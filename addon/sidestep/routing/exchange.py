@@ -158,6 +158,8 @@ class Exchange:
         self._held: _Held | None = None
         self.going_home: str | None = None
         """The provider that the conversation comes back to with this call."""
+        self.stays_with: str | None = None
+        """The provider that the conversation is with, which is asked first for that."""
         self._repaired = False
         self._in_company = False
         """Whether other requests were under way with this one."""
@@ -229,6 +231,7 @@ class Exchange:
         this very call."""
         engine, route = self.engine, self.match.route
         keeper = self._keeper(plan, now)
+        self.stays_with = None if keeper is None else keeper.provider.name
         candidates: Sequence[Candidate] = plan.candidates
         if route.strategy != "priority" and self.call.pin is None and not self.call.sealed:
             candidates = engine.strategist.order(

@@ -27,6 +27,7 @@ from sidestep.credentials import SECRET_LENGTH
 from sidestep.dialects.base import Usage
 from sidestep.dialects.code_assist import Wrapper
 from sidestep.dialects.common import media_type
+from sidestep.dialects.renaming import Renamer
 from sidestep.no_proxy import is_direct
 from sidestep.routing import prices
 from sidestep.routing.engine import Attempt
@@ -62,8 +63,8 @@ class Flight:
         self.made: http.Request | None = None
         self.watch: Watch | None = None
         self.holding: Holding | None = None
-        self._wrapper: Wrapper | None = None
-        """Puts what another API answers into the envelope that the app expects."""
+        self._reshaper: Wrapper | Renamer | None = None
+        """Puts an answer into the envelope that the app expects, or its own name for the model into one."""
         self.up_id = 0
         self.is_sent = False
         self._renewed = False
@@ -179,13 +180,22 @@ class Flight:
             unwrap=complete,
             sieve=session.leaks.sieve() if session.acting else None,
         )
-        if exchange.call.in_envelope and not attempt.candidate.own and response.status_code < 300:
-            self._wrapper = Wrapper(stream=self.watch.shape is Shape.STREAM)
+        if session.acting and response.status_code < 300:
+            self._reshaper = self._reshaper_for(self.watch)
         self.response = response
         self.holding = Holding(
             self.watch, self.timeouts, complete=complete, hold_bytes=self.provider.stream.hold_bytes, now=now
         )
         return self.watch
+
+    def _reshaper_for(self, watch: Watch) -> Wrapper | Renamer | None:
+        call, candidate, stream = self.exchange.call, self.attempt.candidate, watch.shape is Shape.STREAM
+        if call.in_envelope and not candidate.own:
+            return Wrapper(stream=stream)
+        renamed = call.operation == "messages" and candidate.model is not None and call.model is not None
+        if renamed and candidate.model != call.model and watch.plain and watch.shape in (Shape.STREAM, Shape.WHOLE):
+            return Renamer(call.model or "", stream=stream)
+        return None
 
     def answers(self, response: http.Response, *, bodiless: bool) -> Step:
         """The head of the answer has come: what is to be done about it."""
@@ -194,7 +204,7 @@ class Flight:
             self.expect()
         self.bodiless = bodiless
         assert self.holding is not None
-        if self._wrapper is not None and not self._fits_envelope(response):
+        if isinstance(self._reshaper, Wrapper) and not self._fits_envelope(response):
             return Step(Do.FAIL, outcome=judging.BAD_HEAD)
         step = self._taken(self.holding.begin())
         if step.do is Do.HOLD and response.status_code < 300:
@@ -328,7 +338,8 @@ class Flight:
 
     @property
     def skimmable(self) -> bool:
-        return self.holding is not None and self._wrapper is None and self.holding.skimmable
+        done = self._reshaper is None or self._reshaper.done
+        return self.holding is not None and done and self.holding.skimmable
 
     def skim(self, data: bytes) -> bool:
         """`feed`, for a piece of a stream that only has to be passed on; False if `feed` has to be asked. Nearly all
@@ -350,8 +361,8 @@ class Flight:
         assert self.holding is not None
         self.bound(self.holding.deadline)
         self.ended = self.holding.ended
-        if self._wrapper is not None and (step.data or self.ended):
-            step = replace(step, data=self._wrapper.feed(step.data) + (self._wrapper.end() if self.ended else b""))
+        if (reshaper := self._reshaper) is not None and (step.data or self.ended):
+            step = replace(step, data=reshaper.feed(step.data) + (reshaper.end() if self.ended else b""))
         if step.do is not Do.HOLD:
             self.sign_at = None
         if step.do in (Do.HOLD, Do.RELEASE, Do.FAIL) and step.data:
@@ -463,7 +474,7 @@ class Flight:
         headers = response.headers
         if watch.unwraps:
             del headers["content-encoding"]
-        reshaped = watch.unwraps or self._wrapper is not None
+        reshaped = watch.unwraps or self._reshaper is not None
         if reshaped and headers.pop("content-length", None) is not None and response.http_version == "HTTP/1.1":
             headers["transfer-encoding"] = "chunked"
         if self.ended and watch.announced is not None and self.session.flow.request.method != "HEAD":

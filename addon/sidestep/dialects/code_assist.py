@@ -58,6 +58,9 @@ class Wrapper:
     one.
     """
 
+    done = False
+    """Each event needs one."""
+
     def __init__(self, *, stream: bool) -> None:
         self._stream = stream
         self._begun = False

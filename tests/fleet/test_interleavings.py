@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -24,6 +23,7 @@ from sidestep.fleet.member import Member
 from sidestep.fleet.scripts import Script
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.table import Candidate
+from support.searching import searching
 
 OPEN_SECONDS = 2.0
 SETTINGS = reading.parse(
@@ -324,7 +324,7 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = hypothesis_settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestInterleavings.settings = searching(1.5, stateful_step_count=60)
 
 
 def test_names_in_messages_are_digests() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from base64 import b64encode
 from typing import Any
@@ -447,20 +448,27 @@ def test_errors(status: int, kind: str, body: bytes) -> None:
 # --- what the SDK makes of our words
 
 
-def ask(status: int, content_type: str, body: bytes) -> list[Any]:
-    def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, headers={"content-type": content_type}, content=body)
+answers: list[httpx.Response] = []
+"""What the next request is answered with."""
 
-    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
-        options = types.HttpOptions(base_url="http://x", httpx_client=http)
-        client = genai.Client(api_key="k", vertexai=False, http_options=options)
-        seen: list[Any] = []
-        try:
-            for chunk in client.models.generate_content_stream(model="m", contents="x"):
-                seen.append(chunk.text)
-        except genai_errors.APIError as e:
-            seen.append(e)
-        return seen
+
+@functools.cache
+def sdk() -> genai.Client:
+    """One for all: to make one takes more than a hundred calls."""
+    http = httpx.Client(transport=httpx.MockTransport(lambda _: answers.pop()))
+    options = types.HttpOptions(base_url="http://x", httpx_client=http)
+    return genai.Client(api_key="k", vertexai=False, http_options=options)
+
+
+def ask(status: int, content_type: str, body: bytes) -> list[Any]:
+    answers[:] = [httpx.Response(status, headers={"content-type": content_type}, content=body)]
+    seen: list[Any] = []
+    try:
+        for chunk in sdk().models.generate_content_stream(model="m", contents="x"):
+            seen.append(chunk.text)
+    except genai_errors.APIError as e:
+        seen.append(e)
+    return seen
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])

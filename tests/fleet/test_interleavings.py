@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -27,6 +26,7 @@ from sidestep.fleet.member import Member
 from sidestep.fleet.scripts import Script
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.table import Candidate
+from support.searching import searching
 
 OPEN_SECONDS = 2.0
 SETTINGS = reading.parse(
@@ -418,7 +418,7 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = hypothesis_settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestInterleavings.settings = searching(1.5, stateful_step_count=60)
 
 
 def test_what_is_told_ends_at_the_same_time_at_all() -> None:

@@ -29,10 +29,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 from faults import report as report_faults  # noqa: E402
 from several import CLIENTS  # noqa: E402
 from several import report as report_workers  # noqa: E402
-from steps import steps  # noqa: E402
 from tail import report as report_tail  # noqa: E402
 from watched import report as report_watched  # noqa: E402
 
+from sidestep.run.steps import steps  # noqa: E402
 from support.proxy import ADDON, Mitmdump  # noqa: E402
 
 HOST = "http://bench.test/v1"

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
-from steps import steps
+
+from sidestep.run.steps import steps
 
 
 class Figures(Protocol):

@@ -23,7 +23,7 @@ from sidestep.config.locating import FILE, Choice, choose, places
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Provider, Settings
 from sidestep.routing import explaining
-from sidestep.run import environment, live, proxy, streams, tables, trust
+from sidestep.run import environment, live, proxy, steps, streams, tables, trust
 
 SHOWN_MODELS = 20
 MOST_WORKERS = 256
@@ -362,7 +362,8 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
         # It brings mitmproxy's types along, which takes its time.
         from sidestep import probing
 
-        probes = probing.probe(settings.providers)
+        with steps.steps(Console(stderr=True), len(settings.providers), ended=True) as step:
+            probes = probing.probe(settings.providers, tell=lambda name: step(f"asked for models: {name}"))
     failed = any(p.ok is False for p in probes)
     if as_json:
         data = _as_data(settings) | {"keys": found, "advice": advice.advice(settings)}

@@ -245,6 +245,8 @@ def memory_per_stream(variant: Variant, count: int) -> float:
     return grown / count
 
 
+PAIRS_A_ROUND = 6
+"""Of `--watched`, whose pairs are short: many of them tell more than long ones."""
 Load = tuple[str, int, int, str]
 LOADS: list[Load] = [
     ("whole", 1_000, 10, "1 KB prompt, 10 clients"),
@@ -310,7 +312,8 @@ def main(
         if watched:
             ten = start("10 providers", configuration(port, 10, down=False))
             ten.measure("whole", 1_000, 10, 2.0)
-            report_watched(console, ten.proxy.port, lambda: ten.measure("whole", 1_000, 10, 2 * seconds), rounds)
+            pairs = PAIRS_A_ROUND * rounds
+            report_watched(console, ten.proxy.port, lambda: ten.measure("whole", 1_000, 10, seconds), pairs)
             provider.kill()
             return
         variants = [

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 from rich.console import Console
-from valkey.exceptions import ResponseError
 
 from sidestep import handover, status
 from sidestep.addon import fleet_of
@@ -20,7 +19,6 @@ from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.breaker.windows import MAX_WINDOWS, Standing, Window
 from sidestep.config import reading
 from sidestep.config.settings import Settings
-from sidestep.fleet.carrier import in_words
 from sidestep.fleet.ledger import News
 from sidestep.fleet.member import MAX_SUBJECTS, Member
 from sidestep.fleet.names import Names
@@ -344,13 +342,6 @@ def test_plans_of_accounts_that_are_never_asked_for_are_bounded() -> None:
         process.member._apply(News(f"w{i}", "plan 50 k 5h - allowed 50", 900.0))
     assert len(process.member._plans) == 6
     assert len(process.member._plans["k"]) == MAX_WINDOWS
-
-
-def test_a_store_s_words_are_nothing_that_a_terminal_carries_out() -> None:
-    said = in_words(ResponseError("ERR \x1b]0;x\x07\x9b31m\u202eno" + "x" * 999))
-    assert said.isprintable()
-    assert said.startswith("ResponseError: ERR ?]0;x??31m?no")
-    assert len(said) < 150
 
 
 def test_the_same_thing_has_the_same_name_everywhere() -> None:

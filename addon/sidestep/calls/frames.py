@@ -371,7 +371,7 @@ class Frames:
             STATUS, error, own_provider=candidate.own, own_credential=candidate.own_credential, retry_after=seconds
         )
         if outcome.reason in ("rate_limit", "quota") and (limit := windows.limit(headers, wall_now)) is not None:
-            outcome = judging.judge_plan(outcome, limit)
+            outcome = judging.judge_plan(outcome, limit, candidate.model)
         broke = turn is not None and turn.content and outcome.kind is not Kind.NEUTRAL
         return judging.STREAM_ERROR if broke else outcome
 

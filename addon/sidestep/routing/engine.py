@@ -233,12 +233,14 @@ class Engine:
         return dict(self._held)
 
     def hold(self, name: str, state: State | None, *, told: bool = False) -> None:
-        """Hold all circuits of a provider by hand (`forced_open`, `disabled`), or give them back (None). `told`: it was
-        done in another process."""
+        """Hold all circuits of a provider by hand (`forced_open`, `disabled`), or give them back (None), with all that
+        it has said of limits: one may have ended before its time. `told`: it was done in another process."""
         if self.sharing is not None:
             self.sharing.held(name, state, told=told)
         if state is None:
             self._held.pop(name, None)
+            self.cooldowns.keep(lambda provider: provider != name)
+            self.plans.keep({other for other in self.settings.by_name if other != name})
         else:
             self._held[name] = state
         if (circuit := self._reaching.get(name)) is not None:

@@ -114,7 +114,7 @@ def _circuit(how: str, text: str, done: str) -> None:
 
 _circuit("open", "Send nothing to NAME until it is given back.", "is held open: it gets no calls")
 _circuit("disable", "Let everything through to NAME, whatever fails.", "is disabled: it gets calls, whatever fails")
-_circuit("auto", "Give NAME back to its circuit's own judgement.", "is automatic: its circuit decides")
+_circuit("auto", "Let NAME's own circuit decide again, and forget its limits.", "is automatic: its circuit decides")
 
 
 @click.command()

@@ -45,6 +45,7 @@ class RunOptions:
 
     web: bool = False
     keep: bool = False
+    quiet: bool = False
     config: str = ""
     confdir: Path = trust.DEFAULT_CONFDIR
 

@@ -10,12 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from sidestep.overview import lines_of, of_workers
+from sidestep.run import closing
 
 COLOURS = {"ok": "green", "degraded": "yellow", "unhealthy": "bold red"}
 STATES = {"closed": "green", "disabled": "yellow", "half_open": "yellow", "open": "red", "forced_open": "red"}
 RESULTS = {"answered": "green", "rerouted": "yellow", "failed": "red", "left": "dim"}
 REMEMBERED = 10_000
 """Calls and events: many times what one picture holds."""
+BAR = 20
+"""Letters that a window of a plan takes."""
+NEAR = 0.8
 LEVELS = {"warning": "yellow", "error": "red"}
 
 
@@ -52,6 +56,8 @@ def status(picture: dict[str, Any], *, events: int = 5) -> RenderableType:
         times = f"{span(p['p50_ms'])} / {span(p['p95_ms'])}" if p["attempts"] else "-"
         table.add_row(p["name"], words, times, share, f"${p['cost']:.2f}")
     parts += ["", table, ""]
+    bars = [_bars(p["name"], told) for p in picture["providers"] for told in p["plans"]]
+    parts += [*bars, ""] if bars else []
     parts.append(
         f"last hour: {sum(hour['calls'])} calls, {sum(hour['failed'])} failed, first content after {span(hour['p50'])} "
         f"(p95 {span(hour['p95'])}); since the start: {totals['calls']} calls, {totals['rerouted']} rerouted, "
@@ -67,6 +73,19 @@ def _when(told: dict[str, Any]) -> tuple[str, str]:
     """And at which worker."""
     worker = f"[{told['worker']}] " if "worker" in told else ""
     return f"{clock(told['at'])}  {worker}", "dim"
+
+
+def _bars(name: str, told: list[dict[str, Any]]) -> RenderableType:
+    """The windows of one plan, each with what is used of it."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, window in enumerate(told):
+        used = window["used"] if window["used"] is not None else float(window["status"] != "allowed")
+        full = min(BAR, round(used * BAR))
+        bad = window["status"] == "rejected" or used >= 1
+        colour = "red" if bad else "yellow" if window["status"] != "allowed" or used >= NEAR else "green"
+        bar = Text.assemble(("█" * full, colour), ("░" * (BAR - full), "dim"))
+        table.add_row(f"the plan at {name}" if not number else "", bar, closing.window(window))
+    return table
 
 
 def event(told: dict[str, Any]) -> Text:

@@ -73,6 +73,31 @@ def test_one_that_is_gone_is_forgotten(store: Store) -> None:
     assert here("dd", 80_000) == [b"cc", b"ok 70000 0", b"dd", b"ok 80000 0"], "no more than were asked for"
 
 
+def test_of_what_is_said_of_a_window_the_store_keeps_what_is_news(store: Store) -> None:
+    """On the real server: more use of the same window, or a later one; its end is never earlier than it was."""
+    count = 0
+
+    def say(ms: int, level: int) -> tuple[bool, int, str]:
+        """Whether it is taken, the seconds that are left, and what is known now."""
+        nonlocal count
+        count += 1
+        keys = [f"{{g}}:{part}" for part in "mezx"]
+        words = ["w", str(ms), str(level), "60000", f"me.{count}", f"plan {level} k 5h - allowed 1", "life", "{g}:n"]
+        answer = store.ask("EVAL", Script.WINDOW.value, "4", *keys, *words).decode().split("\r\n")
+        taken, _, left = (int(line[1:]) for line in answer[1:4])
+        return bool(taken), round(left / 1000), answer[7].split(" ")[1]
+
+    assert say(900_000, 50) == (True, 900, "50")
+    assert say(900_000, 50) == (False, 900, "50")
+    assert say(950_000, 40) == (False, 900, "50")
+    assert say(850_000, 51) == (True, 900, "51")
+    assert say(930_000, 52) == (True, 930, "52")
+    assert say(800_000, 1_000_000) == (False, 930, "52")
+    assert say(1_000_000, 0) == (True, 1000, "0")
+    assert say(30 * 86_400_000, 0) == (True, 30 * 86_400, "0")
+    assert say(1_000, 90) == (False, 30 * 86_400, "0")
+
+
 def windows(m: Mitmdump, name: str) -> Any:
     found = next(p for p in json.loads(m.page("/state")[1])["providers"] if p["name"] == name)
     return [(w["window"], w["status"], w["used"]) for told in found["plans"] for w in told]

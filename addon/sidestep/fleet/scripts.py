@@ -101,20 +101,17 @@ _WINDOW = (
     _COMMON
     + """
 local id, ms, level, same = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local v, till, tok, pay = get(id)
+local v, left, tok, pay = read(id)
 local life = redis.call('HGET', KEYS[1], 'epoch') or ARGV[7]
-local ends = now + ms
 if v then
   local known = tonumber(string.match(pay, '^plan (%d%d?%d?%d?%d?%d?%d?%d?%d?) ')) or 0
-  if ends < till - same or (ends <= till + same and level <= known) then
-    return {0, v, left(till), tok, pay, life}
-  end
-  ends = math.max(ends, till)
+  if ms < left - same or (ms <= left + same and level <= known) then return {0, v, left, tok, pay, life} end
+  ms = math.max(ms, left)
 end
 local n = bump(ARGV[7])
-put(id, n, ends, ARGV[5], ARGV[6])
+put(id, n, ms, ARGV[5], ARGV[6])
 redis.call('PUBLISH', ARGV[8], n)
-return {1, n, ends - now, ARGV[5], ARGV[6], life}
+return {1, n, ms, ARGV[5], ARGV[6], life}
 """
 )
 

@@ -251,7 +251,13 @@ def _poison(rng: random.Random, store: Store) -> tuple[str | bytes, ...]:
     entry = rng.choice([*entries, b"x", b"\xff", b"h" * 9_999])
     number = rng.choice(["0", "-1", "1.5", "1e300", "inf", "nan", "9" * 400, "\x1b[31m"])
     word = rng.choice(["open 0", f"open {'9' * 5_000}", "limit 2 quota", "hold up", "closed", "stays", "\x1b]0;x\x07"])
-    strange: list[str | bytes] = [f"{number}|0|t|{word}", f"5|{number}|t|{word}", b"\xff\xfe", "x" * 1_000_000]
+    strange: list[str | bytes] = [
+        f"{number}|0|0|t|{word}",
+        f"5|{number}|9|t|{word}",
+        f"5|0|{number}|t|{word}",
+        b"\xff\xfe",
+        "x" * 1_000_000,
+    ]
     value = rng.choice(strange)
     return rng.choice(
         [
@@ -375,7 +381,7 @@ def test_a_store_that_is_full_locked_or_slow_costs_no_call(
         one.wait_for_log("fleet: the store refuses: .*memory")
         store.ask("CONFIG", "SET", "maxmemory", "0")
     elif fault == "locked":
-        one.wait_for_log("fleet: alone.*uthentication")
+        one.wait_for_log("fleet: alone.*password")
         store.kill()
         store.start()
     else:

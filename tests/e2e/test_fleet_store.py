@@ -17,6 +17,7 @@ import pytest
 
 from sidestep.fleet import embedded
 from sidestep.fleet.carrier import ANSWER_SECONDS, QUEUE, Carrier
+from sidestep.fleet.causes import ElsewhereError
 from sidestep.fleet.names import Names
 from sidestep.fleet.scripts import Script
 from support.fleet import Store, until
@@ -26,9 +27,10 @@ OPEN = ["c1", 0, 5000, "one.1", "open 0", "epoch", NAMES.channel, ""]
 Say = Callable[..., Any]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
+@pytest.fixture(params=["valkey", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """On each server that is supported and here: the scripts have to be understood by both."""
+    with Store(tmp_path / "store", request.param) as store:
         yield store
 
 
@@ -241,7 +243,7 @@ async def test_scripts_that_are_gone_are_brought_again(store: Store) -> None:
         if len(answers) == 1:
             store.ask("SCRIPT", "FLUSH")
     assert answers[0] == answers[2] == ["", 0, []]
-    assert isinstance(answers[1], ConnectionError)
+    assert isinstance(answers[1], ElsewhereError)
     task.cancel()
     await asyncio.wait([task])
 

@@ -8,6 +8,7 @@ Code, Codex, November 2026); neither vendor documents them. A field may be missi
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ from sidestep.breaker.numbers import decimal
 from sidestep.breaker.ratelimits import point_in_time
 
 MAX_WINDOWS = 16
+STANDING_LEVELS = 1_000_000
 NEARLY = 0.98
 """The share from which on a window counts as nearly used up."""
+
+SAME_SECONDS = 60.0
+"""Two ends of a window that are no further apart are one, as two clocks have it."""
 
 _CLAUDE = re.compile(r"anthropic-ratelimit-unified-(\d{1,3}[mhdw](?:_([a-z0-9_.]{1,30}))?)-(status|utilization|reset)")
 _CODEX = re.compile(
@@ -48,6 +53,12 @@ class Window:
     """Seconds until it begins anew."""
 
     @property
+    def level(self) -> int:
+        """How far it is used up, in whole percents; what the vendor says of it counts for more."""
+        used = math.floor((self.used or 0.0) * 100 + 1e-9)
+        return list(Standing).index(self.standing) * STANDING_LEVELS + min(max(0, used), STANDING_LEVELS - 1)
+
+    @property
     def is_nearly_used_up(self) -> bool:
         return self.standing is not Standing.ALLOWED or (self.used is not None and self.used >= NEARLY)
 
@@ -59,6 +70,14 @@ class PlanLimit:
 
     seconds: float | None
     family: str = ""
+
+
+def is_news(level: int, ends: float, known_level: int, known_end: float) -> bool:
+    """Whether what is said of a window is newer than what is known of it: within one window use only grows, and a
+    window that ends later is a later one. Ends are seconds of one clock."""
+    if abs(ends - known_end) <= SAME_SECONDS:
+        return level > known_level
+    return ends > known_end
 
 
 def tells_windows(name: bytes) -> bool:

@@ -79,6 +79,7 @@ class Flight:
         self.sign_at: float | None = None
         """When the app is told of the head, if nothing has come of it by then (monotonic seconds)."""
         self._signed_at = -math.inf
+        self._document_at: float | None = None
         self._heard_at: float | None = None
         self._idle = self.timeouts.idle
         self.response: http.Response | None = None
@@ -245,6 +246,9 @@ class Flight:
         if watch is None or came is None or watch.status >= 300:
             return None
         now = self.session.clock()
+        if data and self._is_document(data):
+            # It can be told only by letting it go, unjudged. Most come in one piece.
+            self._document_at = came = now if self._document_at is None else self._document_at
         if now - came < (SIGN_SECONDS if data else HEAD_SECONDS):
             return None
         self.sign_at = None
@@ -254,6 +258,19 @@ class Flight:
             return None  # one large event comes in many pieces
         self._signed_at = now
         return self.session.waiting if watch.shape is Shape.STREAM else b""
+
+    def _is_document(self, data: bytes) -> bool:
+        """Whether `data`, the latest that came, is of a whole answer's document: more than blanks before it."""
+        watch = self.watch
+        assert watch is not None
+        if watch.shape is not Shape.WHOLE:
+            return False
+        if self._document_at is not None:
+            return True
+        if not watch.plain:
+            assert self.response is not None
+            data = decoded_start(self.response.headers.get("content-encoding", ""), b"".join(self.data))
+        return bool(data.strip())
 
     @property
     def due(self) -> float | None:

@@ -205,7 +205,7 @@ class Frames:
     def _tell_windows(self, headers: Mapping[str, str]) -> None:
         """What the provider tells of a plan's windows."""
         subject = self._exchange.subject(self._candidate, self._operation)
-        self.session.engine.plans.told(subject, windows.windows(headers, time.time()), self.session.clock())
+        self.session.engine.plan_told(subject, windows.windows(headers, time.time()), self.session.clock())
 
     def expired(self) -> None:
         """A deadline has passed: of a provider that is silent. Should it speak yet, the app gets it."""

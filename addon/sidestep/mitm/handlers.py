@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from asyncio.trsock import TransportSocket
 
 from mitmproxy import ctx
 from mitmproxy.addons.proxyserver import Proxyserver
@@ -43,7 +44,7 @@ def reset_at_end(client: Connection) -> None:
     if (handler := _handler_of(client)) is None or (io := handler.transports.get(client)) is None:
         return
     found = io.writer.transport.get_extra_info("socket") if isinstance(io.writer, asyncio.StreamWriter) else None
-    if isinstance(found, asyncio.trsock.TransportSocket):
+    if isinstance(found, TransportSocket):
         found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 

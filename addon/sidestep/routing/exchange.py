@@ -371,7 +371,7 @@ class Exchange:
 
     def _spared(self, candidate: Candidate, now: float) -> Refused | None:
         """A plan that is nearly used up is left to the conversations that it has begun."""
-        window = self.engine.plans.nearly_used_up(self.subject(candidate), now)
+        window = self.engine.nearly_used_up(self.subject(candidate), now)
         if window is None or (self.conversation is not None and self.conversation.answered is not None):
             return None
         return Refused(candidate.provider.name, f"{_PLAN}{window.name} is nearly used up)", window.resets_in)
@@ -649,7 +649,7 @@ class Exchange:
         by lower-case name. `wall_now`: Unix time, against which dates in them are read."""
         kind = None if attempt.outcome is None else attempt.outcome.kind
         if kind is Kind.COOLDOWN and headers:
-            self.engine.plans.told(attempt.subject, windows(headers, wall_now), now)
+            self.engine.plan_told(attempt.subject, windows(headers, wall_now), now)
         if kind is Kind.SUCCESS:
             self._answered(attempt, headers, now, wall_now)
         elif kind is Kind.FAILURE:
@@ -665,7 +665,7 @@ class Exchange:
             content = None  # the first of its responses began with the handshake
         if content is not None:
             engine.times.began(self._times(attempt), began - attempt.started, content, now)
-        self.engine.plans.told(attempt.subject, windows(headers, wall_now) if headers else (), now)
+        engine.plan_told(attempt.subject, windows(headers, wall_now) if headers else (), now)
         seconds = exhausted(headers, wall_now - (now - began))
         if seconds is not None:
             engine.foresee(attempt.subject, began, seconds, now)
@@ -683,8 +683,13 @@ class Exchange:
             home = self._first.provider.name if self.match.route.strategy == "priority" and self._first else None
             seconds = provider.routing.stick_seconds
             stays.answered(self._scope, conversation, provider.name, seconds, now, home=home)
-            if engine.sharing is not None and (stay := stays.latest(self._scope, conversation)) is not None:
-                engine.sharing.stays(self._scope, conversation, stay)
+            self._tell_stay(conversation)
+
+    def _tell_stay(self, conversation: Conversation) -> None:
+        """Other processes, of where a conversation stays."""
+        sharing = self.engine.sharing
+        if sharing is not None and (stay := self.engine.conversations.latest(self._scope, conversation)) is not None:
+            sharing.stays(self._scope, conversation, stay)
 
     def used(self, attempt: Attempt) -> None:
         """An answer has told what it has taken."""
@@ -692,6 +697,7 @@ class Exchange:
         if usage is not None and stays and len(self.plan.candidates) > 1 and (conversation := self.conversation):
             name = attempt.candidate.provider.name
             stays.used(self._scope, conversation, name, usage.input, usage.cached)
+            self._tell_stay(conversation)
 
     def _broke(self, attempt: Attempt) -> None:
         """It may have begun to answer before: a stream that broke off keeps no conversation."""

@@ -130,7 +130,6 @@ class Member:
         self.claims = Claims(me)
         self.carrier = Carrier(settings.url.reveal(), clock, tell, bug)
         self._tell = tell
-        self._epoch = secrets.token_hex(8)
         self._engine: Engine | None = None
         self._circuits: WeakValueDictionary[str, Circuit] = WeakValueDictionary()
         self._subjects: dict[str, Subject] = {}
@@ -483,18 +482,20 @@ class Member:
     def _arguments(self, m: Message, now: float) -> list[str | int]:
         longest = LONGEST_WINDOW_MS if m.script is Script.WINDOW else LONGEST_MS
         ms = 0 if m.until == math.inf else max(1, min(round((m.until - now) * 1000), longest))
+        # Another one each time: where the store begins anew, also by the same process, nobody takes it for the old one.
+        epoch = secrets.token_hex(8)
         match m.script:
             case Script.PULL:
                 return [m.epoch, m.base, PULLED_AT_ONCE]
             case Script.TELL:
-                return [m.entry, m.base, ms, m.token, m.payload, self._epoch, self.names.channel, m.epoch]
+                return [m.entry, m.base, ms, m.token, m.payload, epoch, self.names.channel, m.epoch]
             case Script.WINDOW:
                 same = round(SAME_SECONDS * 1000)
-                return [m.entry, ms, m.level, same, m.token, m.payload, self._epoch, self.names.channel]
+                return [m.entry, ms, m.level, same, m.token, m.payload, epoch, self.names.channel]
             case Script.LATER:
-                return [m.entry, ms, GRAIN_MS, m.token, m.payload, self._epoch, self.names.channel]
+                return [m.entry, ms, GRAIN_MS, m.token, m.payload, epoch, self.names.channel]
             case _:
-                return [m.entry, m.token, m.payload, self._epoch, self.names.channel]
+                return [m.entry, m.token, m.payload, epoch, self.names.channel]
 
     def _hear(self, message: Message) -> Callable[[Any, float], None]:
         def heard(answer: Any, sent: float) -> None:

@@ -343,7 +343,7 @@ async function act(path, done) {
   const [status, text] = await post(path, token);
   if (status === 403) { keep(""); show(); }
   const where = text.replace(/^done ?/, ""); // at how many workers
-  say(status === 200 ? done + (where ? ` (${where})` : "") : `Not done: ${text}`);
+  say(status === 200 ? done.replace(/\.$/, () => where ? ` (${where}).` : ".") : `Not done: ${text}`);
 }
 
 function keep(found) {

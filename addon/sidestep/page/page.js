@@ -136,7 +136,8 @@ function showWorkers(p) {
   }))]);
 }
 
-const atWorker = (entry) => entry.worker === undefined ? null : el("span", { class: "quiet worker", title: `worker ${entry.worker}` }, ` [${entry.worker}]`);
+const atWorker = (entry) => entry.worker === undefined ? null
+  : el("span", { class: "quiet worker", title: "at which worker" }, ` [${[entry.worker, ...(entry.also ?? [])].join(", ")}]`);
 
 /** Sixty minutes as bars: all calls, the failed ones of them on top in red. */
 function bars(values, bad, label) {

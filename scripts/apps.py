@@ -30,7 +30,6 @@ import click
 import platformdirs
 from rich.console import Console
 from rich.table import Table
-from steps import steps
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
@@ -38,6 +37,7 @@ sys.path[:0] = [str(ROOT / "tests")]
 from plan_sessions import Told  # noqa: E402
 from plan_sessions import session as plan_session  # noqa: E402
 
+from sidestep.run.steps import steps  # noqa: E402
 from support.provider import Behaviour, Provider, Seen, text_of  # noqa: E402
 from support.proxy import clean_env  # noqa: E402
 from support.sessions import FAULTS, Place  # noqa: E402
@@ -395,8 +395,14 @@ def try_waits(apps: list[App], console: Console) -> bool:
     rows = [(app, name, behind) for app in apps for name in WAITS for behind in (False, True)]
     table = Table("app", "before the content", "without Sidestep", "seconds", "behind Sidestep", "seconds")
     whole = True
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda row: waits(row[0], WAITS[row[1]], behind=row[2]), rows))
+
+    def one(row: tuple[App, str, bool]) -> tuple[str, float]:
+        result = waits(row[0], WAITS[row[1]], behind=row[2])
+        step(f"{row[0].name}, {row[1]}")
+        return result
+
+    with steps(console, len(rows), ended=True) as step, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(one, rows))
     for (app, name, _), (bare, bare_seconds), (ours, seconds) in zip(rows[::2], found[::2], found[1::2], strict=True):
         good = ours == (bare.replace("a", "b", 1) if name in ANOTHER_ANSWERS else bare) and not ours.startswith(
             "nobody"
@@ -520,11 +526,13 @@ def try_sessions(chosen: list[Agent], console: Console) -> bool:
 
     def one(row: tuple[Agent, str, str]) -> tuple[bool, str, str, float]:
         began = time.monotonic()
-        return *session(*row), time.monotonic() - began
+        result = session(*row)
+        step(f"{row[0].app.name}, {row[1]}")
+        return *result, time.monotonic() - began
 
     table = Table("agent", "stand-in", "the first one", "answered by", "seconds", "rerouted")
     whole = True
-    with ThreadPoolExecutor(2) as pool:
+    with steps(console, len(rows), ended=True) as step, ThreadPoolExecutor(2) as pool:
         for (agent, stand_in, fault), (good, by, text, seconds) in zip(rows, pool.map(one, rows), strict=True):
             whole = whole and good
             if not good:

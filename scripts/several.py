@@ -11,8 +11,8 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
-from steps import steps
 
+from sidestep.run.steps import steps
 from support.proxy import Mitmdump, by_hand
 
 TICK = os.sysconf("SC_CLK_TCK")

@@ -149,11 +149,19 @@ def _is_the_sdks_own(error: BaseException | None) -> bool:
 
 
 def run(
-    folder: Path, *, requests: int, seed: int, commit: str, at_once: int = 50, patience: float = 1, workers: int = 1
+    folder: Path,
+    *,
+    requests: int,
+    seed: int,
+    commit: str,
+    at_once: int = 50,
+    patience: float = 1,
+    workers: int = 1,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> Report:
     """The whole run; the report says what the apps saw and what was left behind. `patience`: every timeout, in
     seconds; where others share the cores, a healthy provider may take one to answer. `workers`: several share the
-    port, and are killed."""
+    port, and are killed. `tell` is called with each call's API as it ends."""
     limits = dict.fromkeys(("connect", "first_byte", "headers", "first_content", "idle"), patience)
     report = Report(requests=requests)
     texts = [
@@ -186,6 +194,7 @@ def run(
                 result = local.app.call(api, stream=stream)
                 # Since the call before it: its connection was idle from then on.
                 since, local.last = getattr(local, "last", 0.0), time.monotonic()
+                tell(api)
                 was_killed = reaper.killed_between(since, local.last)
                 with lock:
                     if result.error is None and result.text in good:

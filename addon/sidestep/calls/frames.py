@@ -225,7 +225,7 @@ class Frames:
 
     def _send_elsewhere(self, turn: Turn) -> None:
         if self._is_better_elsewhere(turn):
-            self.closes = True
+            self.closes = self.session.comes_again = True
             turn.flight.note("its failure was kept back, for the client to come again over HTTP")
 
     def _repair(self, turn: Turn) -> None:
@@ -234,7 +234,7 @@ class Frames:
         if not session.acting or not session.conversation or self.turns or provider.routing.sealed != "drop":
             return
         if session.engine.disown(turn.sealed, provider.name):
-            self.closes = True
+            self.closes = self.session.comes_again = True
             turn.flight.note("its refusal of sealed reasoning was kept back, for the client to come again")
 
     def _is_better_elsewhere(self, turn: Turn) -> bool:

@@ -603,7 +603,9 @@ class Calls:
 
     def phrase_exhausted(self, session: Session) -> http.Response:
         assert session.exchange is not None
-        session.broken_off = True
+        # A client that names its conversation is one that comes back over HTTP.
+        session.comes_again = session.is_websocket and session.conversation != ""
+        session.broken_off = not session.comes_again
         return replies.exhausted(session.exchange)
 
     # --- helpers

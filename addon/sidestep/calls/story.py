@@ -35,6 +35,8 @@ def is_broken(attempt: Attempt | None) -> bool:
 def result(session: Session) -> Result:
     """What came of a call that is over, by what the app got."""
     flow, answer = session.flow, session.answer
+    if session.comes_again:
+        return Result.ANSWERED
     outcome = None if answer is None else answer.outcome
     broken = is_broken(answer) or session.broken_off
     if (flow.error is not None or session.app_left) and not broken:

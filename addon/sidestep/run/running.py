@@ -124,14 +124,17 @@ def _run(
             say(cause["text"] + (f" ({cause['count']} times)" if cause["count"] > 1 else ""))
     if options.keep and report is not None:
         proxy.leave()
+    told = ["the proxy ended before the command"]
+    if report is not None:
+        old = "" if summary.get("calls") else doctor.old_node_of(program, env)
+        told = [] if options.quiet else closing.lines(report, closing.Surroundings(intercepted, passed, old))
+    *before_the_sum, last = told or [""]
+    for line in before_the_sum:
+        say(line)
     if proxy.failed and not proxy.left:
         say(f"the proxy's log: {proxy.log}")
-    if report is None:
-        say("the proxy ended before the command")
-    elif not options.quiet:
-        old = "" if summary.get("calls") else doctor.old_node_of(program, env)
-        for line in closing.lines(report, closing.Surroundings(intercepted, passed, old)):
-            say(line)
+    if last:
+        say(last)
     if proxy.left:
         say(
             f"the proxy stays at http://127.0.0.1:{proxy.port}, for other apps too: "

@@ -82,6 +82,29 @@ def test_the_last_calls_are_those_of_all_with_their_worker() -> None:
     assert [(e["worker"], e["text"]) for e in p["events"]] == [(2, "something")]
 
 
+def test_what_all_tell_at_once_is_told_once() -> None:
+    """In the same words; but not what is told anew, later or by the same one, nor twice once it was inherited."""
+    workers = [Worker(n) for n in (1, 2, 3)]
+    for n, worker in enumerate(workers):
+        worker.world.now += n
+        worker.view.told("the store is there")
+    workers[0].view.told("the store is there")
+    for worker in workers:
+        worker.world.now = 1010.0
+        worker.view.told(f"{worker.number} alone")
+    workers[1].view.told("the store is there")
+    parts = [w.part() for w in workers]
+    for given in (parts, [*parts[1:], parts[0]]):
+        told = [(e["text"], e["worker"], e.get("also")) for e in summed(*given)["events"]]
+        assert sorted(told[:4], key=str) == [
+            ("1 alone", 1, None),
+            ("2 alone", 2, None),
+            ("3 alone", 3, None),
+            ("the store is there", 2, None),
+        ]
+        assert sorted(told[4:], key=str) == [("the store is there", 1, None), ("the store is there", 1, [2, 3])]
+
+
 def test_minutes_of_one_that_has_left_them_in_the_minute_before() -> None:
     one, two = Worker(1, 1000.0), Worker(2, 1000.0)
     two.calls(3)

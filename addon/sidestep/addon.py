@@ -20,6 +20,7 @@ from sidestep import handover, probing, runtime, siblings, status, telemetry
 from sidestep.calls.shared import Core
 from sidestep.config import local, reading, trusting
 from sidestep.config.advice import in_the_clear, left_out
+from sidestep.config.fleet import OWN_STORE
 from sidestep.config.locating import Places, choose, places, stamps
 from sidestep.config.problems import ConfigError
 from sidestep.config.reading import describe
@@ -505,7 +506,7 @@ def fleet_of(settings: Settings) -> FleetSettings | None:
     if settings.fleet is not None or handover.share is None or handover.share.store is None:
         return settings.fleet
     url, secret = handover.share.store
-    return FleetSettings(Secret(url), "sidestep", Secret(secret), "a Valkey of its own", "the supervisor")
+    return FleetSettings(Secret(url), "sidestep", Secret(secret), OWN_STORE, "the supervisor")
 
 
 def own_url() -> str | None:

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from sidestep.breaker.circuit import State
 from sidestep.breaker.judging import UNREAD
 from sidestep.breaker.outcomes import Kind, Result
+from sidestep.config.fleet import OWN_STORE
 from sidestep.config.settings import Provider
 from sidestep.routing.engine import Engine
 from sidestep.routing.histograms import BOUNDS, Histograms
@@ -153,11 +154,7 @@ def fleet_in_words(fleet: Mapping[str, Any]) -> str:
         text += ": the store has not answered" + (" yet" if ago is None else f" for {round(ago)} s")
         if "alone" in fleet:
             text += f" at worker {', '.join(map(str, fleet['alone']))}"
-    own = fleet["name"].partition("/")[0]
-    others: dict[str, list[Mapping[str, Any]]] = {}
-    for member in fleet["members"]:
-        others.setdefault(member["name"].partition("/")[0], []).append(member)
-    others.pop(own, None)
+    own, others = _own(fleet), _others(fleet)
     if others:
         words = [_member(name, each) for name, each in list(others.items())[:MEMBERS_NAMED]]
         words += [f"{len(others) - len(words)} more"] if len(others) > len(words) else []
@@ -165,6 +162,29 @@ def fleet_in_words(fleet: Mapping[str, Any]) -> str:
     if fleet["shared"]:
         text += "; shared: " + ", ".join(_count(n, word) for word, n in fleet["shared"].items())
     return text
+
+
+def told_in_words(fleet: Mapping[str, Any]) -> str:
+    """Whether other proxies are told of what a user sets here; empty where there are none."""
+    if fleet["store"] == OWN_STORE:
+        return ""
+    if fleet["state"] != "together":
+        return "but told to no other proxy yet: the store is out of reach"
+    count = len(_others(fleet))
+    return f"and told to {count} other {'proxy' if count == 1 else 'proxies'}" if count else ""
+
+
+def _own(fleet: Mapping[str, Any]) -> str:
+    return str(fleet["name"]).partition("/")[0]
+
+
+def _others(fleet: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The processes of each other proxy that is there, by its name."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for member in fleet["members"]:
+        found.setdefault(member["name"].partition("/")[0], []).append(member)
+    found.pop(_own(fleet), None)
+    return found
 
 
 def _member(name: str, workers: list[Mapping[str, Any]]) -> str:

@@ -16,6 +16,7 @@ from sidestep.routing.serving import Health, Serving, overall
 from sidestep.status import fleet_in_words
 
 EVENTS = 200
+TOGETHER_SECONDS = 5.0
 WORST_FIRST = (State.FORCED_OPEN, State.OPEN, State.HALF_OPEN, State.CLOSED, State.DISABLED)
 ADDED = ("attempts", "failed", "cost", "saved")
 """Of a provider, what is counted since the start."""
@@ -65,7 +66,7 @@ def whole(found: Sequence[Part]) -> tuple[Picture, dict[str, Any]]:
         "routes": routes,
         "providers": providers,
         "calls": _latest(found, "calls", CALLS),
-        "events": _latest(found, "events", EVENTS),
+        "events": _joined(_latest(found, "events", EVENTS * len(found)))[:EVENTS],
     }
     if fleets := [(p.number, p.picture["fleet"]) for p in living if "fleet" in p.picture]:
         picture["fleet"] = _fleet(fleets)
@@ -185,6 +186,20 @@ def _latest(found: Sequence[Part], what: str, most: int) -> list[dict[str, Any]]
         {"worker": part.number, "run": part.picture["run"], **entry} for part in found for entry in part.picture[what]
     ]
     return sorted(each, key=lambda e: e["at"], reverse=True)[:most]
+
+
+def _joined(latest_first: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What several workers have told in the same words at about the same time is told once, as of the first."""
+    firsts: dict[str, dict[str, Any]] = {}
+    kept = []
+    for event in reversed(latest_first):
+        first = firsts.get(event["text"])
+        if first is None or event["at"] - first["at"] > TOGETHER_SECONDS or event["worker"] == first["worker"]:
+            firsts[event["text"]] = event
+            kept.append(event)
+        elif event["worker"] not in first.get("also", ()):
+            first["also"] = [*first.get("also", ()), event["worker"]]
+    return kept[::-1]
 
 
 def _fleet(told: Told) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,9 +13,9 @@ from typing import Any
 import pytest
 
 from sidestep.fleet.scripts import Script
-from support.fleet import Store, ask, together, until
+from support.fleet import Store, ask, state, together, until
 from support.provider import Behaviour, Provider
-from support.proxy import Mitmdump
+from support.proxy import ROOT, Mitmdump
 from support.settings import config
 
 Make = Callable[..., Provider]
@@ -53,6 +55,15 @@ def test_each_tells_of_the_others(provider: Make, two: Callable[..., list[Mitmdu
     assert f"this is {fleet(other)['name']}, beside 1 other ({fleet(one)['name']}: " in fleet(other)["words"]
     assert fleet(other)["words"].endswith("; shared: 1 open circuit")
     assert b"sidestep_fleet_members 2.0" in other.page("/metrics")[1]
+    told = subprocess.run(
+        [sys.executable, "-m", "sidestep", "circuit", "open", "b"],
+        env={**one._env, "PYTHONPATH": str(ROOT / "addon")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.stdout == "b is held open: it gets no calls (and told to 1 other proxy)\n", told.stderr
+    until(lambda: state(other, "b") == "forced_open", HEARD_SECONDS)
     store.kill()
     until(lambda: ": the store has not answered for " in fleet(one)["words"])
 

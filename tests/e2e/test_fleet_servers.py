@@ -111,6 +111,8 @@ async def works(url: str) -> None:
         assert await talking.ask(Script.CLAIM, [NAMES.probes("c1")], [1, 9000, "a"]) == [1, 0]
         assert await talking.ask(Script.LATER, NAMES.table, ["k1", 9000, 50, "me.2", "x", "e", NAMES.channel])
         assert await talking.ask(Script.HAND, NAMES.table, ["h1", "me.3", "hold auto", "e", NAMES.channel])
+        window = ["w1", 9000, 5, 60_000, "me.4", "plan 5 k 5h - allowed 5", "e", NAMES.channel]
+        assert await talking.ask(Script.WINDOW, NAMES.table, window)
         assert await talking.ask(Script.HERE, NAMES.members, ["me", 9000, "ok 1 0", 3]) == ["me", "ok 1 0"]
         assert await talking.ask(Script.RELEASE, [NAMES.probes("c1")], ["a"]) == 1
         assert talking.lines == []

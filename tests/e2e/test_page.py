@@ -16,8 +16,10 @@ from support.calls import Client
 from support.cdp import Tab, tab
 from support.provider import Behaviour, Provider
 from support.proxy import Mitmdump
+from support.raw import chat
 from support.settings import key_of, table
 from support.waiting import until
+from support.workers import wires_at_both, workers
 
 Make = Callable[..., Provider]
 Start = Callable[..., Mitmdump]
@@ -97,6 +99,28 @@ def ask(m: Mitmdump, own: Provider, *words: str, stream: bool = True) -> list[st
         return [
             app.call("chat", stream=stream, messages=[{"role": "user", "content": word}]).provider for word in words
         ]
+
+
+@needs_chromium
+def test_several_workers_are_shown_as_one(provider: Make, tmp_path: Path) -> None:
+    """How each is, what all have counted, and at which of them a call was; a button acts on all, and tells on how
+    many."""
+    a, b = provider("openai"), provider("azure-east")
+    with workers(tmp_path, settings(a, b)) as m, contextlib.ExitStack() as stack:
+        for number, wire in wires_at_both(m, stack).items():
+            assert wire.send(chat(a.url(), user=f"{number}")).answer()[0] == 200
+        with looking(m, tmp_path / "browser", m.token) as page:
+            for text in ("worker 1: 1 call, 0 failed", "worker 2: 1 call, 0 failed"):
+                page.shows(text, "#workers")
+            page.shows("together, group sidestep by a Valkey of its own", "#fleet")
+            for text in ("OpenAI gpt-4o → openai [1]", "OpenAI gpt-4o → openai [2]"):
+                page.shows(text, "#calls")
+            page.shows("2 since the start", "#numbers")
+            page.shows("Hold open", "#providers")
+            page.click("[data-key='openai open']")
+            page.shows("openai is held open: it gets no calls (on 2 workers).", "#said")
+            assert page.run(CONTRAST) == []
+            keep(page, "workers", tmp_path)
 
 
 @needs_chromium

@@ -18,6 +18,7 @@ from sidestep.breaker.cooldown import Cooling, Source, Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.breaker.windows import MAX_WINDOWS, Standing, Window
 from sidestep.config import reading
+from sidestep.config.fleet import OWN_STORE
 from sidestep.config.settings import Settings
 from sidestep.fleet.ledger import News
 from sidestep.fleet.member import MAX_SUBJECTS, Member
@@ -173,7 +174,14 @@ def test_who_is_there_and_what_is_shared_is_told_in_words() -> None:
     process.answers[here[0][0]]([f"{i:02x}" if n else "ok 1 1" for i in range(20) for n in (1, 0)], process.now)
     assert "beside 19 others (00: ok, 1 call; " in status.fleet_in_words(process.member.status)
     assert "; 11 more)" in status.fleet_in_words(process.member.status)
+    assert status.told_in_words(process.member.status) == "and told to 19 other proxies"
+    process.answers[here[0][0]](["0a", "ok 1 1", "b0", "ok 1 1"], process.now)
+    assert status.told_in_words(process.member.status) == "and told to 1 other proxy"
+    process.answers[here[0][0]](["0a", "ok 1 1"], process.now)
+    assert status.told_in_words(process.member.status) == ""
     process.member.carrier._failures = 2
+    assert status.told_in_words(process.member.status).startswith("but told to no other proxy yet")
+    assert status.told_in_words({**process.member.status, "store": OWN_STORE}) == ""
     assert "beside" not in status.fleet_in_words(process.member.status)
 
 

@@ -176,10 +176,10 @@ class Pages:
             match [unquote(part) for part in path.removeprefix("/").split("/")]:
                 case ["circuit", how, name] if how in HELD:
                     hold(self._core, engine, name, how)
-                    return self._done(lambda told: told.held.get(name, "auto") == how)
+                    return self._done(engine, lambda told: told.held.get(name, "auto") == how)
                 case ["mode", mode]:
                     set_mode(self._core, engine, mode)
-                    return self._done(lambda told: told.mode == mode)
+                    return self._done(engine, lambda told: told.mode == mode)
                 case ["token"]:
                     return _text(200, "done")  # it is right
                 case _:
@@ -187,10 +187,17 @@ class Pages:
         except RefusedError as e:
             return _text(404, str(e))
 
-    def _done(self, follows: Callable[[Figures], bool]) -> http.Response | Acted:
-        if (others := self._core.others) is None:
-            return _text(200, "done")
-        return lambda: others.all_follow(follows), lambda: _text(200, f"done {others.where(follows)}")
+    def _done(self, engine: Engine, follows: Callable[[Figures], bool]) -> http.Response | Acted:
+        """It is told where: at all workers, and by the store at other proxies."""
+        others, elsewhere = self._core.others, ""
+        if engine.sharing is not None:
+            elsewhere = status.told_in_words(engine.sharing.status)
+        if others is None:
+            return _text(200, f"done {elsewhere}".rstrip())
+        return (
+            lambda: others.all_follow(follows),
+            lambda: _text(200, f"done {others.where(follows)} {elsewhere}".rstrip()),
+        )
 
 
 def asks_the_proxy(request: http.Request, client: Client, names: frozenset[str] | tuple[str, ...]) -> bool:

@@ -18,6 +18,8 @@ from sidestep.config.stores import AddressError, address_of
 from sidestep.config.values import REFERENCE
 
 GROUP = "sidestep"
+OWN_STORE = "a Valkey of its own"
+"""What the store of `--workers` is called, which no other proxy knows."""
 SECRET_LENGTH = 16
 """Characters of a secret at least: base URLs are known, so that a short one could be found by trying."""
 _KEYS = ("url", "group", "secret")

@@ -136,7 +136,8 @@ function showWorkers(p) {
   }))]);
 }
 
-const atWorker = (entry) => entry.worker === undefined ? null : el("span", { class: "quiet worker", title: `worker ${entry.worker}` }, ` [${entry.worker}]`);
+const atWorker = (entry) => entry.worker === undefined ? null
+  : el("span", { class: "quiet worker", title: "at which worker" }, ` [${[entry.worker, ...(entry.also ?? [])].join(", ")}]`);
 
 /** Sixty minutes as bars: all calls, the failed ones of them on top in red. */
 function bars(values, bad, label) {
@@ -343,7 +344,7 @@ async function act(path, done) {
   const [status, text] = await post(path, token);
   if (status === 403) { keep(""); show(); }
   const where = text.replace(/^done ?/, ""); // at how many workers
-  say(status === 200 ? done + (where ? ` (${where})` : "") : `Not done: ${text}`);
+  say(status === 200 ? done.replace(/\.$/, () => where ? ` (${where}).` : ".") : `Not done: ${text}`);
 }
 
 function keep(found) {

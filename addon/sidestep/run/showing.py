@@ -72,7 +72,8 @@ def status(picture: dict[str, Any], *, events: int = 5) -> RenderableType:
 
 def _when(told: dict[str, Any]) -> tuple[str, str]:
     """And at which worker."""
-    worker = f"[{told['worker']}] " if "worker" in told else ""
+    workers = [told["worker"], *told.get("also", ())] if "worker" in told else []
+    worker = f"[{', '.join(map(str, workers))}] " if workers else ""
     return f"{clock(told['at'])}  {worker}", "dim"
 
 

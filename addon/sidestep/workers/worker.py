@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -77,9 +78,11 @@ class Line:
             self._say({"ready": True})
 
     def keep(self, kept: handover.Kept) -> None:
-        """The configuration that is in force. One that is very large is not kept: it would have to be waited for."""
-        with contextlib.suppress(OSError):
-            self._say({"keep": kept if len(kept[1] or "") <= KEPT_LETTERS else None})
+        """The configuration that is in force. One that is very large is not kept: it would have to be waited for; nor
+        is any while the supervisor stands still."""
+        with contextlib.suppress(OSError, ValueError):
+            if select.select([], [self.sock], [], 0)[1]:
+                self._say({"keep": kept if len(kept[1] or "") <= KEPT_LETTERS else None})
 
     def is_cut(self) -> bool:
         """Whether the supervisor is gone. It says nothing unasked."""

@@ -59,6 +59,8 @@ class World:
     def __init__(self) -> None:
         self.now = 10_000.0
         self.life = 0
+        self.latest = -math.inf
+        """When the last end was of all that it was ever told. A message that was long under way ends later there."""
         self.clear()
 
     def clear(self) -> None:
@@ -114,6 +116,7 @@ class World:
         self.epoch = self.epoch or epoch
         self.version += 1
         self.entries[entry] = self.version, self.now + ms / 1000, token, payload
+        self.latest = max(self.latest, self.now + ms / 1000)
         return self.entries[entry]
 
     def _told(self, found: tuple[int, float, str, str]) -> list[Any]:
@@ -232,7 +235,7 @@ class Interleavings(RuleBasedStateMachine):
         self.all = [Process(self.world, ahead) for ahead in CLOCKS]
         self.limits: dict[int, float] = {}
         self.latest = -math.inf
-        """When the last end would be of all that any process has found out itself, by the store's clock."""
+        """When the last end is of all that any process has found out itself, by the store's clock."""
         # Where it becomes interesting: all are open, and their time has come.
         for process in self.all:
             for _ in range(2):
@@ -329,9 +332,9 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_heard_for_longer_than_it_was_told(self) -> None:
-        """Whatever each one's clock says. To the millisecond, in which it is told."""
+        """Whatever each one's clock says, and however long the answer was under way. To the millisecond."""
         self.latest = max(self.latest, *(process.opened_until for process in self.all))
-        latest = max(self.latest, self.world.now) + 0.001
+        latest = max(self.latest, self.world.latest, self.world.now) + 0.001
         for process in self.all:
             assert process.heard_until <= latest
             assert (process.limit_until(LIMITED) or 0.0) <= latest

@@ -234,6 +234,8 @@ class Interleavings(RuleBasedStateMachine):
         self.world = World()
         self.all = [Process(self.world, ahead) for ahead in CLOCKS]
         self.limits: dict[int, float] = {}
+        self.left = self.all
+        """The processes that are there at the end; the others die with what they have under way."""
         self.latest = -math.inf
         """When the last end is of all that any process has found out itself, by the store's clock."""
         # Where it becomes interesting: all are open, and their time has come.
@@ -291,6 +293,10 @@ class Interleavings(RuleBasedStateMachine):
     def is_well_connected(self, i: int) -> None:
         self._flush(self.all[i])
 
+    @rule(i=processes)
+    def will_be_left_alone(self, i: int) -> None:
+        self.left = [self.all[i]]
+
     @precondition(lambda self: self.world.entries)
     @rule()
     def store_begins_anew(self) -> None:
@@ -345,12 +351,12 @@ class Interleavings(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Once messages arrive again and the provider is well, all circuits close, by the time that the last open time
-        and the last lease are over."""
-        for process in self.all:
+        and the last lease are over, also where one process alone is left."""
+        for process in self.left:
             while process.attempts:
                 process.end(GONE)
         for _ in range(round(LEASE_SECONDS + 4 + OPEN_SECONDS + 20)):
-            for process in self.all:
+            for process in self.left:
                 process.member._turn()
                 self._flush(process)
                 for _ in range(3):
@@ -360,7 +366,7 @@ class Interleavings(RuleBasedStateMachine):
                     process.end(SUCCESS)
                 self._flush(process)
             self.world.now += 1
-        assert {c.state(process.now) for process in self.all for c in process.circuits} == {State.CLOSED}
+        assert {c.state(process.now) for process in self.left for c in process.circuits} == {State.CLOSED}
 
 
 TestInterleavings = Interleavings.TestCase

@@ -4,6 +4,7 @@ First each app makes its calls while the first provider fails all of them; those
 first provider's content, behind Sidestep and without it. Then coding agents have sessions of several
 turns, in which the first provider fails after two good ones: by then the history holds what it has signed or sealed,
 and the second one refuses all that it has not signed itself. A second run continues the session, behind another proxy.
+At last they have sessions in which they are logged in with a plan that is used up (`plan_sessions.py`).
 
 The apps come from their registries into a cache (SIDESTEP_APPS, by default in the user's cache folder); npm runs no
 install scripts. The providers are stand-ins on this machine, the keys are made up.
@@ -29,11 +30,14 @@ import click
 import platformdirs
 from rich.console import Console
 from rich.table import Table
-from steps import steps
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
+from plan_sessions import Told  # noqa: E402
+from plan_sessions import session as plan_session  # noqa: E402
+
+from sidestep.run.steps import steps  # noqa: E402
 from support.provider import Behaviour, Provider, Seen, text_of  # noqa: E402
 from support.proxy import clean_env  # noqa: E402
 from support.sessions import FAULTS, Place  # noqa: E402
@@ -391,8 +395,14 @@ def try_waits(apps: list[App], console: Console) -> bool:
     rows = [(app, name, behind) for app in apps for name in WAITS for behind in (False, True)]
     table = Table("app", "before the content", "without Sidestep", "seconds", "behind Sidestep", "seconds")
     whole = True
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda row: waits(row[0], WAITS[row[1]], behind=row[2]), rows))
+
+    def one(row: tuple[App, str, bool]) -> tuple[str, float]:
+        result = waits(row[0], WAITS[row[1]], behind=row[2])
+        step(f"{row[0].name}, {row[1]}")
+        return result
+
+    with steps(console, len(rows), ended=True) as step, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(one, rows))
     for (app, name, _), (bare, bare_seconds), (ours, seconds) in zip(rows[::2], found[::2], found[1::2], strict=True):
         good = ours == (bare.replace("a", "b", 1) if name in ANOTHER_ANSWERS else bare) and not ours.startswith(
             "nobody"
@@ -516,11 +526,13 @@ def try_sessions(chosen: list[Agent], console: Console) -> bool:
 
     def one(row: tuple[Agent, str, str]) -> tuple[bool, str, str, float]:
         began = time.monotonic()
-        return *session(*row), time.monotonic() - began
+        result = session(*row)
+        step(f"{row[0].app.name}, {row[1]}")
+        return *result, time.monotonic() - began
 
     table = Table("agent", "stand-in", "the first one", "answered by", "seconds", "rerouted")
     whole = True
-    with ThreadPoolExecutor(2) as pool:
+    with steps(console, len(rows), ended=True) as step, ThreadPoolExecutor(2) as pool:
         for (agent, stand_in, fault), (good, by, text, seconds) in zip(rows, pool.map(one, rows), strict=True):
             whole = whole and good
             if not good:
@@ -529,6 +541,36 @@ def try_sessions(chosen: list[Agent], console: Console) -> bool:
             named = f"{agent.app.name} {version(agent.package)}"
             table.add_row(named, stand_in, fault, by if good else f"NO: {by}", f"{seconds:.0f}", text)
     console.print(table)
+    return whole
+
+
+PLANS = {"claude": (False,), "codex": (False, True), "gemini": (False,)}
+"""Whose plans are tried, and whether over WebSockets."""
+
+
+def try_plans(chosen: list[Agent], console: Console) -> bool:
+    """Whether each session went on when its plan was used up, and came home."""
+    rows = [(agent, sockets) for agent in chosen for sockets in PLANS.get(agent.app.name, ())]
+
+    def one(row: tuple[Agent, bool]) -> Told:
+        agent, sockets = row
+        program = agent.app.command(CACHE)[: agent.app.program]
+        env = {name: value for name, value in agent.app.env.items() if not name.endswith("_API_KEY")}
+        return plan_session(agent.dialect, program, agent.first, agent.again, env, sockets=sockets)
+
+    table = Table("agent", "its plan", "answered by, turn for turn", "rerouted")
+    whole = True
+    with ThreadPoolExecutor(2) as pool:
+        for (agent, sockets), told in zip(rows, pool.map(one, rows), strict=True):
+            whole = whole and told.good
+            if not told.good:
+                console.print(f"{agent.app.name}: {chr(10).join(told.wrong)}", markup=False)
+            by = ", ".join(told.by)
+            named = f"{agent.app.name} {version(agent.package)}"
+            how = "over a WebSocket" if sockets else "over HTTP"
+            table.add_row(named, how, by if told.good else f"NO: {by}, not {', '.join(told.wanted)}", told.said)
+    if rows:
+        console.print(table)
     return whole
 
 
@@ -546,6 +588,7 @@ def main(names: tuple[str, ...]) -> None:
     whole = not apps or try_apps(apps, console)
     whole = try_waits([app for app in apps if app.name in WATCHING], console) and whole
     whole = (not chosen or try_sessions(chosen, console)) and whole
+    whole = try_plans(chosen, console) and whole
     raise SystemExit(not whole)
 
 

@@ -29,10 +29,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 from faults import report as report_faults  # noqa: E402
 from several import CLIENTS  # noqa: E402
 from several import report as report_workers  # noqa: E402
-from steps import steps  # noqa: E402
 from tail import report as report_tail  # noqa: E402
 from watched import report as report_watched  # noqa: E402
 
+from sidestep.run.steps import steps  # noqa: E402
 from support.proxy import ADDON, Mitmdump  # noqa: E402
 
 HOST = "http://bench.test/v1"
@@ -245,6 +245,8 @@ def memory_per_stream(variant: Variant, count: int) -> float:
     return grown / count
 
 
+PAIRS_A_ROUND = 6
+"""Of `--watched`, whose pairs are short: many of them tell more than long ones."""
 Load = tuple[str, int, int, str]
 LOADS: list[Load] = [
     ("whole", 1_000, 10, "1 KB prompt, 10 clients"),
@@ -310,7 +312,8 @@ def main(
         if watched:
             ten = start("10 providers", configuration(port, 10, down=False))
             ten.measure("whole", 1_000, 10, 2.0)
-            report_watched(console, ten.proxy.port, lambda: ten.measure("whole", 1_000, 10, 2 * seconds), rounds)
+            pairs = PAIRS_A_ROUND * rounds
+            report_watched(console, ten.proxy.port, lambda: ten.measure("whole", 1_000, 10, seconds), pairs)
             provider.kill()
             return
         variants = [

@@ -11,6 +11,7 @@ from rich.console import Console
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
+from sidestep.run.steps import steps  # noqa: E402
 from support import chaos  # noqa: E402
 
 
@@ -24,8 +25,9 @@ def main(requests: int, seed: int, commit: str, workers: int) -> None:
     console = Console(highlight=False)
     failed = False
     for each in ("complete", "first_content") if commit == "both" else (commit,):
-        with tempfile.TemporaryDirectory() as folder:
-            report = chaos.run(Path(folder) / "proxy", requests=requests, seed=seed, commit=each, workers=workers)
+        with tempfile.TemporaryDirectory() as folder, steps(console, requests, ended=True) as tell:
+            place, count = Path(folder) / "proxy", requests
+            report = chaos.run(place, requests=count, seed=seed, commit=each, workers=workers, tell=tell)
         providers = report.health["providers"]
         assert isinstance(providers, dict)
         out = sum(p["permits_out"] for p in providers.values())

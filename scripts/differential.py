@@ -11,6 +11,7 @@ from rich.console import Console
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
+from sidestep.run.steps import steps  # noqa: E402
 from support import differential, oddities  # noqa: E402
 
 EXAMPLES = 3
@@ -31,13 +32,14 @@ def main(cases: int, seed: int, number: int | None, only: str | None, jobs: int,
     again = f"./scripts/differential --seed {seed}{f' --only {only!r}' if only else ''} --verbose --case"
 
     def tell(case: differential.Case) -> None:
+        step(f"#{case.number} by {case.by}: {case.verdict.kind or case.verdict.name or 'equal'}")
         if number is not None or (case.verdict.worse and verbose):
             console.print(f"#{case.number} {case.recipe}")
             name = case.verdict.kind or case.verdict.name or "equal"
             console.print(f"  {case.by}: {name}\n  bare: {case.bare}\n  with Sidestep: {case.side}")
 
     numbers = range(cases) if number is None else [number]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, steps(console, len(numbers), ended=True) as step:
         every = differential.SDK_EVERY if number is None else 1
         made = {n: oddities.make(seed, n, only=only) for n in numbers}
         report = differential.run(Path(folder), made, jobs=jobs, sdk_every=every, tell=tell)

@@ -19,10 +19,10 @@ from typing import Any
 import trustme
 from rich.console import Console
 from rich.table import Table
-from steps import steps
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
+from sidestep.run.steps import steps  # noqa: E402
 from support.h2provider import server_context  # noqa: E402
 from support.provider import Behaviour, Provider  # noqa: E402
 from support.proxy import Mitmdump  # noqa: E402

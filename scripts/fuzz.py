@@ -19,6 +19,7 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
+from sidestep.run.steps import steps  # noqa: E402
 from support import fuzzing, hostility  # noqa: E402
 from support.proxy import share_confdir  # noqa: E402
 from support.rooms import ROOMS  # noqa: E402
@@ -60,7 +61,8 @@ def _all(folder: Path, pure: int, live: int, seed: int) -> list[str]:
     found: list[str] = []
     if pure:
         began = time.monotonic()
-        of_rooms = fuzzing.run(seed=seed, count=pure)
+        with steps(console, pure) as step:
+            of_rooms = fuzzing.run(seed=seed, count=pure, tell=step)
         found += _tell(
             of_rooms.findings,
             f"seed {seed}: {of_rooms.cases} cases of {len(ROOMS)} pure rooms in {time.monotonic() - began:.0f} s,"
@@ -68,7 +70,8 @@ def _all(folder: Path, pure: int, live: int, seed: int) -> list[str]:
         )
     if live:
         began = time.monotonic()
-        of_proxy = hostility.run(folder / "live", seed=seed, count=live)
+        with steps(console, live, ended=True) as step:
+            of_proxy = hostility.run(folder / "live", seed=seed, count=live, tell=step)
         kinds = ", ".join(f"{kind} {count}" for kind, count in of_proxy.kinds.items())
         found += _tell(
             of_proxy.findings,

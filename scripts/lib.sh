@@ -35,11 +35,17 @@ find_python() {
     return 1
 }
 
+# On a terminal pip and uv show what they are at.
+quiet=--quiet
+if [ -t 2 ]; then
+    quiet=
+fi
+
 # The pip that older Pythons bring needs minutes to find versions that fit together; uv needs seconds.
 install_with_uv() {
     local python="$SIDESTEP_VENV/bin/python"
-    "$python" -m pip install --quiet --disable-pip-version-check -c "$CONSTRAINTS" uv &&
-        "$python" -m uv pip install --quiet --compile-bytecode --python "$python" "$@"
+    "$python" -m pip install $quiet --disable-pip-version-check -c "$CONSTRAINTS" uv &&
+        "$python" -m uv pip install $quiet --compile-bytecode --python "$python" "$@"
 }
 
 install_with_pip() {
@@ -49,8 +55,8 @@ install_with_pip() {
         return 1
     fi
     # Dependency groups came with pip 25.1.
-    "$python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' &&
-        "$python" -m pip install --quiet --disable-pip-version-check "$@"
+    "$python" -m pip install $quiet --disable-pip-version-check --upgrade 'pip>=25.1' &&
+        "$python" -m pip install $quiet --disable-pip-version-check "$@"
 }
 
 # ensure_venv GROUP: the environment exists and holds the project with this dependency group, as pyproject.toml and

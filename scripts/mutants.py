@@ -41,6 +41,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
+from sidestep.run.steps import steps
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = Path("addon/sidestep")
 PURE = (
@@ -416,7 +420,7 @@ class Worker:
         return passed
 
 
-def survivors_of(sample: list[Mutant], jobs: int) -> list[Mutant]:
+def survivors_of(sample: list[Mutant], jobs: int, console: Console) -> list[Mutant]:
     """Those of the sample that no test of the quick suite notices."""
     survivors: list[Mutant] = []
     waiting = sample[::-1]
@@ -425,14 +429,16 @@ def survivors_of(sample: list[Mutant], jobs: int) -> list[Mutant]:
     def judged(mutant: Mutant, survived: bool, why: str = "") -> None:
         nonlocal done
         done += 1
-        print(f"{done:4}/{len(sample)} {'SURVIVED' if survived else 'killed  '} {mutant}{why}", flush=True)
+        line = f"{done:4}/{len(sample)} {'SURVIVED' if survived else 'killed  '} {mutant}{why}"
+        console.print(line, markup=False, soft_wrap=True)
+        step(f"{mutant.file}:{mutant.line}")
         if survived:
             survivors.append(mutant)
 
-    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place, steps(console, len(sample), ended=True) as step:
         workers = [Worker(Path(place, str(i))) for i in range(jobs)]
         tests, whole = learnt(workers[0].folder, jobs)
-        print(f"the quick suite passes without a mutant, in {whole:.0f} s", flush=True)
+        console.print(f"the quick suite passes without a mutant, in {whole:.0f} s")
         try:
             while done < len(sample):
                 for worker in workers:
@@ -474,7 +480,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"{len(sample)} of {len(found)} mutants, seed {options.seed}", flush=True)
     began = time.monotonic()
-    survivors = survivors_of(sample, options.jobs)
+    survivors = survivors_of(sample, options.jobs, Console(highlight=False))
     killed = len(sample) - len(survivors)
     print(f"\n{killed} of {len(sample)} killed ({killed / len(sample):.0%}) in {time.monotonic() - began:.0f} s")
     if survivors:

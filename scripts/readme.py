@@ -20,7 +20,8 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from steps import steps
+
+from sidestep.run.steps import steps
 
 ROOT = Path(__file__).resolve().parents[1]
 END = "-- ended with"

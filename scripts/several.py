@@ -12,8 +12,8 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
-from steps import steps
 
+from sidestep.run.steps import steps
 from support.fleet import Store, together
 from support.proxy import Mitmdump, by_hand
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
+from sidestep.run.steps import steps  # noqa: E402
 from support import soak  # noqa: E402
 from support.proxy import share_confdir  # noqa: E402
 
@@ -28,7 +29,10 @@ def main(minutes: float, rate: float, seed: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         share_confdir(Path(folder) / "conf")
-        first, last, report = soak.run(Path(folder) / "soak", seconds=minutes * 60, seed=seed, rate=rate, tell=tell)
+        seconds = minutes * 60
+        with steps(console, round(seconds)) as step:
+            place = Path(folder) / "soak"
+            first, last, report = soak.run(place, seconds=seconds, seed=seed, rate=rate, tell=tell, second=step)
     tell(f"at the end: {last}")
     kinds = ", ".join(f"{kind} {count}" for kind, count in report.kinds.items())
     tell(f"{report.cases} cases ({kinds}), slowest {report.slowest:.1f} s")

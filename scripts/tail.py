@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from rich.table import Table
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
+from sidestep.run.steps import steps  # noqa: E402
 from support.provider import Behaviour, Provider, Seen  # noqa: E402
 from support.proxy import Mitmdump  # noqa: E402
 from support.raw import chat  # noqa: E402
@@ -59,16 +61,19 @@ async def call(port: int, number: int, start: float) -> Answer:
         writer.close()
 
 
-async def calls(port: int, count: int) -> tuple[list[Answer], int]:
-    """So many calls; and how many more there were while the last of them were waited for. What may be spent on second
-    attempts is earned by calls: without others after them the last ones would show nothing but that."""
+async def calls(port: int, count: int, tell: Callable[[str], None]) -> tuple[list[Answer], int]:
+    """So many calls, each told as it ends; and how many more there were while the last of them were waited for. What
+    may be spent on second attempts is earned by calls: without others after them the last ones would show nothing but
+    that."""
     places = asyncio.Semaphore(AT_ONCE)
     start = time.monotonic()
     more = 0
 
     async def one(number: int) -> Answer:
         async with places:
-            return await call(port, number, start)
+            answer = await call(port, number, start)
+            tell(f"answered after {answer.seconds:.1f} s")
+            return answer
 
     async def goes_on() -> None:
         nonlocal more
@@ -110,7 +115,8 @@ def report(console: Console, count: int, seed: int = 1) -> None:
         b.default = Behaviour(delay=USUAL_SECONDS, tokens=3)
         text = config("chat", a, b).replace("https://api.openai.com/v1", URL)
         m = stack.enter_context(Mitmdump(folder, text))
-        answers, more = asyncio.run(calls(m.port, count))
+        step = stack.enter_context(steps(console, count, ended=True))
+        answers, more = asyncio.run(calls(m.port, count, step))
         times = [answer.seconds for answer in answers]
         metrics = m.page("/metrics")[1].decode()
         told = [line for line in m.log.splitlines() if LOGGED.search(line)]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import statistics
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
-from steps import steps
+
+from sidestep.run.steps import steps
 
 
 class Figures(Protocol):
@@ -52,18 +54,36 @@ def looking(port: int) -> Iterator[None]:
             thread.join()
 
 
-def report(console: Console, port: int, measure: Callable[[], Figures], rounds: int) -> None:
-    """Rounds with and without alternate, and which comes first does too: a busy machine hits both alike."""
-    found: dict[bool, list[Figures]] = {False: [], True: []}
-    with steps(console, 2 * rounds) as step:
-        for number in range(rounds):
+def report(console: Console, port: int, measure: Callable[[], Figures], pairs: int) -> None:
+    """Pairs of rounds, with and without, of which now one comes first and now the other: what a busy machine does in
+    the meantime hits both alike. What is told is what the second of a pair has cost of the first."""
+    found: list[dict[bool, Figures]] = []
+    with steps(console, 2 * pairs) as step:
+        for number in range(pairs):
+            pair: dict[bool, Figures] = {}
             for watched in (False, True) if number % 2 else (True, False):
-                step("somebody looks" if watched else "nobody looks")
+                step(f"pair {number + 1}: {'somebody looks' if watched else 'nobody looks'}")
                 with looking(port) if watched else contextlib.nullcontext():
-                    found[watched].append(measure())
-    table = Table("1 KB prompt, 10 clients, 10 providers", "nobody looks", "page open, /metrics each second")
-    for name, scale in (("rate", 1.0), ("cpu", 1e3)):
-        alone, seen = (statistics.median(getattr(f, name) for f in found[w]) * scale for w in (False, True))
-        label = {"rate": "requests/s", "cpu": "CPU ms/request"}[name]
-        table.add_row(label, f"{alone:.4g}", f"{seen:.4g} ({(seen / alone - 1) * 100:+.1f} %)")
+                    pair[watched] = measure()
+            found.append(pair)
+    title = f"1 KB prompt, 10 clients, 10 providers, {pairs} pairs"
+    columns = (title, "nobody looks", "page open, /metrics each second", "difference in pairs, with its 95 % interval")
+    table = Table(*columns)
+    for name, label, scale in (("rate", "requests/s", 1.0), ("cpu", "CPU ms/request", 1e3)):
+        alone, seen = (statistics.median(getattr(pair[w], name) for pair in found) * scale for w in (False, True))
+        middle, half = interval([getattr(pair[True], name) / getattr(pair[False], name) - 1 for pair in found])
+        told = f"{middle:+.1%} ({middle - half:+.1%} to {middle + half:+.1%})"
+        table.add_row(label, f"{alone:.4g}", f"{seen:.4g}", told)
     console.print(table)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Their mean, and half of its 95 % interval by Student's t, whose quantile is that of Abramowitz and Stegun
+    26.7.5."""
+    count, z = len(values), statistics.NormalDist().inv_cdf(0.975)
+    if count < 2:
+        return values[0], math.inf
+    free = count - 1
+    t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
+    return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(count)

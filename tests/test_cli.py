@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib.metadata
 import importlib.resources
 import json
 import os
-import re
 import socket
-import struct
 import subprocess
-import sys
 import tempfile
-import termios
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -102,25 +96,6 @@ def test_a_program_gets_a_line_for_each_row(runner: CliRunner) -> None:
     for line, (name, entry, dialect, base) in zip(lines[1:], rows, strict=True):
         assert line.split()[:3] == [name, dialect, base]
         assert " or ".join(entry.env) in line
-
-
-def test_a_terminal_cuts_no_name(runner: CliRunner, tmp_path: Path) -> None:
-    """With 80 columns the names of all providers and variables can be copied."""
-    master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    command = [sys.executable, "-m", "sidestep.cli", "providers"]
-    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"PYTHONPATH": str(SOURCE)}
-    with subprocess.Popen(command, stdout=slave, env={**env, "TERM": "xterm"}, cwd=tmp_path):
-        os.close(slave)
-        shown = ""
-        with contextlib.suppress(OSError):  # so a terminal ends
-            while data := os.read(master, 65536):
-                shown += data.decode()
-    os.close(master)
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
-    assert max(map(len, lines)) <= 80
-    words = {word for line in lines for word in line.split()}
-    assert words >= {*catalog.CATALOG, *(name for entry in catalog.CATALOG.values() for name in entry.env)}
 
 
 def test_the_package_says_that_it_is_typed() -> None:

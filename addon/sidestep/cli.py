@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from sidestep import runtime
@@ -23,9 +23,8 @@ from sidestep.config.locating import FILE, Choice, choose, places
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Provider, Settings
 from sidestep.routing import explaining
-from sidestep.run import environment, live, proxy, streams, trust
+from sidestep.run import environment, live, proxy, steps, streams, tables, trust
 
-USUAL_WIDTH = 80
 SHOWN_MODELS = 20
 MOST_WORKERS = 256
 
@@ -42,6 +41,20 @@ CONFDIR_OPTION = click.option(
 )
 
 
+@contextlib.contextmanager
+def _minded() -> Iterator[None]:
+    """What click would do otherwise: end with 1 where nobody reads us, tell errors in one long line."""
+    try:
+        yield
+    except BrokenPipeError:
+        streams.end_of_pipe()
+    except click.ClickException as e:
+        message = streams.wrapped(f"Error: {e.format_message()}").removeprefix("Error: ")
+        if isinstance(e, click.UsageError):
+            raise click.UsageError(message, e.ctx) from None
+        raise click.ClickException(message) from None
+
+
 class _Commands(click.Group):
     """Names its commands with whole sentences, and minds the streams."""
 
@@ -55,16 +68,12 @@ class _Commands(click.Group):
             streams.let_go()
 
     def make_context(self, *args: Any, **more: Any) -> click.Context:
-        try:
+        with _minded():
             return super().make_context(*args, **more)
-        except BrokenPipeError:  # click itself would end with 1
-            streams.end_of_pipe()
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _minded():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            streams.end_of_pipe()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
@@ -143,10 +152,11 @@ for _command in live.COMMANDS:
 @main.command(context_settings={"allow_interspersed_args": False})
 @click.option("--web", is_flag=True, help="Use mitmweb, to look at what happens, and print its address.")
 @click.option("--keep", is_flag=True, help="Leave the proxy running at the end.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors; not who has answered.")
 @CONFIG_OPTION
 @CONFDIR_OPTION
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command: tuple[str, ...]) -> None:
+def run(web: bool, keep: bool, quiet: bool, config_file: Path | None, confdir: Path, command: tuple[str, ...]) -> None:
     """Run COMMAND with its LLM calls going through Sidestep; everything else it does passes unopened.
 
     Exits as the command does: with 128+n if signal n ended it, 127 if there is no such command, 126 if it cannot be
@@ -154,7 +164,7 @@ def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command:
     """
     from sidestep.run import running
 
-    options = proxy.RunOptions(web=web, keep=keep, config=str(config_file or ""), confdir=confdir)
+    options = proxy.RunOptions(web=web, keep=keep, quiet=quiet, config=str(config_file or ""), confdir=confdir)
     raise SystemExit(running.run(command, options, script_path(), os.environ))
 
 
@@ -166,7 +176,13 @@ def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command:
     show_default=True,
     help="Where the proxy listens, on this machine.",
 )
-@click.option("--shell", type=click.Choice(environment.SHELLS), default="sh", show_default=True)
+@click.option(
+    "--shell",
+    type=click.Choice(environment.SHELLS),
+    default="sh",
+    show_default=True,
+    help="Which one is to read them.",
+)
 @click.option("--create-ca", is_flag=True, help="Make mitmproxy's CA if there is none yet.")
 @click.option("--unset", is_flag=True, help="Print what takes them away again, in a shell that has them.")
 @CONFDIR_OPTION
@@ -186,7 +202,7 @@ def env(port: int, shell: str, create_ca: bool, unset: bool, confdir: Path) -> N
         # What the shell has by now is what it would be given: only that is ours.
         found = {name: value for name, value in found.items() if os.environ.get(name) == value}
     elif not runtime.answers(port):
-        click.echo(f"note: nobody listens on port {port} yet, and until then programs reach nothing", err=True)
+        streams.note(f"note: nobody listens on port {port} yet, and until then programs reach nothing")
     click.echo(environment.phrase(found, shell, unset=unset))
 
 
@@ -208,7 +224,7 @@ def init(file: Path, force: bool) -> None:
     try:
         trusting.trust(file, text)
     except OSError as e:
-        click.echo(f"note: it could not be trusted, so name it with --config: {e.strerror or e}", err=True)
+        streams.note(f"note: it could not be trusted, so name it with --config: {e.strerror or e}")
     # Without a name it is found by itself; one with a space in it can be copied.
     told = "sidestep check" if file == Path(FILE) else shlex.join(["sidestep", "check", str(file)])
     click.echo(f"wrote {file}; `{told}` shows what it comes to")
@@ -246,9 +262,9 @@ def trust_command(file: Path, revoke: bool) -> None:
     for line in sorted(map(reach.in_words, reached)):
         click.echo(f"  {line}")
     if others:
-        click.echo(f"note: others may write it ({others}): all but the above is theirs to choose", err=True)
+        streams.note(f"note: others may write it ({others}): all but the above is theirs to choose")
     if path.name != FILE:
-        click.echo(f"note: in a folder only {FILE} is looked for; this one is used where --config names it", err=True)
+        streams.note(f"note: in a folder only {FILE} is looked for; this one is used where --config names it")
 
 
 @main.command()
@@ -272,7 +288,7 @@ def explain(url: str, model: str | None, method: str | None, config_file: Path |
         return
     console = streams.console()
     if not found["routed"]:
-        console.print(f"It goes where the app sent it: {found['why']}.", soft_wrap=True, markup=False)
+        console.print(f"It goes where the app sent it: {found['why']}.")
         _print_rejected(console, found)
         _print_missing(console, found)
         return
@@ -280,35 +296,27 @@ def explain(url: str, model: str | None, method: str | None, config_file: Path |
     # One provider has no order.
     order = f"; {explaining.order(found['strategy'])}" if len(found["providers"]) > 1 else ""
     line = f"{found['operation']}{asked}, by the route {found['route']} from {found['intercept']}{order}:"
-    console.print(line, soft_wrap=True, markup=False)
+    console.print(line)
     if found["mode"] == "observe":
-        console.print("(mode observe: Sidestep would only look on)", markup=False)
-    table = _table(console, "", "provider", "base URL", "model", "credential", "why", kept={"", "provider"})
+        console.print("(mode observe: Sidestep would only look on)")
+    columns = ("", "provider", "base URL", "model", "credential", "why")
+    rows = []
     for number, p in enumerate(found["providers"], 1):
         own = " (own)" if p["own"] else ""
-        table.add_row(str(number), p["name"] + own, p["base_url"], p["model"] or "-", p["credential"], p["why"])
-    console.print(table)
+        rows.append((str(number), p["name"] + own, p["base_url"], p["model"] or "-", p["credential"], p["why"]))
+    console.print(tables.Fitted(columns, rows, below="base URL"))
     _print_rejected(console, found)
     _print_missing(console, found)
 
 
-def _table(console: Console, *columns: str, kept: Collection[str] = ()) -> Table:
-    """A table from which all can be copied whole: what does not fit is folded, never cut. `kept`: columns that are to
-    stay whole at the cost of the others, where a usual width leaves room for that."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold underline")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in kept and console.width >= USUAL_WIDTH)
-    return table
-
-
 def _print_rejected(console: Console, found: dict[str, Any]) -> None:
     for p in found.get("rejected", ()):
-        console.print(f"not {p['name']}: {p['why']}", soft_wrap=True, markup=False)
+        console.print(f"not {p['name']}: {p['why']}")
 
 
 def _print_missing(console: Console, found: dict[str, Any]) -> None:
     if lacking := [f"{p['name']} ({p['why']})" for p in found.get("missing", ())]:
-        console.print(f"could stand in as well: {', '.join(lacking)}", soft_wrap=True, markup=False)
+        console.print(f"could stand in as well: {', '.join(lacking)}")
 
 
 def _with_local_servers(settings: Settings) -> Settings:
@@ -327,14 +335,14 @@ def _settings(file: Path | None, *, as_json: bool) -> tuple[Choice, Settings]:
     """The configuration that would be used. Ends the program where there is something wrong with it."""
     chosen = choose(places("" if file is None else str(file)))
     if chosen.untrusted is not None:
-        click.echo(f"note: {chosen.untrusted}", err=True)
+        streams.note(f"note: {chosen.untrusted}")
     try:
         return chosen, chosen.settings(os.environ)
     except ConfigError as e:
         if as_json:
             click.echo(json.dumps({"ok": False, "problems": [str(p) for p in e.problems]}, indent=1))
         else:
-            click.echo(str(e), err=True)
+            streams.note(str(e))
         raise SystemExit(1) from None
 
 
@@ -355,7 +363,8 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
         # It brings mitmproxy's types along, which takes its time.
         from sidestep import probing
 
-        probes = probing.probe(settings.providers)
+        with steps.steps(Console(stderr=True), len(settings.providers), ended=True) as step:
+            probes = probing.probe(settings.providers, tell=lambda name: step(f"asked for models: {name}"))
     failed = any(p.ok is False for p in probes)
     if as_json:
         data = _as_data(settings) | {"keys": found, "advice": advice.advice(settings)}
@@ -366,25 +375,24 @@ def check(file: Path | None, probe: bool, as_json: bool) -> None:
         raise SystemExit(failed)
     console = streams.console()
     head = Text.assemble((settings.source, "bold"), f": no problems, mode {settings.mode}")
-    console.print(head, soft_wrap=True)
-    table = _table(console, "provider", "dialect", "base URL", "credential", "models", kept={"provider", "dialect"})
-    for provider in settings.providers:
-        table.add_row(provider.name, provider.dialect, str(provider.base_url), _credential(provider), _models(provider))
-    console.print(table)
+    console.print(head)
+    columns = ("provider", "dialect", "base URL", "credential", "models")
+    rows = [(p.name, p.dialect, str(p.base_url), _credential(p), _models(p)) for p in settings.providers]
+    console.print(tables.Fitted(columns, rows, below="base URL"))
     for line in reading.describe(settings):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line)
     lacking = []
     if settings.fleet is not None and find_spec("valkey") is None:
         lacking.append("[fleet] url is set, and the client for it is not installed: install sidestep[fleet]")
     for line in (*advice.advice(settings), *lacking):
-        console.print(f"note: {line}", markup=False, soft_wrap=True)
+        console.print(f"note: {line}")
     for word, wanted in (("set", True), ("not set", False)):
         if names := [name for name, is_set in found.items() if is_set is wanted]:
-            console.print(f"keys that are {word}: {', '.join(names)}", markup=False, soft_wrap=True)
+            console.print(f"keys that are {word}: {', '.join(names)}")
     for p in probes:
         style, word = {True: ("green", "ok"), False: ("red", "failed"), None: ("", "-")}[p.ok]
         name = p.provider if len(settings.by_name[p.provider]) == 1 else f"{p.provider} ({p.dialect})"
-        console.print(Text.assemble(f"{name}: ", (word, style), f", {p.text}"), soft_wrap=True)
+        console.print(Text.assemble(f"{name}: ", (word, style), f", {p.text}"))
     raise SystemExit(failed)
 
 
@@ -459,12 +467,13 @@ def providers(as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=1))
         return
     console = streams.console()
-    table = _table(console, "provider", "dialect", "base URL", "key in", "set", kept={"provider", "dialect", "set"})
-    table.columns[3].min_width = max(len(variable) for _, entry, _ in found for variable in entry.env)
-    for name, entry, is_set in found:
-        for dialect, base in entry.base_urls.items():
-            table.add_row(name, dialect, base, " or ".join(entry.env) or "-", "yes" if is_set else "")
-    console.print(table)
+    columns = ("provider", "dialect", "base URL", "key in", "set")
+    lines = [
+        (name, dialect, base, " or ".join(entry.env) or "-", "yes" if is_set else "")
+        for name, entry, is_set in found
+        for dialect, base in entry.base_urls.items()
+    ]
+    console.print(tables.Fitted(columns, lines, below="base URL"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -45,12 +45,21 @@ class Probe:
     text: str
 
 
-def probe(providers: Iterable[Provider], seconds: float = SECONDS) -> list[Probe]:
-    """What each provider answers, in their order; all are asked at once."""
+def probe(
+    providers: Iterable[Provider], seconds: float = SECONDS, tell: Callable[[str], object] = lambda _: None
+) -> list[Probe]:
+    """What each provider answers, in their order; all are asked at once. `tell` is called with each name as its answer
+    is there."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
+
+    def one(provider: Provider) -> Probe:
+        answer = _probe(provider, context, seconds)
+        tell(provider.name)
+        return answer
+
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda p: _probe(p, context, seconds), providers))
+        return list(pool.map(one, providers))
 
 
 def models_of(providers: Iterable[Provider], seconds: float = LOCAL_SECONDS) -> dict[str, tuple[str, ...] | None]:

@@ -71,20 +71,8 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
     }
     if (seconds := engine.strategist.paces.overall(provider.name)) is not None:
         status["first_content_ms"] = round(seconds * 1000, 1)
-    if plans := engine.plans.of(provider.name, now):
-        status["plans"] = [
-            [
-                {
-                    "window": w.name,
-                    "models": w.family or None,
-                    "status": str(w.standing),
-                    "used": None if w.used is None else round(w.used, 4),
-                    "resets_in": None if w.resets_in is None else round(w.resets_in),
-                }
-                for w in told
-            ]
-            for told in plans[:PLANS_LISTED]
-        ]
+    if told := plans(engine, provider.name, now):
+        status["plans"] = told
     if usual := engine.times.usual(provider.name, now):
         latest = tuple(usual.items())[-KINDS_LISTED:]
         status["usual_first_content"] = [
@@ -101,6 +89,23 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
         worst = sorted(models.items(), key=lambda item: _WORST_FIRST.index(item[1].state))
         status["models"] = {model: str(s.state) for model, s in worst[:MODELS_LISTED]}
     return status
+
+
+def plans(engine: Engine, name: str, now: float) -> list[list[dict[str, Any]]]:
+    """The windows of each account at a provider."""
+    return [
+        [
+            {
+                "window": w.name,
+                "models": w.family or None,
+                "status": str(w.standing),
+                "used": None if w.used is None else round(w.used, 4),
+                "resets_in": None if w.resets_in is None else round(w.resets_in),
+            }
+            for w in told
+        ]
+        for told in engine.plans.of(name, now)[:PLANS_LISTED]
+    ]
 
 
 def _totals(engine: Engine, name: str) -> dict[str, int]:
@@ -180,7 +185,7 @@ def _results(engine: Engine) -> Counter[str]:
     return came
 
 
-def summary(engine: Engine) -> dict[str, Any]:
+def summary(engine: Engine, now: float) -> dict[str, Any]:
     """What came of all requests so far, for `sidestep run` to say at its end."""
     came = _results(engine)
     return {
@@ -189,6 +194,7 @@ def summary(engine: Engine) -> dict[str, Any]:
         "causes": [{"text": text, "count": count} for text, count in engine.recent.causes.most_common()],
         "rerouted": [{"from": a, "to": b, "count": count} for (a, b), count in engine.rerouted.most_common()],
         "providers": [found for name in engine.settings.by_name if (found := _answers(engine, name))["answers"]],
+        "plans": {name: told for name in engine.settings.by_name if (told := plans(engine, name, now))},
     }
 
 

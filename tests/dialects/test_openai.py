@@ -744,6 +744,7 @@ def test_text_or_sound_that_calls_itself_json(body: bytes, unread: bool) -> None
         ("audio/transcriptions", "text/plain; charset=utf-8", True),
         ("audio/translations", "text/srt", True),
         ("audio/transcriptions", "text/html", False),
+        ("audio/transcriptions", SSE, False),
         ("audio/transcriptions", JSON, False),
         ("audio/transcriptions", "", False),
         ("audio/speech", "text/plain", False),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidestep.config import catalog
 from support.provider import Provider
 from support.proxy import ROOT, Mitmdump
 from support.settings import config
@@ -88,3 +94,76 @@ def test_a_command_runs_although_nothing_can_be_told(tmp_path: Path, unread: int
 def test_a_proxy_starts_with_closed_streams(tmp_path: Path) -> None:
     """Become mitmdump, it writes into nothing."""
     assert sh(f"{SIDESTEP} dump --version >&- 2>&-", tmp_path) == ("", "", 0)
+
+
+# --- terminals
+
+
+def on_a_terminal(folder: Path, width: int, *arguments: str, **more: str) -> str:
+    """What a terminal of this width is sent, without colours."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    command = [sys.executable, "-m", "sidestep", *arguments]
+    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"PYTHONPATH": str(ROOT / "addon")}
+    with subprocess.Popen(command, stdout=slave, stderr=slave, env={**env, "TERM": "xterm", **more}, cwd=folder):
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # so a terminal ends
+            while data := os.read(master, 65536):
+                shown += data
+    os.close(master)
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
+
+
+WORDY = """
+[[providers]]
+name = "azure-east-with-a-long-name"
+dialect = "openai"
+base_url = "https://a-resource-of-ours-with-a-long-name.openai.azure.com/openai/v1"
+api_key = "k"
+models = { "gpt-4o" = "our-deployment-of-gpt-4o-in-the-east" }
+"""
+
+
+@pytest.mark.parametrize("width", [80, 50])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "wordy.toml"),
+        ("check", "nothing-of-this-name-in-this-folder-or-anywhere-else.toml"),
+        ("explain", "https://api.openai.com/v1/chat/completions", "--model", "gpt-4o", "--config", "wordy.toml"),
+        ("explain", "https://api.openai.com/v1/files/of-some-length", "--config", "wordy.toml"),
+        ("explain", "ftp://no-address-that-calls-go-to.example.test/v1/chat/completions"),
+        ("doctor", "--confdir", "conf"),
+        ("status", "--url", "http://no-proxy-of-this-name.invalid:8080"),
+        ("env", "--confdir", "no-ca-is-kept-in-this-folder"),
+        ("--help",),
+        ("run", "--help"),
+        ("trust", "--help"),
+        ("run", "--config", "nothing-of-this-name-in-this-folder-or-anywhere-else.toml", "--", "true"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_no_word_is_cut_at_a_terminals_edge(arguments: tuple[str, ...], width: int, tmp_path: Path) -> None:
+    """The same words as on a terminal that is wide enough, and no line longer than the terminal but for such a word."""
+    (tmp_path / "wordy.toml").write_text(WORDY)
+    alone = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    narrow, wide = (on_a_terminal(tmp_path, columns, *arguments, **alone) for columns in (width, 2000))
+
+    def words(text: str) -> set[str]:
+        return set(text.split()) - {"provider:", "dialect:", "URL:", "base", "credential:", "why:", "models:", "model:"}
+
+    assert words(wide) - words(narrow) <= {"provider", "dialect", "URL", "credential", "why", "models", "model"}
+    assert words(narrow) <= words(wide)
+    for line in narrow.splitlines():
+        assert len(line.rstrip()) <= width or len(line.split()) == 1, line
+
+
+def test_a_terminal_cuts_no_name(tmp_path: Path) -> None:
+    """With 80 columns the names of all providers, their addresses and variables can be copied."""
+    lines = on_a_terminal(tmp_path, 80, "providers").splitlines()
+    assert max(map(len, lines)) <= 80
+    words = {word for line in lines for word in line.split()}
+    entries = catalog.CATALOG.values()
+    assert words >= {*catalog.CATALOG, *(name for e in entries for name in e.env)}
+    assert words >= {base for entry in entries for base in entry.base_urls.values()}

@@ -27,7 +27,8 @@ GUARDED: dict[str, str] = {
         "e2e/test_bombs: test_a_bomb_in_the_request_is_not_read; dialects/test_bodies: test_a_crowded_body_is_not_built"
     ),
     "4 a length that is not the body's": (
-        "e2e/test_framing: test_an_answer_is_as_long_as_it_says test_over_http2; "
+        "e2e/test_framing: test_an_answer_is_as_long_as_it_says test_over_http2 "
+        "test_what_breaks_off_is_seen_to_where_only_the_connection_ends_it; "
         "calls/test_watching_encoded: test_an_event_that_no_sdk_could_read_leaves_its_length_behind"
     ),
     "5 a tunnel's peer with a loopback address": (
@@ -105,7 +106,7 @@ GUARDED: dict[str, str] = {
         "e2e/test_fleet_store: test_what_is_none_of_ours_keeps_no_news_from_anybody "
         "test_what_is_no_utf_8_costs_no_connection; fleet/test_ledger: test_what_stays_for_ever_has_a_bound_too "
         "test_a_store_that_runs_in_a_circle_is_not_followed; fleet/test_member: test_a_stay_of_another_form_is_none "
-        "test_what_is_not_understood_changes_nothing test_a_store_s_words_are_nothing_that_a_terminal_carries_out"
+        "test_what_is_not_understood_changes_nothing; fleet/test_causes: test_a_cause_has_its_words"
     ),
     "21 a key that goes out in the clear": (
         "config/test_advice: test_a_key_in_the_clear; "

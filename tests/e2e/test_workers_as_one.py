@@ -163,6 +163,44 @@ def test_what_one_has_counted_stays_when_it_is_replaced(provider: Make, tmp_path
             assert [c["worker"] for c in p["calls"]] == [2, 2, 2, 1, 1, 1]
 
 
+def names(wire: Wire) -> list[str]:
+    """Of the providers, as the worker at the other end knows them."""
+    return list(get(wire, "/health")["providers"])
+
+
+def test_a_changed_configuration_is_taken_by_all_and_told_once(provider: Make, tmp_path: Path) -> None:
+    """One that is bad or gone by none, which is told once too; nor by a worker that starts meanwhile in the place of
+    one that was killed. Once it is right again, by all."""
+    a, b, c = provider("a"), provider("b"), provider("c")
+    with workers(tmp_path, config("chat", a, b, own=a)) as m, ExitStack() as stack:
+        both = wires_at_both(m, stack)
+        assert m.log.count("sidestep: configuration: ") == 1
+        m.config.write_text(config("chat", a, b, c, own=a))
+        for wire in both.values():
+            until(lambda wire=wire: names(wire) == ["a", "b", "c"], "it is taken over")  # type: ignore[misc]
+        m.wait_for_log("configuration reloaded from")
+        assert sum("configuration reloaded" in e["text"] for e in get(both[1], "/state")["events"]) == 1
+        m.config.write_text("[circuit]\nopen_seconds = -1\n")
+        m.wait_for_log("configuration not reloaded, the old one stays in force.*")
+        m.may_complain = True
+        for number in (2, 1):
+            os.kill(pids(m)[number], signal.SIGKILL)
+            until(lambda n=number: len(re.findall(rf"\[{n}\].*what happens is shown", m.log)) == 2, "its successor", 60)  # type: ignore[misc]
+            if number == 2:
+                m.config.unlink()
+        both = wires_at_both(m, stack)
+        assert {tuple(names(wire)) for wire in both.values()} == {("a", "b", "c")}
+        for number, wire in both.items():
+            assert wire.send(chat(a.url(), user=f"{number}")).answer()[0] == 200
+        assert m.log.count("that of the other workers is in force") == 2
+        assert m.log.count("circuit.open_seconds") == m.log.count("is gone; its settings stay in force") == 1
+        m.config.write_text(config("chat", a, c, own=a))
+        for wire in both.values():
+            until(lambda wire=wire: names(wire) == ["a", "c"], "it is taken over")  # type: ignore[misc]
+        m.wait_for_log("(?s)configuration reloaded.*configuration reloaded")
+        assert (m.log.count("configuration reloaded from"), m.log.count("sidestep: configuration: ")) == (2, 3)
+
+
 @pytest.mark.parametrize("shares", [True, False], ids=["store", "no store"])
 def test_what_is_done_at_one_is_done_at_all(shares: bool, provider: Make, tmp_path: Path) -> None:
     """By the command and by a button, with a store of theirs and without one; a worker in the place of one that was

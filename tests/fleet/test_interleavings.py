@@ -13,19 +13,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome
+from sidestep.breaker.windows import Standing, Window
 from sidestep.config import reading
 from sidestep.fleet.claims import LEASE_SECONDS
 from sidestep.fleet.member import Member
 from sidestep.fleet.scripts import Script
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.table import Candidate
+from support.searching import searching
 
 OPEN_SECONDS = 2.0
 SETTINGS = reading.parse(
@@ -49,6 +50,7 @@ SUCCESS = Outcome(Kind.SUCCESS, "success", status=200)
 FAILURE = Outcome(Kind.FAILURE, "http_5xx", status=500)
 GONE = Outcome(Kind.NEUTRAL, "client_gone")
 PROCESSES = 3
+WINDOW_SECONDS = 300.0
 CLOCKS = (0.0, -3_000.0, 100_000.0)
 """By how much each process's clock is ahead of the store's: nothing that is told may be a time."""
 
@@ -59,8 +61,8 @@ class World:
     def __init__(self) -> None:
         self.now = 10_000.0
         self.life = 0
-        self.latest = -math.inf
-        """When the last end was of all that it was ever told. A message that was long under way ends later there."""
+        self.late = 0.0
+        """For how long a message was under way to the store at most."""
         self.clear()
 
     def clear(self) -> None:
@@ -94,6 +96,14 @@ class World:
                 return [1, *self._told(self._put(a[0], a[1], a[3], a[4], a[5]))]
             case Script.HERE:
                 return [a[0], a[2]]
+            case Script.WINDOW:
+                found, ends, same = self._get(a[0]), self.now + a[1] / 1000, a[3] / 1000
+                if found:
+                    known = int(found[3].split(" ")[1])
+                    if ends < found[1] - same or (ends <= found[1] + same and a[2] <= known):
+                        return [0, *self._told(found)]
+                    ends = max(ends, found[1])
+                return [1, *self._told(self._put(a[0], (ends - self.now) * 1000, a[4], a[5], a[6]))]
             case Script.CLAIM:
                 out = self.probes.setdefault(keys[0], {})
                 for token in [t for t, until in out.items() if until <= self.now]:
@@ -112,11 +122,10 @@ class World:
         found = self.entries.get(entry)
         return found if found and found[1] > self.now else None
 
-    def _put(self, entry: str, ms: int, token: str, payload: str, epoch: str) -> tuple[int, float, str, str]:
+    def _put(self, entry: str, ms: float, token: str, payload: str, epoch: str) -> tuple[int, float, str, str]:
         self.epoch = self.epoch or epoch
         self.version += 1
         self.entries[entry] = self.version, self.now + ms / 1000, token, payload
-        self.latest = max(self.latest, self.now + ms / 1000)
         return self.entries[entry]
 
     def _told(self, found: tuple[int, float, str, str]) -> list[Any]:
@@ -153,6 +162,7 @@ class Net:
 
     def arrive(self, nth: int, *, twice: bool = False) -> None:
         message = self.out.pop(nth % len(self.out))
+        self.world.late = max(self.world.late, self.clock() - message.at)
         for _ in range(1 + twice):
             message.answer = self.world.run(message.script, message.keys, message.arguments)
         self.back.append(message)
@@ -236,6 +246,9 @@ class Interleavings(RuleBasedStateMachine):
         self.limits: dict[int, float] = {}
         self.left = self.all
         """The processes that are there at the end; the others die with what they have under way."""
+        self.used, self.resets_at = 10, self.world.now + WINDOW_SECONDS
+        self.windows: dict[int, tuple[int, float]] = {}
+        self.stored: tuple[int, float] = (0, 0.0)
         self.latest = -math.inf
         """When the last end is of all that any process has found out itself, by the store's clock."""
         # Where it becomes interesting: all are open, and their time has come.
@@ -265,6 +278,17 @@ class Interleavings(RuleBasedStateMachine):
         if process.attempts:
             process.end(Outcome(Kind.COOLDOWN, "rate_limit", status=429, cooldown_seconds=seconds))
             self.latest = max(self.latest, self.world.now + seconds)
+
+    @rule(i=processes, percent=st.integers(0, 3), anew=st.booleans())
+    def answers_tell_of_a_plan(self, i: int, percent: int, anew: bool) -> None:
+        """Of the one window that its vendor has: what is used only grows until it begins anew."""
+        process, now = self.all[i], self.world.now
+        if self.resets_at <= now or (anew and not percent):
+            self.used, self.resets_at = 0, max(now, self.resets_at) + WINDOW_SECONDS
+        self.used = min(100, self.used + percent)
+        standing = Standing.REJECTED if self.used == 100 else Standing.ALLOWED
+        told = (Window("5h", "", standing, self.used / 100, self.resets_at - now),)
+        process.engine.plan_told(LIMITED, told, process.now)
 
     @rule(i=processes)
     def ticks(self, i: int) -> None:
@@ -337,10 +361,31 @@ class Interleavings(RuleBasedStateMachine):
             self.limits[i] = until or 0.0
 
     @invariant()
+    def no_window_is_cut_short_or_less_used(self) -> None:
+        """Neither here nor in the store, whatever is heard in whatever order: but for what a message was under way."""
+        now, slack = self.world.now, self.world.late + 1e-3
+        for i, process in enumerate(self.all):
+            found = process.engine.plans.windows(LIMITED.account, process.now)
+            level, ends = (found[0].level, now + (found[0].resets_in or 0)) if found else (0, 0.0)
+            if (known := self.windows.get(i, (0, 0.0)))[1] > now + slack:
+                assert ends >= known[1] - slack
+                assert level >= known[0] or ends > known[1] + 1e-3
+            self.windows[i] = level, ends
+        entry = self.all[0].member.names.window(LIMITED.account, "5h")
+        if (found_there := self.world._get(entry)) is None:
+            self.stored = 0, 0.0
+            return
+        level, ends = int(found_there[3].split(" ")[1]), found_there[1]
+        assert ends >= self.stored[1] - slack
+        assert level >= self.stored[0] or ends > self.stored[1] + 1e-3
+        self.stored = level, ends
+
+    @invariant()
     def nothing_is_heard_for_longer_than_it_was_told(self) -> None:
-        """Whatever each one's clock says, and however long the answer was under way. To the millisecond."""
+        """Whatever each one's clock says: but for what the message was under way, to the millisecond in which it is
+        told."""
         self.latest = max(self.latest, *(process.opened_until for process in self.all))
-        latest = max(self.latest, self.world.latest, self.world.now) + 0.001
+        latest = max(self.latest, self.world.now) + self.world.late + 0.001
         for process in self.all:
             assert process.heard_until <= latest
             assert (process.limit_until(LIMITED) or 0.0) <= latest
@@ -366,11 +411,20 @@ class Interleavings(RuleBasedStateMachine):
                     process.end(SUCCESS)
                 self._flush(process)
             self.world.now += 1
+        self.resets_at = max(self.resets_at, self.world.now) + WINDOW_SECONDS  # one that all hear of
+        told = (Window("5h", "", Standing.WARNING, 0.99, self.resets_at - self.world.now),)
+        self.left[0].engine.plan_told(LIMITED, told, self.left[0].now)
+        for process in (*self.left, *self.left):
+            self._flush(process)
+            process.member._turn()
+            self._flush(process)
+        known = [process.engine.plans.nearly_used_up(LIMITED, process.now) for process in self.left]
+        assert [w and (w.standing, w.used) for w in known] == [(Standing.WARNING, 0.99)] * len(self.left)
         assert {c.state(process.now) for process in self.left for c in process.circuits} == {State.CLOSED}
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = hypothesis_settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestInterleavings.settings = searching(1.5, stateful_step_count=60)
 
 
 def test_what_is_told_ends_at_the_same_time_at_all() -> None:

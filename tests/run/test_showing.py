@@ -18,6 +18,7 @@ PROVIDER: dict[str, Any] = {
     "p95_ms": 1200,
     "attempts": 4,
     "cost": 0.25,
+    "plans": [],
 }
 FAILED = {"provider": "a", "outcome": "failure", "words": "answered 503"}
 
@@ -80,6 +81,20 @@ def test_a_picture_tells_all_that_one_wants_to_know() -> None:
     assert "last hour: 3 calls, 1 failed, first content after 7 ms (p95 -)" in text
     assert text.index("event 1") < text.index("event 2")
     assert "event" not in printed(showing.status(picture([], [event(1, 1.0)]), events=0))
+
+
+@pytest.mark.parametrize(
+    ("used", "status", "bar"),
+    [(0.0, "allowed", 0), (0.5, "allowed", 10), (0.97, "warning", 19), (1.3, "rejected", 20), (None, "rejected", 20)],
+)
+def test_windows_of_plans_have_bars(used: float | None, status: str, bar: int) -> None:
+    told = {"window": "5h", "models": None, "status": status, "used": used, "resets_in": 3_600}
+    shown = picture([], [])
+    shown["providers"] = [{**PROVIDER, "plans": [[told, {**told, "window": "7d"}]]}, {**PROVIDER, "name": "b"}]
+    first, second = (line for line in printed(showing.status(shown)).splitlines() if "anew in 1 h" in line)
+    assert first.startswith("the plan at a " + "█" * bar + "░" * (20 - bar) + " 5h ")
+    assert second.startswith(" " * 14)
+    assert " 7d " in second
 
 
 def test_a_call_in_a_line() -> None:

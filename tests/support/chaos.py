@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.calls import APIS, Client
+from support.calls import APIS, DIALECT, Client
 from support.provider import Behaviour, Provider, Seen, text_of
 from support.proxy import Mitmdump, by_hand, children
 from support.settings import route, table
@@ -149,11 +149,19 @@ def _is_the_sdks_own(error: BaseException | None) -> bool:
 
 
 def run(
-    folder: Path, *, requests: int, seed: int, commit: str, at_once: int = 50, patience: float = 1, workers: int = 1
+    folder: Path,
+    *,
+    requests: int,
+    seed: int,
+    commit: str,
+    at_once: int = 50,
+    patience: float = 1,
+    workers: int = 1,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> Report:
     """The whole run; the report says what the apps saw and what was left behind. `patience`: every timeout, in
     seconds; where others share the cores, a healthy provider may take one to answer. `workers`: several share the
-    port, and are killed."""
+    port, and are killed. `tell` is called with each call's API as it ends."""
     limits = dict.fromkeys(("connect", "first_byte", "headers", "first_content", "idle"), patience)
     report = Report(requests=requests)
     texts = [
@@ -179,14 +187,15 @@ def run(
 
             def call(number: int) -> None:
                 if not hasattr(local, "app"):
-                    local.app = Client(m)
+                    local.app, local.last = Client(m), {}
                     apps.append(local.app)
                 rng = random.Random(f"{seed} {number}")
                 api, stream = rng.choice(APIS), rng.random() < 0.6
                 result = local.app.call(api, stream=stream)
-                # Since the call before it: its connection was idle from then on.
-                since, local.last = getattr(local, "last", 0.0), time.monotonic()
-                was_killed = reaper.killed_between(since, local.last)
+                # Since the call before it to this host: its connection was idle from then on.
+                since, local.last[DIALECT[api]] = local.last.get(DIALECT[api], 0.0), (now := time.monotonic())
+                tell(api)
+                was_killed = reaper.killed_between(since, now)
                 with lock:
                     if result.error is None and result.text in good:
                         report.answered_by[good[result.text]] += 1

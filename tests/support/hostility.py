@@ -621,8 +621,15 @@ class Run:
         self.after("all")
 
 
-def run(folder: Path, *, seed: int, count: int, only: tuple[str, int] | None = None) -> Report:
-    """So many cases; or one alone, by kind and number."""
+def run(
+    folder: Path,
+    *,
+    seed: int,
+    count: int,
+    only: tuple[str, int] | None = None,
+    tell: Callable[[str], object] = lambda _: None,
+) -> Report:
+    """So many cases; or one alone, by kind and number. `tell` is called with each case's kind as it ends."""
     report = Report()
     with place(folder) as where:
         running = Run(where, seed, report)
@@ -630,12 +637,17 @@ def run(folder: Path, *, seed: int, count: int, only: tuple[str, int] | None = N
             running.one(*only)
             running.after(f"{only[0]}:{only[1]}")
             return report
+
+        def one(case: tuple[str, int]) -> None:
+            running.one(*case)
+            tell(case[0])
+
         cases = [(ORDER[i % len(ORDER)], i) for i in range(count)]
         half = 0
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for first in range(0, count, BATCH):
                 batch = cases[first : first + BATCH]
-                list(pool.map(lambda case: running.one(*case), batch))
+                list(pool.map(one, batch))
                 running.after(f"cases {first} to {first + len(batch) - 1}")
                 if not half and first + BATCH >= count // 2:
                     told(where.m)

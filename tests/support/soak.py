@@ -48,9 +48,16 @@ def state(where: Place) -> State:
 
 
 def run(
-    folder: Path, *, seconds: float, seed: int = 1, rate: float = 20, tell: Callable[[str], object] = lambda _: None
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int = 1,
+    rate: float = 20,
+    tell: Callable[[str], object] = lambda _: None,
+    second: Callable[[str], object] = lambda _: None,
 ) -> tuple[State, State, Report]:
-    """State at the start, once each kind has been there; at the end; and what was wrong. `rate`: cases a second."""
+    """State at the start, once each kind has been there; at the end; and what was wrong. `rate`: cases a second.
+    `second` is called with what is there in each second of it."""
     report = Report()
     free = threading.Semaphore(AT_ONCE)
     with place(folder) as where, ThreadPoolExecutor(AT_ONCE) as pool:
@@ -78,11 +85,14 @@ def run(
         _settle(where, running, "the warm-up")
         first = state(where)
         tell(f"at the start: {first}")
-        began, turn, minute = time.monotonic(), 0, 0
+        began, turn, minute, seen = time.monotonic(), 0, 0, 0
 
         def done() -> bool:
-            nonlocal turn, minute
+            nonlocal turn, minute, seen
             gone = time.monotonic() - began
+            while seen < gone:
+                seen += 1
+                second(f"{report.cases} cases")
             if gone // TURN_SECONDS > turn:
                 turn += 1
                 where.hold("auto" if turn % 2 else "disable")

@@ -50,6 +50,16 @@ REPLAYABLE_TOTAL = 32 << 20
 """Bytes of all that is kept."""
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
 """Types of what is sent piece by piece to be read so, by any host."""
+ABOUT_THE_HOST = frozenset(
+    {
+        *(b"set-cookie", b"set-cookie2", b"clear-site-data", b"proxy-authenticate", b"proxy-authentication-info"),
+        *(b"alt-svc", b"strict-transport-security", b"public-key-pins", b"expect-ct"),
+        *(b"nel", b"report-to", b"reporting-endpoints"),
+    }
+)
+"""What an answer says of the host that it comes from: how it is to be reached, to whom errors are reported, cookies. Of
+another provider's that is not for the app, which takes it for its own host's word (RFC 6265, 6797, 7838; W3C Network
+Error Logging)."""
 KEPT_MESSAGES_BYTES = 64 << 20
 """Of what has gone over one WebSocket: mitmproxy would keep all of it."""
 
@@ -345,9 +355,8 @@ class Calls:
             if session.acting and session.engine.settings.proxy.response_headers:
                 told = story.headers(session)
             by = session.answered_by
-            # Another provider's cookies are not the app's: its host never set them.
-            without = {b"set-cookie"} if by is not None and by.base_url.place != session.match.intercept else set()
-            without.update(name for name, _ in told)
+            elsewhere = by is not None and by.base_url.place != session.match.intercept
+            without = {*(ABOUT_THE_HOST if elsewhere else ()), *(name for name, _ in told)}
             fields = flow.response.data.headers.fields
             flow.response.data.headers.fields = (*(f for f in fields if f[0].lower() not in without), *told)
         except Exception as e:
@@ -594,7 +603,9 @@ class Calls:
 
     def phrase_exhausted(self, session: Session) -> http.Response:
         assert session.exchange is not None
-        session.broken_off = True
+        # A client that names its conversation is one that comes back over HTTP.
+        session.comes_again = session.is_websocket and session.conversation != ""
+        session.broken_off = not session.comes_again
         return replies.exhausted(session.exchange)
 
     # --- helpers

@@ -35,6 +35,8 @@ def is_broken(attempt: Attempt | None) -> bool:
 def result(session: Session) -> Result:
     """What came of a call that is over, by what the app got."""
     flow, answer = session.flow, session.answer
+    if session.comes_again:
+        return Result.ANSWERED
     outcome = None if answer is None else answer.outcome
     broken = is_broken(answer) or session.broken_off
     if (flow.error is not None or session.app_left) and not broken:
@@ -196,7 +198,9 @@ def line(session: Session, came: Result) -> tuple[str, str]:
         model = "".join(c if c.isprintable() else "?" for c in model)
     by = "nobody" if session.answered_by is None else session.answered_by.name
     what = f"was answered by {by}" if came is Result.REROUTED else "failed"
-    text = f"a call to {host}{f' ({model})' if model else ''} {what}: {why or 'see its flow'}"
+    stays = session.answered_by is not None and exchange.stays_with == by
+    why = why or ("its conversation stays there" if stays else "see its flow")
+    text = f"a call to {host}{f' ({model})' if model else ''} {what}: {why}"
     return f"{exchange.match.route.name} {what} {why}", text
 
 

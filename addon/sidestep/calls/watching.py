@@ -568,7 +568,7 @@ class Watch:
         if not self.tells_limits or outcome.reason not in ("rate_limit", "quota"):
             return outcome
         limit = windows.limit(self.headers, self._wall_now)
-        return outcome if limit is None else judging.judge_plan(outcome, limit)
+        return outcome if limit is None else judging.judge_plan(outcome, limit, self.call.model)
 
     def _judge_whole(self) -> Outcome:
         body = self._decoded()

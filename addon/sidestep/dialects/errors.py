@@ -34,6 +34,7 @@ _QUOTA_CODES = _words(
     r"exceeded_current_quota | billing_ | quota_exceeded_permanently | payment_required | credits_exhausted",
     r"budget_exceeded | arrearage | accountoverdue | overdue | freetieronly | token_quota_failed",
     r"usage_limit_reached | usage_limit_exceeded | spend_limit | organization_restricted | blocked_api_access",
+    r"usage_not_included | credits?_depleted",
     r"account_deactivated | account_disabled | account_suspended | consumer_suspended | organization_disabled",
     r"unsupported_country | invalid_payment_instrument | setlimitexceeded | \b1008\b | \b111[23]\b | \b1308\b",
 )
@@ -85,6 +86,9 @@ _QUOTA = _words(
     r"doesn't have any credits",
     r"(?:reached|exceeded) your (?:specified |monthly |current |available )?(?:api )?usage limit",
     r"usage limit has been | exceeded your monthly",
+    # Plans, where no header says which window it is.
+    r"(?:usage|session|weekly|5-hour) limit reached",
+    r"(?:hit|reached) your (?:\w+ )?(?:usage|session|weekly|5-hour) limit",
     r"(?:monthly|included|prepayment|prepaid) (?:included )?credits? | key limit exceeded",
     r"quota (?:is )?(?:not enough|insufficient|exhausted|used up|has been (?:used|exhausted))",
     r"budget has been exceeded",
@@ -138,8 +142,10 @@ _CONTEXT = _words(
 _SIZE_LIMITED = _words(
     r"too large for .{0,120}(?:per (?:min|day|hour)|\btp[md]\b|\brp[md]\b|rate limit)",
     r"request too large\b.{0,200}\blimit \d+, requested \d+",
+    r"extra usage is required for long context",
 )
-"""OpenAI and Groq: one request that asks for more than a minute's worth of tokens."""
+"""OpenAI and Groq: one request that asks for more than a minute's worth of tokens. Claude's plans: one that is longer
+than they pay for."""
 _CREDENTIAL = _words(
     r"api key not valid | api key not found | api key expired | invalid api key | incorrect api key",
     r"invalid x-api-key | no auth credentials found | invalid authentication | \blogin fail",

@@ -262,7 +262,7 @@ def _document(operation: str, body: bytes, base: str, tail: str) -> Call:
 
 def _is_text(content_type: str) -> bool:
     kind = common.media_type(content_type)
-    return kind.startswith("text/") and kind != "text/html"
+    return kind.startswith("text/") and kind not in ("text/html", "text/event-stream")
 
 
 def _error(kind: ErrorKind, message: str) -> dict[str, Any]:

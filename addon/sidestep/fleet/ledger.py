@@ -9,10 +9,12 @@ What an entry is about, a circuit or a limit, is known by whoever is told of its
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sidestep.breaker.windows import is_news
 from sidestep.fleet.scripts import Script
 
 PULLED_AT_ONCE = 300
@@ -25,6 +27,9 @@ GRAIN_MS = 50
 """A limit that ends so little later is no news: where all meet the same one, one tells."""
 RETOLD_SECONDS = 0.5
 """What ends sooner is not told again to a store that has begun anew."""
+_LEVEL = re.compile(r"plan ([0-9]{1,9}) ")
+_WEIGHED = (Script.LATER, Script.WINDOW)
+"""Where the store decides whose word counts, and not who had the last."""
 EVIDENCE_SECONDS = 60.0
 """How long an answer or a failure says how it is with this process's own network."""
 
@@ -40,6 +45,7 @@ class Message:
     token: str = ""
     base: int = 0
     epoch: str = ""
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,14 @@ class Ledger:
         if heard is not None and heard.until + max(grain, GRAIN_MS / 1000) >= until:
             return None
         return self._say(Message(Script.LATER, entry, payload, until))
+
+    def window(self, entry: str, payload: str, level: int, until: float) -> Message | None:
+        """Of a window of a plan, and how far it is used up; None: as much is known. `payload`: of three words at least,
+        of which the second is that level."""
+        heard = self._heard.get(entry)
+        if heard is not None and not is_news(level, until, _level(heard.payload), heard.until):
+            return None
+        return self._say(Message(Script.WINDOW, entry, payload, until, level=level))
 
     def hand(self, entry: str, payload: str) -> Message:
         """What a user has set here."""
@@ -160,7 +174,7 @@ class Ledger:
         self._heard[entry] = _Heard(generation, until, token, payload)
         if token.startswith(f"{self._me}.") or until <= now:
             return None
-        if (said := self._said.get(entry)) is not None and said.script is not Script.LATER:
+        if (said := self._said.get(entry)) is not None and said.script not in _WEIGHED:
             del self._said[entry]  # the last word is another's
         return News(entry, payload, until - now)
 
@@ -190,6 +204,11 @@ class Ledger:
     def shared(self) -> int:
         """How many entries are known."""
         return len(self._heard)
+
+
+def _level(payload: str) -> int:
+    found = _LEVEL.match(payload)
+    return 0 if found is None else int(found[1])
 
 
 def is_suspect(evidence: Iterable[tuple[float, float]], now: float) -> bool:

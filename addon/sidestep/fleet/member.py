@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Cooling, Source, Subject
 from sidestep.breaker.outcomes import Result
+from sidestep.breaker.windows import MAX_WINDOWS, SAME_SECONDS, STANDING_LEVELS, Standing, Window
 from sidestep.config.settings import MODES, FleetSettings, Settings
 from sidestep.credentials import share_fingerprints
 from sidestep.dialects.base import Conversation
@@ -45,6 +46,7 @@ NAME_BYTES = 3
 CLOSED_SECONDS = 60.0
 """How long it is told that a circuit has closed."""
 LONGEST_MS = 86_400_000
+LONGEST_WINDOW_MS = 35 * 86_400_000
 STAY_SECONDS = 0.02
 """How long a call waits for where its conversation stays: what is lost is a prompt cache."""
 TOLD_STAY_SECONDS = 60.0
@@ -56,15 +58,19 @@ FORESEEN_GRAIN = 0.1
 """A limit that is foreseen is told again when its end has moved on by this share of what is left."""
 _HELD = {"forced_open": State.FORCED_OPEN, "disabled": State.DISABLED, "auto": None}
 _AGE = re.compile(r"[0-9]{1,12}")
-_STAY = re.compile(r"([0-9a-f]{1,64}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ((?:[0-9a-f]{2}){0,64})")
+_STAY = re.compile(
+    r"([0-9a-f]{1,64}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ((?:[0-9a-f]{2}){0,64}) ([0-9]{1,15}) ([0-9]{1,15})"
+)
 _VERSION = re.compile(r"[0-9]{1,15}")
 _REASON = re.compile(r"[a-z0-9_]{1,40}")
 _FAMILY = re.compile(r"[a-z0-9._-]{1,40}")
+_WINDOW = re.compile(r"[a-z0-9._-]{1,60}")
+_PERCENT = re.compile(r"[0-9]{1,6}")
 _MEMBER = re.compile(r"[0-9a-f]{1,16}(?:/\d{1,3})?")
 _HERE = re.compile(r"(ok|degraded|unhealthy) (\d{1,15}) (\d{1,15})")
 
 
-SHARED = {"open": "open circuit", "limit": "limit", "hold": "hold"}
+SHARED = {"open": "open circuit", "limit": "limit", "plan": "plan window", "hold": "hold"}
 """What is told of how much is shared, by the first word of an entry."""
 
 
@@ -95,7 +101,8 @@ class _Bond:
 
 class Member:
     """State: the names of the group, what was heard and said, the claims of probes, the connection; the engine's
-    circuits by entry, and the subjects of limits by entry; openings that are not told because this process's own
+    circuits by entry, the subjects of limits by entry, and the windows of accounts that were not asked for here; who
+    else is there, and when it was said last that this process is; openings that are not told because this process's own
     network may be down; until when other processes were said to probe."""
 
     def __init__(
@@ -128,6 +135,7 @@ class Member:
         self._circuits: WeakValueDictionary[str, Circuit] = WeakValueDictionary()
         self._subjects: dict[str, Subject] = {}
         self._asked: set[Subject] = set()
+        self._plans: dict[str, dict[str, None]] = {}
         self._hands: dict[str, str] = {}
         self._withheld: set[str] = set()
         self._probed_until = -math.inf
@@ -287,6 +295,9 @@ class Member:
             for each in self._engine.cooldowns.over(subject):
                 entry = self.names.limit(each)
                 self._subjects[entry] = each
+                for window in self._plans.pop(entry, ()):
+                    if (news := self.ledger.known(window, now)) is not None:
+                        self._apply(news)
                 if (news := self.ledger.known(entry, now)) is not None:
                     self._apply(news)
         except Exception as e:
@@ -306,6 +317,21 @@ class Member:
         except Exception as e:
             self._bug("fleet", e)
 
+    def planned(self, account: Subject, told: Sequence[Window], now: float) -> None:
+        try:
+            for window in told:
+                if window.resets_in is None or window.resets_in < 1 or not _WINDOW.fullmatch(window.name):
+                    continue
+                used = "-" if window.used is None else str(window.level % STANDING_LEVELS)
+                words = ["plan", str(window.level), self.names.limit(account), window.name, window.family or "-"]
+                payload = " ".join([*words, str(window.standing), used])
+                entry = self.names.window(account, window.name)
+                message = self.ledger.window(entry, payload, window.level, now + window.resets_in)
+                if message is not None:
+                    self._say(message, now)
+        except Exception as e:
+            self._bug("fleet", e)
+
     def stays(self, scope: Scope, conversation: Conversation, stay: Stay) -> None:
         try:
             now = self._clock()
@@ -314,7 +340,7 @@ class Member:
             if seconds < 1 or not provider or not home:
                 return
             key = self.names.stay(*scope, conversation.answered or conversation.opening)
-            value = f"{provider} {home} {stay.length} {stay.end.hex()}"
+            value = f"{provider} {home} {stay.length} {stay.end.hex()} {stay.prompt} {stay.cached}"
             self.carrier.say("SET", [key], [value, "PX", round(seconds * 1000)])
             if self._stays_until < now + seconds / 2:  # others look only while any conversation stays anywhere
                 self._stays_until = now + seconds
@@ -351,11 +377,12 @@ class Member:
         found = _STAY.fullmatch(value)
         if found is None:
             return None
-        provider, home, length, end = found.groups()
+        provider, home, length, end, prompt, cached = found.groups()
         name, at_home = self.names.name_of(provider), self.names.name_of(home)
         if name is None or at_home is None:
             return None
-        return Stay(name, self._clock() + TOLD_STAY_SECONDS, int(length), bytes.fromhex(end), at_home)
+        until = self._clock() + TOLD_STAY_SECONDS
+        return Stay(name, until, int(length), bytes.fromhex(end), at_home, int(prompt), int(cached))
 
     def issued(self, ids: Sequence[str], provider: str) -> None:
         try:
@@ -454,12 +481,16 @@ class Member:
             self.ledger.lost()
 
     def _arguments(self, m: Message, now: float) -> list[str | int]:
-        ms = 0 if m.until == math.inf else max(1, min(round((m.until - now) * 1000), LONGEST_MS))
+        longest = LONGEST_WINDOW_MS if m.script is Script.WINDOW else LONGEST_MS
+        ms = 0 if m.until == math.inf else max(1, min(round((m.until - now) * 1000), longest))
         match m.script:
             case Script.PULL:
                 return [m.epoch, m.base, PULLED_AT_ONCE]
             case Script.TELL:
                 return [m.entry, m.base, ms, m.token, m.payload, self._epoch, self.names.channel, m.epoch]
+            case Script.WINDOW:
+                same = round(SAME_SECONDS * 1000)
+                return [m.entry, ms, m.level, same, m.token, m.payload, self._epoch, self.names.channel]
             case Script.LATER:
                 return [m.entry, ms, GRAIN_MS, m.token, m.payload, self._epoch, self.names.channel]
             case _:
@@ -558,6 +589,8 @@ class Member:
                 if engine.held.get(name) is not _HELD[word]:  # else another worker of this port has said so already
                     engine.hold(name, _HELD[word], told=True)
                     self._tell(f"hold of {name}", f"{name} is held {word} by hand in another process", logging.INFO)
+            case ["plan", _, account, name, family, standing, used] if _WINDOW.fullmatch(name):
+                self._plan(news, account, _window(name, family, standing, used, news.seconds), now)
             case ["stays"]:
                 self._stays_until = max(self._stays_until, now + news.seconds)
             case ["mode", mode] if mode in MODES and news.entry == self.names.mode:
@@ -582,6 +615,19 @@ class Member:
             engine.tell(f"circuit of {bond.words}: {state}", f"{bond.words} {what}")
             engine.tell_changed()
 
+    def _plan(self, news: News, account: str, window: Window | None, now: float) -> None:
+        if self._engine is None or window is None:
+            return
+        if (subject := self._subjects.get(account)) is not None:
+            self._engine.plans.heard(subject, window, now)
+            return
+        # An account that this process has not been asked for yet.
+        if len(self._plans) >= MAX_SUBJECTS:
+            self._plans.clear()
+        windows = self._plans.setdefault(account, {})
+        if len(windows) < MAX_WINDOWS:
+            windows[news.entry] = None
+
     def _limit(self, news: News, told: Cooling, family: list[str], now: float) -> None:
         engine, subject = self._engine, self._subjects.get(news.entry)
         if engine is None:
@@ -591,3 +637,13 @@ class Member:
         elif family and _FAMILY.fullmatch(family[0]):
             engine.cooldowns.knows_family(family[0])
             self._asked.clear()  # whose limits these are is looked for anew
+
+
+def _window(name: str, family: str, standing: str, used: str, seconds: float) -> Window | None:
+    """As another process tells it; None: it is of no form that is known here."""
+    if standing not in list(Standing) or not (used == "-" or _PERCENT.fullmatch(used)):
+        return None
+    if family != "-" and not _FAMILY.fullmatch(family):
+        return None
+    share = None if used == "-" else int(used) / 100
+    return Window(name, "" if family == "-" else family, Standing(standing), share, seconds)

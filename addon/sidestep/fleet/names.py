@@ -62,6 +62,9 @@ class Names:
         where = self._providers.get(subject.provider, subject.provider)
         return "k" + self._digest((where, credential, *(f"{part!r}" for part in (subject.operation, subject.model))))
 
+    def window(self, account: Subject, name: str) -> str:
+        return "w" + self._digest((self.limit(account), name))
+
     def hand(self, provider: str) -> str:
         return "h" + self._digest((self._providers.get(provider, provider),))
 

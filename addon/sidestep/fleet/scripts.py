@@ -97,6 +97,24 @@ return {1, n, ms, token, payload, life}
 """
 )
 
+_WINDOW = (
+    _COMMON
+    + """
+local id, ms, level, same = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local v, left, tok, pay = read(id)
+local life = redis.call('HGET', KEYS[1], 'epoch') or ARGV[7]
+if v then
+  local known = tonumber(string.match(pay, '^plan (%d%d?%d?%d?%d?%d?%d?%d?%d?) ')) or 0
+  if ms < left - same or (ms <= left + same and level <= known) then return {0, v, left, tok, pay, life} end
+  ms = math.max(ms, left)
+end
+local n = bump(ARGV[7])
+put(id, n, ms, ARGV[5], ARGV[6])
+redis.call('PUBLISH', ARGV[8], n)
+return {1, n, ms, ARGV[5], ARGV[6], life}
+"""
+)
+
 _HAND = (
     _COMMON
     + """
@@ -174,6 +192,10 @@ class Script(enum.Enum):
     LATER = _LATER
     """A limit: entry, milliseconds, by how many more it must be later to be worth a message, token, payload, epoch for
     a first write, channel → as above. The later end wins."""
+    WINDOW = _WINDOW
+    """A window of a plan: entry, milliseconds, how far it is used up, by how many milliseconds two ends of one window
+    may differ, token, payload, epoch for a first write, channel → as above. Of one window more use wins, and a later
+    window wins; it ends no earlier than it was said to."""
     HAND = _HAND
     """What a user has set: entry, token, payload, epoch for a first write, channel → as above. The last word wins."""
     PULL = _PULL

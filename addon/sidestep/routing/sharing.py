@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Subject
+from sidestep.breaker.windows import Window
 from sidestep.dialects.base import Conversation
 from sidestep.routing.sticking import Scope, Stay
 
@@ -48,6 +49,9 @@ class Sharing(Protocol):
 
     def limited(self, subject: Subject, now: float) -> None:
         """A limit of this subject was met, or is foreseen."""
+
+    def planned(self, account: Subject, told: Sequence[Window], now: float) -> None:
+        """An answer has told of these windows of an account's plan."""
 
     def stays(self, scope: Scope, conversation: Conversation, stay: Stay) -> None:
         """A conversation stays with a provider."""

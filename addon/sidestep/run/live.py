@@ -12,9 +12,11 @@ from typing import Any
 import click
 import msgspec
 from rich.live import Live
+from rich.text import Text
 
 from sidestep.config.settings import MODES
 from sidestep.run import streams, trust
+from sidestep.run.tables import Prose
 
 AGAIN_SECONDS = 1.0
 SHOWN_BEFORE = 10
@@ -54,14 +56,14 @@ def status(watch: bool, as_json: bool, url: str | None) -> None:
     if as_json:
         click.echo(json.dumps(picture, indent=1))
     else:
-        streams.console(soft_wrap=True).print(showing.status(picture))
+        streams.console().print(showing.status(picture))
     raise SystemExit(picture["status"] == "unhealthy")
 
 
 def _watch(proxy: Any, as_json: bool) -> None:
     from sidestep.run import asking, showing
 
-    console = streams.console(soft_wrap=True)
+    console = streams.console()
     if as_json or not console.is_terminal:
         for picture in _lasting(proxy):
             click.echo(json.dumps(picture)) if as_json else console.print(showing.status(picture), "")
@@ -77,7 +79,7 @@ def _lasting(proxy: Any) -> Any:
 
     for picture in asking.lasting(proxy, AGAIN_SECONDS):
         if isinstance(picture, str):
-            click.echo(picture, err=True)
+            streams.note(picture)
         else:
             yield picture
 
@@ -89,7 +91,7 @@ def tail(url: str | None) -> None:
     from sidestep.run import asking, showing
 
     proxy = _with_errors(lambda: asking.find(url))
-    console, news = streams.console(soft_wrap=True), showing.News(before=SHOWN_BEFORE)
+    console, news = streams.console(), showing.News(before=SHOWN_BEFORE)
     for picture in _lasting(proxy):
         for line in news.of(picture):
             console.print(line)
@@ -114,7 +116,7 @@ def _circuit(how: str, text: str, done: str) -> None:
 
 _circuit("open", "Send nothing to NAME until it is given back.", "is held open: it gets no calls")
 _circuit("disable", "Let everything through to NAME, whatever fails.", "is disabled: it gets calls, whatever fails")
-_circuit("auto", "Give NAME back to its circuit's own judgement.", "is automatic: its circuit decides")
+_circuit("auto", "Let NAME's own circuit decide again, and forget its limits.", "is automatic: its circuit decides")
 
 
 @click.command()
@@ -151,14 +153,13 @@ def doctor(port: int, confdir: Path) -> None:
     """
     from sidestep.run import doctor as checks
 
-    console = streams.console(soft_wrap=True)
+    console = streams.console()
     found = list(checks.examine(os.environ, port, confdir))
     for finding in found:
         word, style = {True: ("ok  ", "green"), None: ("note", "yellow"), False: ("bad ", "red")}[finding.ok]
-        console.print(f"[{style}]{word}[/]  ", end="")
-        console.print(finding.text, markup=False)
+        console.print(Prose(Text.assemble((word, style), f"  {finding.text}"), 6))
         if finding.cure:
-            console.print(f"      → {finding.cure}", markup=False)
+            console.print(Prose(f"      → {finding.cure}", 8))
     raise SystemExit(any(f.ok is False for f in found))
 
 

@@ -21,6 +21,7 @@ from sidestep.config.locating import places
 from sidestep.handover import CONTROL_FD, UPSTREAM_AUTH
 from sidestep.run import environment, trust
 from sidestep.run.environment import Upstream, UpstreamError
+from sidestep.run.streams import wrapped
 
 INTERNAL_FAILURE = 125
 """Exit code when the command was not started because of us, as of `env`, `nohup` and `timeout`."""
@@ -45,6 +46,7 @@ class RunOptions:
 
     web: bool = False
     keep: bool = False
+    quiet: bool = False
     config: str = ""
     confdir: Path = trust.DEFAULT_CONFDIR
 
@@ -52,7 +54,7 @@ class RunOptions:
 def say(text: str) -> None:
     text = text.removeprefix("sidestep: ")
     with suppress(OSError):
-        print(f"sidestep: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        print(wrapped(f"sidestep: {text}"), file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Proxy:

@@ -10,12 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from sidestep.overview import lines_of, of_workers
+from sidestep.run import closing
+from sidestep.run.tables import Fitted, Prose
 
 COLOURS = {"ok": "green", "degraded": "yellow", "unhealthy": "bold red"}
 STATES = {"closed": "green", "disabled": "yellow", "half_open": "yellow", "open": "red", "forced_open": "red"}
 RESULTS = {"answered": "green", "rerouted": "yellow", "failed": "red", "left": "dim"}
 REMEMBERED = 10_000
 """Calls and events: many times what one picture holds."""
+BAR = 20
+"""Letters that a window of a plan takes."""
+NEAR = 0.8
 LEVELS = {"warning": "yellow", "error": "red"}
 
 
@@ -35,31 +40,33 @@ def status(picture: dict[str, Any], *, events: int = 5) -> RenderableType:
     totals, hour = picture["totals"], picture["hour"]
     parts: list[RenderableType] = []
     for state, line in lines_of(picture):
-        parts.append(Text.assemble((f"{state}  ", COLOURS.get(state, "")), line))
+        parts.append(Prose(Text.assemble((f"{state}  ", COLOURS.get(state, "")), line), 4))
     if picture["mode"] != "enforce":
         parts.append(Text(f"mode {picture['mode']}", "yellow"))
     if (workers := of_workers(picture)) is not None:
-        parts.append(Text(workers[1], "" if workers[0] else "yellow"))
+        parts.append(Prose(Text(workers[1], "" if workers[0] else "yellow")))
     if (fleet := picture.get("fleet")) is not None:
         colour = "" if fleet["state"] == "together" else "yellow"
-        parts.append(Text(f"fleet: {fleet['words']}", colour))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold underline")
-    for column in ("provider", "how it is", "p50 / p95", "failed", "cost"):
-        table.add_column(column, overflow="fold")
+        parts.append(Prose(Text(f"fleet: {fleet['words']}", colour)))
+    rows = []
     for p in picture["providers"]:
         share = "-" if p["error_share"] is None else f"{p['error_share']:.0%}"
         words = Text(p["words"], STATES.get(p["state"], "") if p["words"] not in ("well", "not asked yet") else "")
         times = f"{span(p['p50_ms'])} / {span(p['p95_ms'])}" if p["attempts"] else "-"
-        table.add_row(p["name"], words, times, share, f"${p['cost']:.2f}")
+        rows.append((p["name"], words, times, share, f"${p['cost']:.2f}"))
+    table = Fitted(("provider", "how it is", "p50 / p95", "failed", "cost"), rows, below="how it is")
     parts += ["", table, ""]
-    parts.append(
+    bars = [_bars(p["name"], told) for p in picture["providers"] for told in p["plans"]]
+    parts += [*bars, ""] if bars else []
+    numbers = (
         f"last hour: {sum(hour['calls'])} calls, {sum(hour['failed'])} failed, first content after {span(hour['p50'])} "
         f"(p95 {span(hour['p95'])}); since the start: {totals['calls']} calls, {totals['rerouted']} rerouted, "
         f"{totals['failed']} failed, ${totals['cost']:.2f}"
     )
+    parts.append(Prose(numbers))
     if picture["events"] and events:
         parts.append("")
-        parts += [event(e) for e in reversed(picture["events"][:events])]
+        parts += [Prose(event(e), 10) for e in reversed(picture["events"][:events])]
     return Group(*parts)
 
 
@@ -67,6 +74,19 @@ def _when(told: dict[str, Any]) -> tuple[str, str]:
     """And at which worker."""
     worker = f"[{told['worker']}] " if "worker" in told else ""
     return f"{clock(told['at'])}  {worker}", "dim"
+
+
+def _bars(name: str, told: list[dict[str, Any]]) -> RenderableType:
+    """The windows of one plan, each with what is used of it."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, window in enumerate(told):
+        used = window["used"] if window["used"] is not None else float(window["status"] != "allowed")
+        full = min(BAR, round(used * BAR))
+        bad = window["status"] == "rejected" or used >= 1
+        colour = "red" if bad else "yellow" if window["status"] != "allowed" or used >= NEAR else "green"
+        bar = Text.assemble(("█" * full, colour), ("░" * (BAR - full), "dim"))
+        table.add_row(f"the plan at {name}" if not number else "", bar, closing.window(window))
+    return table
 
 
 def event(told: dict[str, Any]) -> Text:

@@ -32,6 +32,7 @@ from sidestep.workers.crew import Action, Crew, End, Say, Start
 from sidestep.workers.sockets import bind
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LINE_BYTES = 1 << 18
 Key = tuple[str, str, int]
 """What a socket is for: mitmproxy's mode, host, port."""
 
@@ -49,7 +50,8 @@ class Process:
 
 
 class Supervisor:
-    """State: the crew, its processes by number, the sockets by what they are for."""
+    """State: the crew, its processes by number, the sockets by what they are for, the configuration that is in force,
+    as the workers tell it."""
 
     def __init__(self, count: int, command: Sequence[str]) -> None:
         """`command`: what starts a worker."""
@@ -61,6 +63,7 @@ class Supervisor:
         self.folder = str(private_folder())
         self.embedded = Embedded()
         self.store: Store | None = None
+        self.kept: Any = None
         self.selector = selectors.DefaultSelector()
         self.signals, self._wake = socket.socketpair()
 
@@ -110,9 +113,12 @@ class Supervisor:
 
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, buffer, LINE_BYTES)  # what is said first waits until it has started
         before = self.processes.get(number)
         told: dict[str, Any] = {"number": number, "workers": self.crew.count, "pid": os.getpid(), "token": self.token}
-        told |= {"folder": self.folder, "store": self.store}
+        told |= {"folder": self.folder, "store": self.store, "kept": self.kept}
         ours.sendall(json.dumps(told).encode() + b"\n")
         with theirs:
             popen = subprocess.Popen(  # noqa: S603  # ourselves
@@ -142,7 +148,7 @@ class Supervisor:
             with contextlib.suppress(OSError):  # it is gone, which its exit code tells
                 self._asked(number, process, json.loads(line))
 
-    def _asked(self, number: int, process: Process, asked: dict[str, list[str | int]]) -> None:
+    def _asked(self, number: int, process: Process, asked: dict[str, Any]) -> None:
         if "listen" in asked:
             mode, host, port = asked["listen"]
             key = (str(mode), str(host), int(port))
@@ -159,6 +165,8 @@ class Supervisor:
             mode, host, port = asked["release"]
             process.keys.discard((str(mode), str(host), int(port)))
             self._close_unused()
+        elif "keep" in asked:
+            self.kept = asked["keep"]
         elif "ready" in asked:
             process.inherited.clear()
             self._close_unused()

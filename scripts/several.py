@@ -1,4 +1,5 @@
-"""Several workers on one port beside one: requests and events a second, and each for a second of the workers' CPU."""
+"""Several workers on one port beside one, and one that shares what it knows through a store: requests and events a
+second, and each for a second of the processes' CPU, which others that use the machine disturb little."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sidestep.run.steps import steps
+from support.fleet import Store, together
 from support.proxy import Mitmdump, by_hand
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -41,32 +43,37 @@ def report(
     console: Console, folder: Path, config: str, counts: Sequence[int], load: Load, rounds: int, seconds: float
 ) -> None:
     """Rounds alternate, and so does their order: a slow moment of the machine hits all of them."""
-    rates: dict[tuple[str, int], list[float]] = {}
-    each: dict[tuple[str, int], list[float]] = {}
+    rates: dict[tuple[str, str], list[float]] = {}
+    each: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
-        proxies = {}
+        proxies: dict[str, Mitmdump] = {}
         for count in counts:
             m = stack.enter_context(by_hand("dump", folder / str(count), config, "--workers", str(count)))
             if count > 1:
                 for number in range(1, count + 1):
                     m.wait_for_log(rf"\[{number}\].*what happens is shown", 60)
-            proxies[count] = m
+            proxies[f"{count} worker{'s' * (count > 1)}"] = m
+        store = stack.enter_context(Store(folder / "store"))
+        shared = f'[fleet]\nurl = "{store.url}"\n{config}'
+        proxies["1 with a store"] = m = stack.enter_context(by_hand("dump", folder / "shared", shared))
+        together(m)
+        for m in proxies.values():
             for kind in ("whole", "stream"):
                 load(m, kind, 1.0)
-        with steps(console, 2 * rounds * len(counts)) as step:
+        with steps(console, 2 * rounds * len(proxies)) as step:
             for number in range(rounds):
                 for kind in ("whole", "stream"):
-                    for count in counts if number % 2 else counts[::-1]:
-                        step(f"{kind}: {count} worker{'s' * (count > 1)}")
-                        before = _cpu(proxies[count])
-                        figures = load(proxies[count], kind, seconds)
+                    for name in list(proxies)[:: 1 if number % 2 else -1]:
+                        step(f"{kind}: {name}")
+                        before = _cpu(proxies[name])
+                        figures = load(proxies[name], kind, seconds)
                         rate = figures.rate if kind == "whole" else figures.events
-                        rates.setdefault((kind, count), []).append(rate)
-                        each.setdefault((kind, count), []).append(rate * seconds / (_cpu(proxies[count]) - before))
-    table = Table(f"{CLIENTS} clients", *(f"{count} worker{'s' * (count > 1)}" for count in counts))
+                        rates.setdefault((kind, name), []).append(rate)
+                        each.setdefault((kind, name), []).append(rate * seconds / (_cpu(proxies[name]) - before))
+    table = Table(f"{CLIENTS} clients", *proxies)
     for kind, word in (("whole", "requests"), ("stream", "events")):
         for found, label in ((rates, f"{word}/s"), (each, f"{word} for a second of CPU")):
-            values = [statistics.median(found[kind, count]) for count in counts]
+            values = [statistics.median(found[kind, name]) for name in proxies]
             table.add_row(label, *(f"{value:.4g} (×{value / values[0]:.2f})" for value in values))
     console.print(table)
     console.print("The load and the provider share this machine's cores with the workers.")

@@ -114,6 +114,16 @@ def test_what_another_user_has_set_since_is_not_overruled() -> None:
     assert ledger.retell(1) == []
 
 
+def test_a_limit_of_its_own_is_told_again_although_another_was_told_since() -> None:
+    """To a store that has begun anew: whoever told the longer one may be gone."""
+    ledger = Ledger("me")
+    pulled(ledger, "one", 1)
+    ledger.later("k1", "limit 2 rate_limit", until=30)
+    pulled(ledger, "one", 2, entry("k1", 2, 60_000, "you.1", "limit 2 rate_limit"))
+    pulled(ledger, "two", 0)
+    assert [(m.script, m.entry, m.until) for m in ledger.retell(1)] == [(Script.LATER, "k1", 30)]
+
+
 def test_what_was_lost_is_told_again() -> None:
     ledger = Ledger("me")
     ledger.tell("c1", "open 5", until=15)

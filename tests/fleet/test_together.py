@@ -1,5 +1,5 @@
 """What two processes tell each other besides circuits and limits: where conversations stay, who issued an identifier,
-what is set by hand."""
+what is set by hand, who probes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from sidestep.breaker.circuit import State
+from sidestep.breaker.cooldown import subject
+from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.config import reading
 from sidestep.config.settings import Settings
 from sidestep.dialects.base import Conversation
+from sidestep.fleet.claims import ANSWER_SECONDS, LOOK_AGAIN_SECONDS
 from sidestep.fleet.member import ISSUED_MS, MAX_IDS, Member
 from sidestep.fleet.scripts import Script
-from sidestep.routing.engine import Engine
+from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.sticking import Stay
+from sidestep.routing.table import Candidate
 
 CONVERSATION = Conversation(b"opening", b"answered", 3, b"end")
 SCOPE = ("r", "m")
@@ -31,13 +35,14 @@ def settings(*names: str) -> Settings:
 
 
 class Shelf:
-    """What a store keeps of plain keys and of what was last told of each entry; one for all. State also: whether it is
-    out of reach."""
+    """What a store keeps of plain keys, and all that it was told of entries; one for all. State also: what waits to be
+    answered by the test, and whether it is out of reach."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
         self.lives: list[int] = []
         self.entries: list[tuple[str, str]] = []
+        self.waiting: list[tuple[Script, list[Any], Any]] = []
         self.alone = False
         self.error: Exception | None = None
 
@@ -55,9 +60,17 @@ class Shelf:
                 self.entries.append((arguments[0], arguments[2]))
             case Script.LATER:
                 self.entries.append((arguments[0], arguments[4]))
-        if answered is not None and command not in (Script.HAND, Script.LATER):
+            case _:
+                self.waiting.append((command, [*arguments], answered))
+        if command in ("SET", "MGET") and answered is not None:
             answered(self.error or answer, 0.0)
         return True
+
+    def taken(self, script: Script) -> tuple[list[Any], Any]:
+        """The arguments of the one message of this kind that waits, and whom to answer."""
+        [found] = [each for each in self.waiting if each[0] is script]
+        self.waiting.remove(found)
+        return found[1:]
 
 
 class Process:
@@ -204,3 +217,84 @@ def test_a_bug_of_its_own_costs_no_call(shelf: Shelf, monkeypatch: pytest.Monkey
     assert member.issuers(["x"], now) is None
     member.mode_set("observe", told=False)
     assert [type(bug) for bug in process.bugs] == [KeyError] * 5
+
+
+# --- who probes
+
+
+@pytest.fixture
+def half_open(shelf: Shelf) -> Process:
+    """A process with a model that may be probed."""
+    process = Process(shelf, "a")
+    process.engine.guard(process.engine.settings.providers[0], "m").circuits[-1].told_open(process.now, 1, 0)
+    process.now += 2
+    return process
+
+
+def begun(process: Process) -> Attempt | float:
+    """An attempt, or for how long it waits for another process's word."""
+    candidate, of = Candidate(process.engine.settings.providers[0], "m", own=False), subject("a", "", "chat", "m")
+    if seconds := process.engine.until_claimed(candidate, of, process.now):
+        return seconds
+    attempt = process.engine.admit(candidate, of, process.now, 60)
+    assert isinstance(attempt, Attempt)
+    return attempt
+
+
+def claims_of(attempt: Attempt | float) -> list[str]:
+    assert isinstance(attempt, Attempt)
+    assert attempt.permit is not None
+    return [p.claim for p in (attempt.permit.reaching, attempt.permit.answering) if p is not None and p.claim]
+
+
+def test_a_probe_is_claimed_and_given_back(half_open: Process, shelf: Shelf) -> None:
+    assert begun(half_open) == ANSWER_SECONDS
+    [_, _, token], answered = shelf.taken(Script.CLAIM)
+    answered([1, 0], half_open.now)
+    attempt = begun(half_open)
+    assert isinstance(attempt, Attempt)
+    assert claims_of(attempt) == [token]
+    half_open.engine.settle(attempt, Outcome(Kind.NEUTRAL, "client_gone"), half_open.now)
+    assert shelf.taken(Script.RELEASE)[0] == [token]
+
+
+def test_another_process_probes(half_open: Process, shelf: Shelf) -> None:
+    """For as long as its lease, but it is asked again each second."""
+    begun(half_open)
+    _, answered = shelf.taken(Script.CLAIM)
+    answered([0, 9_000], half_open.now)
+    candidate, of = Candidate(half_open.engine.settings.providers[0], "m", own=False), subject("a", "", "chat", "m")
+    assert not isinstance(half_open.engine.admit(candidate, of, half_open.now, 60), Attempt)
+    half_open.now += LOOK_AGAIN_SECONDS
+    assert begun(half_open) == ANSWER_SECONDS
+    assert half_open.bugs == []
+
+
+def test_no_word_is_as_if_alone_and_a_late_grant_is_given_back(half_open: Process, shelf: Shelf) -> None:
+    begun(half_open)
+    [_, _, token], answered = shelf.taken(Script.CLAIM)
+    half_open.now += ANSWER_SECONDS
+    assert claims_of(begun(half_open)) == []
+    answered([1, 0], half_open.now)
+    assert shelf.taken(Script.RELEASE)[0] == [token]
+
+
+def test_an_error_is_as_if_alone(half_open: Process, shelf: Shelf) -> None:
+    begun(half_open)
+    shelf.taken(Script.CLAIM)[1](ConnectionError(), half_open.now)
+    assert claims_of(begun(half_open)) == []
+
+
+def test_it_pulls_again_and_again_one_at_a_time(shelf: Shelf) -> None:
+    """Whoever asks meanwhile has another one after it; an error ends none."""
+    process = Process(shelf, "a")
+    for answer in (["e", 0, []], ConnectionError()):
+        process.member._pull()
+        _, answered = shelf.taken(Script.PULL)
+        answered(answer, process.now)
+        assert shelf.waiting == []
+    process.member._pull()
+    process.member._hinted("9")
+    _, answered = shelf.taken(Script.PULL)
+    answered(["e", 9, []], process.now)
+    assert len(shelf.waiting) == 1

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.calls import APIS, Client
+from support.calls import APIS, DIALECT, Client
 from support.provider import Behaviour, Provider, Seen, text_of
 from support.proxy import Mitmdump, by_hand, children
 from support.settings import route, table
@@ -187,15 +187,15 @@ def run(
 
             def call(number: int) -> None:
                 if not hasattr(local, "app"):
-                    local.app = Client(m)
+                    local.app, local.last = Client(m), {}
                     apps.append(local.app)
                 rng = random.Random(f"{seed} {number}")
                 api, stream = rng.choice(APIS), rng.random() < 0.6
                 result = local.app.call(api, stream=stream)
-                # Since the call before it: its connection was idle from then on.
-                since, local.last = getattr(local, "last", 0.0), time.monotonic()
+                # Since the call before it to this host: its connection was idle from then on.
+                since, local.last[DIALECT[api]] = local.last.get(DIALECT[api], 0.0), (now := time.monotonic())
                 tell(api)
-                was_killed = reaper.killed_between(since, local.last)
+                was_killed = reaper.killed_between(since, now)
                 with lock:
                     if result.error is None and result.text in good:
                         report.answered_by[good[result.text]] += 1

@@ -9,8 +9,8 @@ give the same mutants, and a sample of 0 means all of them. The exit code is 1 i
 Each worker has a copy of the tree in a temporary folder and changes one file there; the working tree is only read. The
 quick suite is run once without a mutant, to learn by coverage which tests run through which line (a temporary file
 keeps that for the next time that the tree is the same); a mutant is then tried by those tests alone, the ones of its
-own folder first. What is run at import only, a table or a default, is tried
-by the whole quick suite. A test that fails, or a run that takes too long, has killed the mutant.
+own folder first. What is run at import only, a table or a default, is tried by the tests of its room and of those that
+import it. A test that fails, or a run that takes too long, has killed the mutant.
 
 Not made are mutants that nobody could tell from the original: of docstrings, annotations, decorators, `assert`,
 `__repr__`, log lines and `strict=`; and of limits whose magnitude is a choice, round numbers from 100 on that have a
@@ -31,6 +31,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -46,13 +47,25 @@ SOURCES = Path("addon/sidestep")
 PURE = (
     "breaker",
     "calls/decoding.py",
+    "calls/frames.py",
     "calls/holding.py",
+    "calls/replies.py",
+    "calls/story.py",
     "calls/watching.py",
     "config",
     "credentials.py",
     "dialects",
+    "fleet/claims.py",
+    "fleet/ledger.py",
+    "fleet/member.py",
+    "fleet/names.py",
+    "forwarding.py",
+    "leaks.py",
+    "overview.py",
     "routing",
     "status.py",
+    "telemetry.py",
+    "workers/crew.py",
 )
 TARGET = 0.9
 QUICK = ["tests", "--ignore=tests/e2e"]
@@ -339,13 +352,28 @@ def tests_for(mutant: Mutant, tests: Tests) -> list[str]:
         return []
     names = {name for line in mutant.statement for name in by_line.get(line, ())}
     if not names:
-        files = (path.relative_to(ROOT) for path in ROOT.glob("tests/**/test_*.py"))
-        names = {path.as_posix() for path in files if path.parts[1] != "e2e"}
+        names = tests_of_importers(mutant.file, tests)
     elif len(names) > MOST_NAMED:
         names = {name.partition("::")[0] for name in names}
     folder = Path("tests", mutant.file).parent.as_posix()
     room = f"{folder}/test_{Path(mutant.file).stem}.py"
     return sorted(names, key=lambda n: (not n.startswith(room), not n.startswith(folder + "/"), n))
+
+
+def tests_of_importers(file: str, tests: Tests) -> set[str]:
+    """The files of tests that run through a room or one that imports it, or that import it themselves: what is made at
+    import only shows there."""
+    folder, _, room = file.removesuffix(".py").rpartition("/")
+    package = ".".join(["sidestep", *folder.split("/")]).rstrip(".")
+    imports = re.compile(rf"\b{re.escape(package)}(\.{room}\b| import [^\n]*\b{room}\b)")
+
+    def importers(place: Path) -> Iterator[Path]:
+        return (path for path in place.rglob("*.py") if imports.search(path.read_text()))
+
+    rooms = {file, *(path.relative_to(ROOT / SOURCES).as_posix() for path in importers(ROOT / SOURCES))}
+    names = {name.partition("::")[0] for r in rooms for ran in tests.get(r, {}).values() for name in ran}
+    own = (path.relative_to(ROOT) for path in importers(ROOT / "tests") if path.name.startswith("test_"))
+    return names | {path.as_posix() for path in own if path.parts[1] != "e2e"}
 
 
 class Run:

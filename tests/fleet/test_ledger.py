@@ -153,6 +153,7 @@ def test_what_is_as_good_as_over_is_not_told_again() -> None:
 def test_the_version_does_not_run_back() -> None:
     """An answer that was overtaken."""
     ledger = Ledger("me")
+    assert ledger.pull() == Message(Script.PULL, base=0)
     pulled(ledger, "e", 7)
     pulled(ledger, "e", 6)
     assert (ledger.version, ledger.pull()) == (7, Message(Script.PULL, epoch="e", base=7))

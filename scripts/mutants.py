@@ -6,11 +6,12 @@ A PLACE is a folder (`routing`), a file (`routing/table.py`) or a line of it (`r
 addon/sidestep; by default, all pure rooms. The sample is drawn with the seed: the same seed, sample, places and sources
 give the same mutants, and a sample of 0 means all of them. The exit code is 1 if fewer than 90 % were killed.
 
-Each worker has a copy of the tree in a temporary folder and changes one file there; the working tree is only read. The
-quick suite is run once without a mutant, to learn by coverage which tests run through which line (a temporary file
-keeps that for the next time that the tree is the same); a mutant is then tried by those tests alone, the ones of its
-own folder first. What is run at import only, a table or a default, is tried
-by the whole quick suite. A test that fails, or a run that takes too long, has killed the mutant.
+A mutant is never written: each is tried in a fork of this process, which has imported what the tests need of others and
+compiles the one file with the mistake in it. The quick suite is run once without a mutant, to learn by coverage which
+tests run through which line (a temporary file keeps that for the next time that the tree is the same); a mutant is then
+tried by those tests alone, the ones of its own folder first. What is run at import only, a table or a default, is tried
+by the tests of its room and of those that import it. A test that fails, or a run that takes too long, has killed the
+mutant.
 
 Not made are mutants that nobody could tell from the original: of docstrings, annotations, decorators, `assert`,
 `__repr__`, log lines and `strict=`; and of limits whose magnitude is a choice, round numbers from 100 on that have a
@@ -28,10 +29,11 @@ import ast
 import contextlib
 import copy
 import hashlib
+import importlib
 import json
 import os
 import random
-import shutil
+import re
 import signal
 import subprocess
 import sys
@@ -39,28 +41,46 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 
-from rich.console import Console
-
-from sidestep.run.steps import steps
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = Path("addon/sidestep")
 PURE = (
     "breaker",
     "calls/decoding.py",
+    "calls/frames.py",
     "calls/holding.py",
+    "calls/replies.py",
+    "calls/story.py",
     "calls/watching.py",
     "config",
     "credentials.py",
     "dialects",
+    "fleet/claims.py",
+    "fleet/ledger.py",
+    "fleet/names.py",
+    "forwarding.py",
+    "leaks.py",
+    "overview.py",
     "routing",
     "status.py",
+    "telemetry.py",
+    "workers/crew.py",
 )
 TARGET = 0.9
 QUICK = ["tests", "--ignore=tests/e2e"]
-COPIED = (".github", "LICENSE", "README.md", "addon", "pyproject.toml", "scripts", "tests")
+PYTEST = ["-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+READ = (".github", "LICENSE", "README.md", "addon", "pyproject.toml", "scripts", "tests")
+"""What the quick suite depends on."""
+IMPORTED = (
+    *("hypothesis.stateful", "mitmproxy.addonmanager", "mitmproxy.proxy.layers.http", "mitmproxy.test.tflow"),
+    *("anthropic", "genai_prices", "google.genai", "httpx", "msgspec", "openai", "prometheus_client"),
+)
+"""What takes long to import and is not ours."""
 TIMES_AS_LONG = 3.0
 """A mutant's tests are given so many times what the whole quick suite took without it, in parallel: what takes longer
 hangs."""
@@ -103,7 +123,6 @@ class Mutant:
     line: int
     statement: range
     """The lines of its statement up to the mistake: by these is known who runs it."""
-    original: str
     tree: ast.Module
     old: ast.AST
     new: ast.AST
@@ -249,8 +268,7 @@ def shown(old: ast.AST, new: ast.AST) -> str:
 
 def mutants_of(path: Path, file: str) -> Iterator[Mutant]:
     """All mutants of one file, in the order of its lines."""
-    original = path.read_text()
-    tree = ast.parse(original)
+    tree = ast.parse(path.read_text())
     waiting: list[tuple[ast.AST, int]] = [(tree, 1)]
     while waiting:
         node, first = waiting.pop()
@@ -262,7 +280,7 @@ def mutants_of(path: Path, file: str) -> Iterator[Mutant]:
         for new in mistakes(node):
             assert isinstance(node, (ast.expr, ast.stmt))
             statement = range(first, node.lineno + 1)
-            yield Mutant(file, node.lineno, statement, original, tree, node, ast.copy_location(new, node))
+            yield Mutant(file, node.lineno, statement, tree, node, ast.copy_location(new, node))
 
 
 def all_mutants(places: list[str]) -> list[Mutant]:
@@ -289,10 +307,10 @@ Tests = dict[str, dict[int, set[str]]]
 """Of each file, the tests that run through each line; an empty set for a line that is run at import only."""
 
 
-def learnt(folder: Path, jobs: int) -> tuple[Tests, float]:
+def learnt(jobs: int) -> tuple[Tests, float]:
     """What the quick suite runs through, and the seconds that it took: measured anew where the tree has changed."""
     digest = hashlib.sha256(sys.version.encode())
-    for path in sorted(p for name in COPIED for p in (ROOT / name, *(ROOT / name).rglob("*")) if p.is_file()):
+    for path in sorted(p for name in READ for p in (ROOT / name, *(ROOT / name).rglob("*")) if p.is_file()):
         if "__pycache__" not in path.parts:
             digest.update(f"{path.relative_to(ROOT)} {path.stat().st_size}\n".encode() + path.read_bytes())
     kept = Path(tempfile.gettempdir(), f"sidestep-mutants-{os.getuid()}-{digest.hexdigest()[:32]}.json")
@@ -301,33 +319,30 @@ def learnt(folder: Path, jobs: int) -> tuple[Tests, float]:
         tests = {f: {int(line): set(names) for line, names in lines.items()} for f, lines in told["tests"].items()}
         return tests, float(told["seconds"])
     began = time.monotonic()
-    tests = tests_by_line(folder, jobs)
+    tests = tests_by_line(jobs)
     seconds = time.monotonic() - began
     told = {f: {line: sorted(names) for line, names in lines.items()} for f, lines in tests.items()}
     kept.write_text(json.dumps({"tests": told, "seconds": seconds}))
     return tests, seconds
 
 
-def tests_by_line(folder: Path, jobs: int) -> Tests:
+def tests_by_line(jobs: int) -> Tests:
     """What the quick suite runs through. SystemExit: it fails without a mutant."""
-    run = Run(
-        folder,
-        [*QUICK, "-n", str(jobs), "--cov", "--cov-context=test", "--cov-report="],
-        3600.0,
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+        data, report = Path(place, "measured"), Path(place, "measured.json")
         # The monitoring of newer Pythons is quicker, but cannot tell one test from another.
-        {"COVERAGE_CORE": "ctrace", "COVERAGE_FILE": "measured"},
-    )
-    try:
-        while (passed := run.passed()) is None:
-            time.sleep(0.05)
-    finally:
-        run.end()
-    if not passed:
-        raise SystemExit(f"{run.told()}\nthe quick suite fails without a mutant")
-    report = ["json", "-q", "--show-contexts", "--data-file=measured", "-o", "measured.json"]
-    subprocess.run([sys.executable, "-m", "coverage", *report], cwd=folder, check=True)
+        environment = {**os.environ, "COVERAGE_CORE": "ctrace", "COVERAGE_FILE": str(data)}
+        command = [*PYTEST, "-x", *QUICK, "-n", str(jobs), "--cov", "--cov-context=test", "--cov-report="]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        if done.returncode:
+            raise SystemExit(f"{done.stdout[-2000:]}\nthe quick suite fails without a mutant")
+        command = ["json", "-q", "--show-contexts", f"--data-file={data}", "-o", str(report)]
+        subprocess.run([sys.executable, "-m", "coverage", *command], cwd=ROOT, check=True)
+        files = json.loads(report.read_text())["files"]
     found: Tests = {}
-    for path, measured in json.loads((folder / "measured.json").read_text())["files"].items():
+    for path, measured in files.items():
         # A context is a test's name, and after a bar whether it was its body or what made it ready.
         found[Path(path).relative_to(SOURCES).as_posix()] = {
             int(line): {context.partition("[")[0].partition("|")[0] for context in contexts if context}
@@ -343,8 +358,7 @@ def tests_for(mutant: Mutant, tests: Tests) -> list[str]:
         return []
     names = {name for line in mutant.statement for name in by_line.get(line, ())}
     if not names:
-        files = (path.relative_to(ROOT) for path in ROOT.glob("tests/**/test_*.py"))
-        names = {path.as_posix() for path in files if path.parts[1] != "e2e"}
+        names = tests_of_importers(mutant.file, tests)
     elif len(names) > MOST_NAMED:
         names = {name.partition("::")[0] for name in names}
     folder = Path("tests", mutant.file).parent.as_posix()
@@ -352,75 +366,78 @@ def tests_for(mutant: Mutant, tests: Tests) -> list[str]:
     return sorted(names, key=lambda n: (not n.startswith(room), not n.startswith(folder + "/"), n))
 
 
+def tests_of_importers(file: str, tests: Tests) -> set[str]:
+    """The files of tests that run through a room or one that imports it, or that import it themselves: what is made at
+    import only shows there."""
+    folder, _, room = file.removesuffix(".py").rpartition("/")
+    package = ".".join(["sidestep", *folder.split("/")]).rstrip(".")
+    imports = re.compile(rf"\b{re.escape(package)}(\.{room}\b| import [^\n]*\b{room}\b)")
+
+    def importers(place: Path) -> Iterator[Path]:
+        return (path for path in place.rglob("*.py") if imports.search(path.read_text()))
+
+    rooms = {file, *(path.relative_to(ROOT / SOURCES).as_posix() for path in importers(ROOT / SOURCES))}
+    names = {name.partition("::")[0] for r in rooms for ran in tests.get(r, {}).values() for name in ran}
+    own = (path.relative_to(ROOT) for path in importers(ROOT / "tests") if path.name.startswith("test_"))
+    return names | {path.as_posix() for path in own if path.parts[1] != "e2e"}
+
+
 class Run:
-    """Some tests, under way in a process group of their own. State: the process, and when it must have ended."""
+    """A mutant that is being tried, in a fork with a process group of its own. State: the process, and when it must
+    have ended."""
 
-    def __init__(self, folder: Path, tests: list[str], seconds: float, more: dict[str, str] | None = None) -> None:
-        """`more`: variables of the environment."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-        # A mutant has the time stamp of its second: what was compiled of one must not be taken for the next.
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
-        self.output = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [*command, *tests],
-            cwd=folder,
-            env=environment,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self.until = time.monotonic() + seconds
-
-    def passed(self) -> bool | None:
-        """Whether all tests passed; None while that is open. Whoever takes too long has failed."""
-        code = self.process.poll()
-        if code is None and time.monotonic() < self.until:
-            return None
-        self.end()
-        return code == 0
-
-    def end(self) -> None:
-        """Nothing that was started remains."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def told(self) -> str:
-        """What it printed last."""
-        self.output.seek(0)
-        return self.output.read()[-2000:].decode(errors="replace")
-
-
-class Worker:
-    """A copy of the tree and what is tried in it. State: the mutant and the run under way."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in COPIED:
-            source = ROOT / name
-            copied = shutil.copytree if source.is_dir() else shutil.copy2
-            copied(source, folder / name)
-        self.mutant: Mutant | None = None
-        self.run: Run | None = None
-
-    def begin(self, mutant: Mutant, tests: list[str], seconds: float) -> None:
-        """Make a mistake here and begin to run these tests, which are given so long."""
+    def __init__(self, mutant: Mutant, tests: list[str], seconds: float) -> None:
         self.mutant = mutant
-        (self.folder / SOURCES / mutant.file).write_text(mutant.source)
-        self.run = Run(self.folder, tests, seconds)
+        self.until = time.monotonic() + seconds
+        self.process = os.fork()
+        if self.process == 0:
+            try:
+                os.setsid()
+                code = tried(mutant, tests)
+            except BaseException:
+                code = 1  # as where the mutant cannot even be imported
+            os._exit(code)
 
     def survived(self) -> bool | None:
-        """Whether the mutant did; None while that is open."""
-        assert self.run is not None
-        assert self.mutant is not None
-        passed = self.run.passed()
-        if passed is not None:
-            (self.folder / SOURCES / self.mutant.file).write_text(self.mutant.original)
-            self.run = None
-        return passed
+        """Whether all tests passed; None while that is open. Whoever takes too long has failed."""
+        ended, status = os.waitpid(self.process, os.WNOHANG)
+        if ended:
+            self._sweep()
+            return os.waitstatus_to_exitcode(status) == 0
+        if time.monotonic() < self.until:
+            return None
+        self.end()
+        return False
+
+    def end(self) -> None:
+        self._sweep()
+        os.waitpid(self.process, 0)
+
+    def _sweep(self) -> None:
+        """Nothing that was started remains."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process, signal.SIGKILL)
 
 
-def survivors_of(sample: list[Mutant], jobs: int, console: Console) -> list[Mutant]:
+def tried(mutant: Mutant, tests: list[str]) -> int:
+    """What pytest says of these tests where the file has the mistake in it. Only for a process that then ends."""
+    path = str(ROOT / SOURCES / mutant.file)
+    source, get_code = mutant.source, SourceFileLoader.get_code
+
+    def mistaken(self: SourceFileLoader, name: str) -> CodeType | None:
+        if str(Path(self.path).resolve()) == path:
+            code: CodeType = compile(source, path, "exec", dont_inherit=True)
+            return code
+        return get_code(self, name)
+
+    SourceFileLoader.get_code = mistaken  # type: ignore[assignment, method-assign]
+    with open(os.devnull, "r+b") as nowhere:
+        for told in (0, 1, 2):
+            os.dup2(nowhere.fileno(), told)
+    return int(pytest.main([*PYTEST, "-x", "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]))
+
+
+def survivors_of(sample: list[Mutant], jobs: int) -> list[Mutant]:
     """Those of the sample that no test of the quick suite notices."""
     survivors: list[Mutant] = []
     waiting = sample[::-1]
@@ -429,35 +446,32 @@ def survivors_of(sample: list[Mutant], jobs: int, console: Console) -> list[Muta
     def judged(mutant: Mutant, survived: bool, why: str = "") -> None:
         nonlocal done
         done += 1
-        line = f"{done:4}/{len(sample)} {'SURVIVED' if survived else 'killed  '} {mutant}{why}"
-        console.print(line, markup=False, soft_wrap=True)
-        step(f"{mutant.file}:{mutant.line}")
+        print(f"{done:4}/{len(sample)} {'SURVIVED' if survived else 'killed  '} {mutant}{why}", flush=True)
         if survived:
             survivors.append(mutant)
 
-    with tempfile.TemporaryDirectory(prefix="mutants-") as place, steps(console, len(sample), ended=True) as step:
-        workers = [Worker(Path(place, str(i))) for i in range(jobs)]
-        tests, whole = learnt(workers[0].folder, jobs)
-        console.print(f"the quick suite passes without a mutant, in {whole:.0f} s")
-        try:
-            while done < len(sample):
-                for worker in workers:
-                    if worker.run is not None:
-                        survived = worker.survived()
-                        if survived is not None and worker.mutant is not None:
-                            judged(worker.mutant, survived)
-                    elif waiting:
-                        mutant = waiting.pop()
-                        chosen = tests_for(mutant, tests)
-                        if chosen:
-                            worker.begin(mutant, chosen, TIMES_AS_LONG * whole)
-                        else:
-                            judged(mutant, survived=True, why="  (no test runs it)")
-                time.sleep(0.02)
-        finally:
-            for worker in workers:
-                if worker.run is not None:
-                    worker.run.end()
+    tests, whole = learnt(jobs)
+    print(f"the quick suite passes without a mutant, in {whole:.0f} s", flush=True)
+    for name in IMPORTED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    runs: list[Run] = []
+    try:
+        while waiting or runs:
+            while waiting and len(runs) < jobs:
+                mutant = waiting.pop()
+                if chosen := tests_for(mutant, tests):
+                    runs.append(Run(mutant, chosen, TIMES_AS_LONG * whole))
+                else:
+                    judged(mutant, survived=True, why="  (no test runs it)")
+            for run in tuple(runs):
+                if (survived := run.survived()) is not None:
+                    runs.remove(run)
+                    judged(run.mutant, survived)
+            time.sleep(0.02)
+    finally:
+        for run in runs:
+            run.end()
     return survivors
 
 
@@ -476,11 +490,14 @@ def main() -> int:
     sample = [found[i] for i in sorted(drawn)]
     if not sample:
         parser.error("there are no mutants of these places")
+    os.chdir(ROOT)
     # Ended from outside it still ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"{len(sample)} of {len(found)} mutants, seed {options.seed}", flush=True)
     began = time.monotonic()
-    survivors = survivors_of(sample, options.jobs, Console(highlight=False))
+    with tempfile.TemporaryDirectory(prefix="mutants-") as found_by_hypothesis:
+        os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = found_by_hypothesis
+        survivors = survivors_of(sample, options.jobs)
     killed = len(sample) - len(survivors)
     print(f"\n{killed} of {len(sample)} killed ({killed / len(sample):.0%}) in {time.monotonic() - began:.0f} s")
     if survivors:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
-from sidestep.breaker.outcomes import Kind, Outcome, Then
-from sidestep.overview import Overview, lines_of
+from sidestep.breaker.outcomes import Kind, Outcome, Result, Then
+from sidestep.overview import EVENTS, Overview, lines_of
 from sidestep.routing.recent import CALLS, FINE, Recent, quantile
 from support.flows import ask
 from support.world import World, toml
@@ -162,3 +164,160 @@ def test_the_picture_is_plain_data_even_of_a_busy_engine() -> None:
     told = json.loads(json.dumps(look.picture(w.engine)))
     assert told["events"] == [{"number": 1, "at": 6000.0, "level": "warning", "text": "something"}]
     assert told["in_flight"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "words"),
+    [
+        (None, None, "not over"),
+        (None, 200, "not over"),
+        ("ok", 200, "ok"),
+        ("http_5xx", 503, "answered 503"),
+        ("invalid", 400, "answered 400"),
+        ("odd", 399, "odd"),
+        ("rate_limit", 429, "answered 429 (a rate limit)"),
+        ("rate_limit", 200, "a rate limit"),
+        ("bad_response", 200, "gave no answer in its 200"),
+        ("timeout", None, "said nothing in time"),
+    ],
+)
+def test_how_an_attempt_ended_in_words(reason: str | None, status: int | None, words: str) -> None:
+    w = world()
+    told = story()
+    told["attempts"][0] |= {"reason": reason, "status": status, "end_ms": None}
+    w.engine.recent.ended(told, 0.1, w.now, result="answered")
+    [call] = view(w).picture(w.engine)["calls"]
+    assert (call["attempts"][0]["words"], call["ms"]) == (words, 10.0)
+
+
+def test_a_call_that_was_refused_everywhere_has_no_attempt() -> None:
+    w = world()
+    refused = [{"provider": "a", "reason": "forced_open"}, {"provider": "b", "reason": "cooldown"}]
+    w.engine.recent.ended({**story("failed"), "attempts": [], "refused": refused}, None, w.now, result="failed")
+    [call] = view(w).picture(w.engine)["calls"]
+    assert (call["ms"], [r["reason"] for r in call["refused"]]) == (0, ["held open by hand", "cooldown"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "1 s"),
+        (119.0, "119 s"),
+        (119.5, "2 min"),
+        (170.0, "3 min"),
+        (7199.0, "120 min"),
+        (7199.5, "2 h"),
+        (12000.0, "3 h"),
+    ],
+)
+def test_a_time_in_words(seconds: float, words: str) -> None:
+    w = world()
+    exchange = w.exchange()
+    ask(w, exchange)
+    w.fail(exchange, Outcome(Kind.COOLDOWN, "quota", Then.NEXT, 429, seconds))
+    told = provider(view(w).picture(w.engine), "a")["words"]
+    assert told == f"passed over for {words}: the account is spent or barred"
+
+
+def test_the_figures_of_a_provider() -> None:
+    """Failures and limits are errors; how long it took is told for the middle and for the late."""
+    w = World(toml(a="", b=""))
+    for outcome in (DOWN, LIMITED):
+        exchange = w.exchange()
+        ask(w, exchange)
+        w.fail(exchange, outcome)
+        w.now += 60
+    exchange = w.exchange()
+    ask(w, exchange)
+    w.settle(exchange)
+    w.engine.ended(exchange.attempts[-1], w.now)
+    for seconds in (*[0.1] * 18, 10, 10):
+        w.engine.recent.began("a", seconds)
+    a = provider(view(w).picture(w.engine), "a")
+    assert (a["attempts"], a["failed"], a["error_share"], a["words"]) == (3, 2, 0.6667, "well")
+    assert 80 <= a["p50_ms"] <= 125
+    assert 8000 <= a["p95_ms"] <= 12500
+    assert provider(view(w).picture(w.engine), "b")["error_share"] is None
+
+
+def test_the_totals() -> None:
+    w = world()
+    for result, count in ((Result.ANSWERED, 5), (Result.REROUTED, 2), (Result.FAILED, 1)):
+        w.engine.requests_total["openai", result] += count
+    w.engine.tokens_total["a", "input"] += 30
+    w.engine.tokens_total["b", "input"] += 3
+    w.engine.tokens_total["a", "output"] += 4
+    w.engine.cost_total.update({"a": 0.12345678})
+    totals = view(w).picture(w.engine)["totals"]
+    assert totals == {
+        "calls": 8,
+        "answered": 5,
+        "rerouted": 2,
+        "failed": 1,
+        "left": 0,
+        "tokens": {"input": 33, "output": 4, "cached": 0},
+        "cost": 0.123457,
+        "saved": 0,
+    }
+
+
+def test_a_model_that_a_provider_lacks_is_told() -> None:
+    w = world()
+    for model, words in (("x", "has no x"), ("y", "has no x and 1 more")):
+        exchange = w.exchange({"model": model})
+        ask(w, exchange)
+        w.fail(exchange, Outcome(Kind.NEUTRAL, "unknown_model", Then.NEXT, 404))
+        assert provider(view(w).picture(w.engine), "a")["words"] == words
+
+
+def test_what_was_told_is_seen_at_once() -> None:
+    w = world()
+    look = view(w)
+    assert look.picture(w.engine)["events"] == []
+    look.told("something")
+    assert [e["text"] for e in look.picture(w.engine)["events"]] == ["something"]
+
+
+def test_so_many_events_are_kept_and_the_latest_comes_first() -> None:
+    w = world()
+    look = view(w)
+    for number in range(EVENTS + 1):
+        look.told(f"{number}")
+    events = look.picture(w.engine)["events"]
+    assert [events[0]["number"], events[-1]["number"], len(events)] == [EVENTS + 1, 2, EVENTS]
+
+
+def test_a_change_is_seen_at_once() -> None:
+    w = world()
+    look = view(w)
+    first = look.picture(w.engine)
+    look.changed()
+    assert look.picture(w.engine) is not first
+
+
+def test_a_circuit_that_tries_again_is_told() -> None:
+    w = world()
+    exchange = w.exchange()
+    ask(w, exchange)
+    w.fail(exchange, DOWN)
+    w.now += 21
+    told = provider(view(w).picture(w.engine), "a")
+    assert (told["state"], told["words"]) == ("half_open", "being tried again: the next call shows whether it is well")
+
+
+def test_a_call_lasts_until_its_last_attempt_has_ended() -> None:
+    """Of two side by side, the later end."""
+    w = world()
+    told = story()
+    told["attempts"] = [{**told["attempts"][0], "started_ms": s, "end_ms": e} for s, e in ((0.0, 9.0), (5.0, 2.0))]
+    w.engine.recent.ended(told, 0.1, w.now, result="answered")
+    assert view(w).picture(w.engine)["calls"][0]["ms"] == 9.0
+
+
+def test_half_of_a_minutes_answers_came_so_soon() -> None:
+    w = world()
+    for seconds in (*[0.1] * 9, 10.0):
+        w.engine.recent.ended(story(), seconds, w.now, result="answered")
+    hour = view(w).picture(w.engine)["hour"]
+    assert 80 <= hour["p50_ms"][-1] == hour["p50"] <= 125
+    assert hour["p95"] > 8000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidestep.breaker import judging
+from sidestep.breaker.circuit import State
 from sidestep.breaker.outcomes import Result
 from sidestep.config import reading
 from sidestep.dialects.base import Usage
@@ -93,3 +94,54 @@ def test_names_that_an_app_makes_up_are_bounded() -> None:
     assert len(set(seen)) == MODELS + 1
     assert seen[-1] == OTHER_MODEL
     assert models.told({}) == {}
+
+
+def test_the_bounds_are_those_of_the_conventions() -> None:
+    """Which the documentation of the measures lists; a collector can add up only those that are alike."""
+    duration = "0.01 0.02 0.04 0.08 0.16 0.32 0.64 1.28 2.56 5.12 10.24 20.48 40.96 81.92"
+    first_chunk = "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1.0 2.5 5.0 7.5 10.0"
+    tokens = "1 4 16 64 256 1024 4096 16384 65536 262144 1048576 4194304 16777216 67108864"
+    for measure, bounds in (
+        (Instrument.DURATION, duration),
+        (Instrument.FIRST_CHUNK, first_chunk),
+        (Instrument.TOKENS, tokens),
+    ):
+        assert measure.value[3] == tuple(map(float, bounds.split()))
+
+
+def test_what_is_said_of_a_call_and_its_attempts() -> None:
+    """Who was passed over and why, what the app got; how each attempt ended, and after how long its answer began."""
+    world = World(toml(a="", b="", c=""))
+    world.engine.hold("a", State.FORCED_OPEN)
+    exchange = world.exchange({"stream": False})
+    failed = exchange.next(world.now)
+    assert isinstance(failed, Attempt)
+    world.now += 1
+    world.fail(exchange, judging.TIMEOUT)
+    answered = exchange.next(world.now)
+    assert isinstance(answered, Attempt)
+    answered.status, answered.headers_at, answered.content_at = 200, world.now + 2, world.now + 3
+    told = trace(exchange, answered, Result.REROUTED, 200, world.now + 4)
+
+    about = told.call.attributes
+    assert (told.call.name, about[Key.REQUEST_MODEL]) == ("chat m", "m")
+    assert (about[Key.STATUS], about[Key.REFUSED], about[Key.RESULT]) == (200, ("a: forced_open",), "rerouted")
+    assert Key.FIRST_CHUNK not in about, "it was no stream"
+    first, second = (span.attributes for span in told.attempts)
+    assert (first[Key.OUTCOME], first[Key.REASON], first[Key.HEDGE]) == ("failure", "timeout", False)
+    assert (first[Key.PROVIDER], second[Key.PROVIDER], second[Key.REQUEST_MODEL]) == ("b", "c", "m")
+    assert (second[Key.STATUS], second[Key.HEADERS_AFTER], second[Key.CONTENT_AFTER]) == (200, 2, 3)
+    assert Key.OUTCOME not in second, "it is not over"
+    assert not {Key.STATUS, Key.HEADERS_AFTER, Key.CONTENT_AFTER} & first.keys()
+    assert told.attempts[1].ended == world.now + 4
+    nameless = world.exchange({"model": ""})
+    assert Key.REFUSED not in trace(nameless, None, Result.LEFT, None, world.now).call.attributes
+
+
+@pytest.mark.parametrize(
+    ("status", "came", "error"),
+    [(399, Result.ANSWERED, ""), (400, Result.ANSWERED, "400"), (None, Result.FAILED, "refused")],
+)
+def test_an_error_is_what_the_app_was_told(status: int | None, came: Result, error: str) -> None:
+    world = World(toml(a=""))
+    assert trace(world.exchange(), None, came, status, world.now).call.error == error

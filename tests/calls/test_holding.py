@@ -187,6 +187,17 @@ def test_what_fails_before_content_is_never_seen(
         assert (run.app, run.given, run.last) == (b"", [reason + "."], Do.FAIL)
 
 
+@pytest.mark.parametrize("name", STREAMS)
+def test_an_error_that_is_not_ended_is_one(name: str) -> None:
+    """The last event of a stream, without the line that would end it."""
+    if is_short(name):
+        return
+    first, error = with_content(name), error_event(name).rstrip()
+    run = finish(begin(name), [first, error], "end")
+    assert (run.last, run.reason) == (Do.BREAK, "stream_error")
+    assert run.app.startswith(first)
+
+
 @pytest.mark.parametrize(("ending", "reason"), [("broke", "truncated"), ("silent", "timeout")])
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_whole_stream_that_falls_short_of_its_length(name: str, ending: str, reason: str) -> None:

@@ -86,3 +86,44 @@ def test_a_grant_whose_lease_is_over_is_none() -> None:
     claims = Claims("me")
     claims.answered(asked(claims), granted=True, now=0.05)
     assert claims.take("c", LEASE_SECONDS) == ALONE
+
+
+def test_a_word_holds_for_so_long() -> None:
+    """Granted, as long as its lease; where nobody answered, a second. Then it is asked for anew."""
+    claims = Claims("me")
+    claims.answered(asked(claims), granted=True, now=0.05)
+    assert claims.ask("c", LEASE_SECONDS - 0.01) == (0.0, None)
+    assert asked(claims, LEASE_SECONDS).token == "me.2"
+    claims.alone("c", 20.0)
+    assert claims.ask("c", 20.0 + UNUSED_SECONDS - 0.01) == (0.0, None)
+    assert asked(claims, 20.0 + UNUSED_SECONDS).token == "me.3"
+
+
+def test_whoever_has_left_without_an_answer_or_alone_gives_nothing_back() -> None:
+    claims = Claims("me")
+    asked(claims)
+    assert claims.due(UNUSED_SECONDS) == []
+    assert asked(claims, UNUSED_SECONDS).token == "me.2"
+    claims.alone("c", 2.0)
+    assert claims.due(2.0 + UNUSED_SECONDS) == []
+    assert asked(claims, 2.0 + UNUSED_SECONDS).token == "me.3"
+
+
+def test_a_grant_is_taken_until_its_lease_is_over() -> None:
+    claims = Claims("me")
+    claim = asked(claims)
+    claims.answered(claim, granted=True, now=0.05)
+    assert claims.take("c", LEASE_SECONDS - 0.01) == claim.token
+    assert claims.take("c", LEASE_SECONDS - 0.01) == ALONE, "once"
+
+
+def test_an_answer_to_what_was_asked_before_changes_nothing() -> None:
+    """It was given up meanwhile, and asked for anew."""
+    claims = Claims("me")
+    first = asked(claims)
+    claims.due(UNUSED_SECONDS)
+    second = asked(claims, UNUSED_SECONDS)
+    assert claims.answered(first, granted=True, now=1.05) == Release("c", first.token)
+    assert claims.answered(first, granted=False, now=1.05) is None
+    assert claims.answered(second, granted=True, now=1.05) is None
+    assert claims.take("c", 1.05) == second.token

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sidestep.fleet.ledger import MAX_ENTRIES, Ledger, News, is_suspect
+import pytest
+
+from sidestep.fleet import ledger as ledger_room
+from sidestep.fleet.ledger import MAX_ENTRIES, PULLED_AT_ONCE, Ledger, Message, News, is_suspect
 from sidestep.fleet.scripts import Script
 
 
@@ -161,3 +164,103 @@ def test_a_store_that_runs_in_a_circle_is_not_followed() -> None:
     ledger = Ledger("me")
     full = [part for i in range(300) for part in entry(f"c{i}", 1, 0, "you.1", "closed")]
     assert [ledger.pulled(["e", version, full], 0, 0)[1] for version in (1, 1, 0, 2)] == [True, False, False, True]
+
+
+def test_what_was_said_before_the_first_pull_is_told_then() -> None:
+    """It may have gone to a store that was not there yet."""
+    ledger = Ledger("me")
+    ledger.tell("c1", "open 5", until=15)
+    pulled(ledger, "e", 1)
+    assert [m.entry for m in ledger.retell(1)] == ["c1"]
+
+
+def test_what_is_as_good_as_over_is_not_told_again() -> None:
+    ledger = Ledger("me")
+    ledger.tell("c1", "open 5", until=10.5)
+    ledger.tell("c2", "open 5", until=10.6)
+    ledger.lost()
+    assert [m.entry for m in ledger.retell(10)] == ["c2"]
+
+
+def test_the_version_does_not_run_back() -> None:
+    """An answer that was overtaken."""
+    ledger = Ledger("me")
+    assert ledger.pull() == Message(Script.PULL, base=0)
+    pulled(ledger, "e", 7)
+    pulled(ledger, "e", 6)
+    assert (ledger.version, ledger.pull()) == (7, Message(Script.PULL, epoch="e", base=7))
+
+
+def test_a_full_answer_says_that_there_is_more() -> None:
+    ledger = Ledger("me")
+    for count, more in ((PULLED_AT_ONCE - 1, False), (PULLED_AT_ONCE, True)):
+        told = [part for i in range(count) for part in entry(f"c{i}", i + 1, 5000, "you.1", "x")]
+        assert ledger.pulled([f"e{count}", count, told], 0, 0)[1] is more
+        assert ledger.shared == count
+
+
+def test_a_limit_that_ends_a_little_later_is_no_news() -> None:
+    """By fifty milliseconds, or by what whoever tells it thinks little."""
+    ledger = Ledger("me")
+    pulled(ledger, "e", 1, entry("k1", 1, 60_000, "you.1", "limit"))
+    assert ledger.later("k1", "limit", until=62, grain=2) is None
+    assert ledger.later("k1", "limit", until=60.04, grain=0.01) is None
+    assert ledger.later("k2", "limit", until=1) is not None
+    assert ledger.later("k1", "limit", until=62.1, grain=2) is not None
+
+
+def test_a_limit_of_its_own_is_told_again_whatever_others_say_of_it() -> None:
+    """Of two, the later one holds: the store says which."""
+    ledger = Ledger("me")
+    pulled(ledger, "e", 1)
+    ledger.later("k1", "limit", until=90)
+    pulled(ledger, "e", 2, entry("k1", 2, 60_000, "you.1", "limit"))
+    ledger.lost()
+    assert [m.entry for m in ledger.retell(1)] == ["k1"]
+
+
+def test_only_the_last_word_on_a_circuit_is_said_once_more() -> None:
+    ledger = Ledger("me")
+    pulled(ledger, "e", 1)
+    ledger.hand("h1", "hold auto")
+    first, held = ledger.tell("c1", "open 5", until=15), ledger.hand("h1", "hold disabled")
+    ledger.tell("c1", "closed", until=60)
+    assert ledger.answered(first, [0, 4, 5000, "me.7", "closed", "e"], 0, 0) == (None, None)
+    assert ledger.answered(held, [0, 4, 0, "me.1", "hold auto", "e"], 0, 0) == (None, None)
+    last = ledger.tell("c1", "open 9", until=15)
+    assert ledger.answered(last, [1, 9, 5000, last.token, "open 9", "e"], 0, 0) == (None, None)
+
+
+def test_what_is_known_of_an_entry() -> None:
+    """Of another process, as long as it holds."""
+    ledger = Ledger("me")
+    theirs, own = entry("c1", 1, 5000, "you.1", "open 0"), entry("c2", 2, 5000, "me.1", "open 0")
+    assert pulled(ledger, "e", 2, theirs, own) == [News("c1", "open 0", 5)]
+    assert ledger.known("c1", 2) == News("c1", "open 0", 3)
+    assert ledger.known("c1", 5) is None
+    assert ledger.known("c2", 2) is None
+    assert ledger.known("c3", 2) is None
+    assert pulled(ledger, "e", 3, entry("c4", 3, 5000, "you.1", "open 0"), now=5) == []
+
+
+def test_so_much_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is over goes first; what is beyond that is told once and not again."""
+    monkeypatch.setattr(ledger_room, "MAX_ENTRIES", 2)
+    ledger = Ledger("me")
+    for name, until in (("c1", 5), ("c2", 60), ("c3", 60)):
+        assert ledger.tell(name, "open 0", until).entry == name
+    ledger.lost()
+    assert [m.entry for m in ledger.retell(0)] == ["c1", "c2"]
+    pulled(ledger, "e", 2, entry("d1", 1, 5000, "you.1", "x"), entry("d2", 2, 60_000, "you.1", "x"), now=5)
+    assert ledger.shared == 2
+    ledger.tell("c3", "open 0", 60)
+    ledger.lost()
+    assert [m.entry for m in ledger.retell(5)] == ["c2", "c3"]
+    pulled(ledger, "e", 3, entry("d3", 3, 60_000, "you.1", "x"), now=5)
+    assert (ledger.shared, ledger.known("d1", 4), ledger.known("d3", 5)) == (2, None, News("d3", "x", 55))
+
+
+def test_what_was_long_ago_tells_nothing_of_the_network() -> None:
+    assert not is_suspect([(30, 99), (30, 40)], 100)
+    assert is_suspect([(30, 99), (30, 41)], 100)
+    assert not is_suspect([(90, 99), (80, 90)], 100)  # it failed as the other one answered

@@ -49,6 +49,15 @@ def test_one_that_dies_is_replaced() -> None:
     assert crew.ready(2, 102.0) == []
 
 
+def test_one_that_ends_before_it_has_served_was_not_shut_down() -> None:
+    """Whatever its exit code is: it is replaced, and its end was an early one."""
+    crew = Crew(2)
+    crew.begin()
+    crew.ready(1, 0.0)
+    assert crew.ended(2, 0, 1.0) == [Say("worker 2 ended with exit code 0; it is replaced"), Start(2)]
+    assert crew.early == 1
+
+
 def test_one_that_is_shut_down_ends_all() -> None:
     """mitmproxy has a command for it."""
     crew = served(3)
@@ -59,8 +68,9 @@ def test_one_that_is_shut_down_ends_all() -> None:
 
 
 def test_early_ends_in_a_row_are_too_many() -> None:
+    """Three a worker: one that died three times may have been unlucky, both of them not."""
     crew = served()
-    for _ in range(EARLY_ENDS * 2 - 1):
+    for _ in range(5):
         assert apart_from_words(crew.ended(2, 3, 1.0)) == [Start(2)]
     assert apart_from_words(crew.ended(2, 3, 1.0)) == [End(1)]
     crew.ended(1, 0, 2.0)

@@ -127,7 +127,7 @@ class Ledger:
             return []
         self._retells = False
         holding = [m for m in self._said.values() if m.until > now + RETOLD_SECONDS]
-        return [self._say(replace(m, token="")) for m in holding]
+        return [self._say(m) for m in holding]
 
     # --- what was heard
 
@@ -157,7 +157,7 @@ class Ledger:
         is_ours = str(token).startswith(f"{self._me}.")
         news = self._hear(said.entry, int(generation), int(left), token, payload, sent, now)
         if not int(taken) and is_ours and said.script is Script.TELL and self._said.get(said.entry) == said:
-            return None, self._say(replace(said, token=""))  # an earlier word of our own stood there
+            return None, self._say(said)  # an earlier word of our own stood there
         return news, None
 
     def _hear(

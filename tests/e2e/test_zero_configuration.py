@@ -160,7 +160,9 @@ def test_a_plan_goes_on(provider: Callable[..., Provider], proxy: Callable[..., 
             """Which server answered, whose name it bears, and after whom."""
             said: Any = [{"role": "user", "content": "hi"}]
             raw = app.messages.with_raw_response.create(model="claude-opus-4-8", max_tokens=99, messages=said)
-            text = raw.parse().content[0].text  # type: ignore[union-attr]
+            told = raw.parse()
+            assert told.model == "claude-opus-4-8", "as the app called it, whatever its provider does"
+            text = told.content[0].text  # type: ignore[union-attr]
             return text.split()[0], raw.headers["x-sidestep-provider"], raw.headers["x-sidestep-attempts"]
 
         assert turn() == ("home", "anthropic", "anthropic:200")

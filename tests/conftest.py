@@ -20,7 +20,8 @@ WAIT_SECONDS = 90
 """What a test that waits for processes and servers may take."""
 CPU_SECONDS = 60
 """What a test of a pure room may take: of the processor, for how long it waits for that tells of the machine alone."""
-WAITS = {f"test_{name}.py" for name in ("fleet", "fleet_clocks", "fleet_servers", "fleet_store", "workers")}
+_WAITING = ("fleet", "fleet_clocks", "fleet_servers", "fleet_store", "plan_sessions", "workers")
+WAITS = {f"test_{name}.py" for name in _WAITING}
 PURE = {"breaker", "config", "dialects", "routing"}
 
 # Two cores are shared with real proxies: how long a draw takes says nothing about the code.

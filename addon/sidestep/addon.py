@@ -17,6 +17,7 @@ from mitmproxy import command, contentviews, ctx, exceptions, version
 from mitmproxy.addonmanager import Loader
 
 from sidestep import handover, probing, runtime, siblings, status, telemetry
+from sidestep.breaker.outcomes import Kind
 from sidestep.calls.shared import Core
 from sidestep.config import local, reading, trusting
 from sidestep.config.advice import in_the_clear, left_out
@@ -47,6 +48,8 @@ FORMS = ("text", "json")
 TUNNEL_CHOICES = ("", "true", "false")
 LOOK_SECONDS = 0.25
 """How often it is looked whether the configuration has changed; it is read when it has stayed the same as long."""
+LOOK_AGAIN_SECONDS = 60.0
+"""How long after servers of this machine were looked for they are at the earliest, where calls have met trouble."""
 LOADING_LOOKS = (5.0, 10.0, 15.0, 30.0)
 """After how many seconds a server of this machine that is not ready yet is asked again."""
 
@@ -73,6 +76,9 @@ class Sidestep:
         self._read: Settings | None = None
         self._found: dict[str, tuple[str, ...]] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
+        self._troubles = 0
+        """Attempts that had failed or met limits when servers of this machine were last looked for."""
         self._runs = False
         self._quickened: list[Dispatch | QuickCheck | QuickLookup] = []
         self._exporter: Exporter | None = None
@@ -249,14 +255,25 @@ class Sidestep:
         if is_other and self._tells("fleet"):
             logger.warning("sidestep: a change of [fleet] takes effect when the proxy is started anew")
 
-    def _look_around(self) -> None:
-        """Look for servers of this machine; nothing waits for that."""
+    def _look_around(self, *, again: bool = False) -> None:
+        """Look for servers of this machine; nothing waits for that. `again`: those that were found before stay."""
         if self._looking is not None:
             self._looking.cancel()
-        self._looking = asyncio.get_running_loop().create_task(self._look_for_servers())
+        self._looked_at = self.core.clock()
+        self._looking = asyncio.get_running_loop().create_task(self._look_for_servers(self._found if again else {}))
         self._keep(self._looking)
 
-    async def _look_for_servers(self) -> None:
+    def _look_again(self) -> None:
+        """Where attempts have failed or met limits since, a server may have been started that was not there."""
+        if self.core.clock() - self._looked_at < LOOK_AGAIN_SECONDS or self.engine is None:
+            return
+        attempts = self.engine.attempts_total.items()
+        troubles = sum(count for (_, kind, _), count in attempts if kind in (Kind.FAILURE, Kind.COOLDOWN))
+        if troubles > self._troubles:
+            self._troubles = troubles
+            self._look_around(again=True)
+
+    async def _look_for_servers(self, known: dict[str, tuple[str, ...]]) -> None:
         settings = self._read
         if settings is None or settings.mode == "off":
             return
@@ -270,7 +287,8 @@ class Sidestep:
             await asyncio.sleep(seconds)
             found = await asyncio.to_thread(probing.models_of, wanted)
             try:
-                self._take_found(settings, {name: models for name, models in found.items() if models is not None})
+                now = {name: models for name, models in found.items() if models is not None}
+                self._take_found(settings, {**known, **now})
             except Exception as e:
                 self.core.log_bug("local", e)
             if None not in found.values():
@@ -387,6 +405,7 @@ class Sidestep:
         last = self._seen
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            self._look_again()
             now = await asyncio.to_thread(stamps, self._places.watched)
             if now == last and now != self._seen:
                 before, self._seen = self._seen, now

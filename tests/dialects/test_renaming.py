@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidestep.dialects.renaming import MAX_START, MAX_WHOLE, Renamer
 
@@ -72,3 +74,20 @@ def test_no_more_is_kept_than_a_first_event_or_a_document() -> None:
     renamer = Renamer("mine", stream=False)
     assert renamer.feed(b"x" * MAX_WHOLE) == b""
     assert len(renamer.feed(b"x")) == MAX_WHOLE + 1
+
+
+PIECES = st.sampled_from(
+    [b"message_start", b'"model"', b":", b" ", b"\n", b'"theirs"', b'"', b"\\", b"content_block", b"data: {", b"x"]
+)
+
+
+@given(st.lists(PIECES, max_size=30), st.integers(1, 40), st.booleans())
+def test_however_it_comes_it_is_the_same(pieces: list[bytes], size: int, stream: bool) -> None:
+    """Nothing is lost but the name."""
+    body = b"".join(pieces)
+    told = renamed(body, stream=stream, size=size)
+    assert told == renamed(body, stream=stream)
+    if told != body:
+        before, after = (text.partition(name)[::2] for text, name in ((body, b'"model"'), (told, b'"model"')))
+        assert before[0] == after[0]
+        assert after[1].lstrip(b": ").startswith(b'"mine"')

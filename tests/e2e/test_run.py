@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -432,6 +433,14 @@ def test_why_no_call_was_seen(ab: tuple[Provider, Provider], shell: Shell) -> No
         program.chmod(0o755)
         for command in (["node", "-e", "1"], [str(program)]):
             assert "; Node.js v" in shell.run(*command).stderr.splitlines()[-2]
+
+
+def test_how_much_of_a_plan_is_used_is_told_at_the_end(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    told = {"5h-status": "allowed", "5h-utilization": "0.5", "5h-reset": str(int(time.time()) + 9_030)}
+    ab[0].default = Behaviour(headers={f"anthropic-ratelimit-unified-{k}": v for k, v in told.items()})
+    lines = shell.run(*CURL).stderr.splitlines()
+    assert re.fullmatch(r"sidestep: the plan at a: 5h 50 % used, anew in 2 h (29|30) min", lines[-2]), lines
+    assert "the plan" not in shell.run(*CURL, options=("-q",)).stderr
 
 
 def test_quiet(ab: tuple[Provider, Provider], shell: Shell) -> None:

@@ -471,7 +471,7 @@ def test_how_a_websocket_ends(a: Echo, proxy: Start, tmp_path: Path, subtests: p
         flow = stories[f"a{i}"]
         (attempt,) = flow.metadata["sidestep"]["attempts"]
         assert (attempt["reason"], attempt["notes"]) == (reason, [note] if note else []), end
-        assert ("which failed" in flow.comment) is (reason != "ok")
+        assert (", 1 failed (" in flow.comment) is (reason != "ok"), flow.comment
 
 
 OFFERS = [

@@ -439,9 +439,10 @@ def test_a_client_that_comes_back_is_spared_the_failure(talker: Make, proxy: Sta
     until(lambda: a.closed_with == [1001], "the provider's side is closed as well")
     refusal(m, headers={"session-id": "s1"})
     assert post(m)[1]["x-sidestep-provider"] == "b"
+    assert results(m) == {"answered": 2, "rerouted": 1}, "what it has over HTTP is counted there"
     m.stop()
     (story,) = [s for s in stories(saved) if s["operation"] == "responses.websocket" and len(s["attempts"]) > 1]
-    assert ([t["reason"] for t in story["attempts"]], story["result"]) == (["ok", "bad_response"], "failed")
+    assert ([t["reason"] for t in story["attempts"]], story["result"]) == (["ok", "bad_response"], "answered")
 
 
 def test_a_provider_that_is_silent_has_failed(talker: Make, proxy: Start) -> None:

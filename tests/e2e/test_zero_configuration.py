@@ -20,6 +20,7 @@ from support.encodings import zstd
 from support.internet import Internet
 from support.provider import Behaviour, Provider, Seen, text_of
 from support.proxy import Mitmdump
+from support.waiting import until
 
 OTHER_KEY = "key-of-the-other-provider-0123456789"
 CASES = [
@@ -159,7 +160,9 @@ def test_a_plan_goes_on(provider: Callable[..., Provider], proxy: Callable[..., 
             """Which server answered, whose name it bears, and after whom."""
             said: Any = [{"role": "user", "content": "hi"}]
             raw = app.messages.with_raw_response.create(model="claude-opus-4-8", max_tokens=99, messages=said)
-            text = raw.parse().content[0].text  # type: ignore[union-attr]
+            told = raw.parse()
+            assert told.model == "claude-opus-4-8", "as the app called it, whatever its provider does"
+            text = told.content[0].text  # type: ignore[union-attr]
             return text.split()[0], raw.headers["x-sidestep-provider"], raw.headers["x-sidestep-attempts"]
 
         assert turn() == ("home", "anthropic", "anthropic:200")
@@ -367,6 +370,38 @@ def test_a_server_that_loads_a_model_has_not_failed(
     assert (result.text.split()[0], result.provider) == ("local", "ollama"), result.error
     assert result.attempts == "openai:503, openai:503, ollama:503, ollama:200"
     assert (m.provider("ollama")["failure_count"], m.provider("ollama")["totals"]["failure"]) == (0, 0)
+
+
+def listings(server: Provider) -> list[Seen]:
+    return [seen for seen in server.requests if seen.method == "GET"]
+
+
+def test_a_server_that_is_started_later_is_found(
+    provider: Callable[..., Provider], proxy: Callable[..., Mitmdump], tmp_path: Path
+) -> None:
+    """Once calls have met trouble, for then it is wanted. One that was found stays, whatever it says later."""
+    internet = Internet(tmp_path)
+    home, server = provider("home", tls=internet.tls("api.openai.com")), local_server(provider)
+    internet.places = {"api.openai.com": home.port, "localhost": server.port}
+    (soon := tmp_path / "soon.py").write_text("import sidestep.addon as a\na.LOOK_AGAIN_SECONDS = 0.5\naddons = []\n")
+    server.refuse()
+    env = {"OLLAMA_HOST": f":{server.port}", "XDG_CONFIG_HOME": str(tmp_path)}
+    m = proxy(None, *internet.options(), "-s", str(soon), env=env)
+    with Client(m) as app:
+        assert app.call("chat", stream=False).provider == "openai"
+    server.listen_again()
+    home.default = Behaviour(status=429, code="insufficient_quota")
+    with Client(m) as app:
+        assert app.call("chat", stream=False).provider == "openai", "nobody else is known yet"
+    m.wait_for_log("ollama answers at", 20)
+    with Client(m) as app:
+        assert app.call("chat", stream=False).provider == "ollama"
+    server.chooser = lambda seen: Behaviour(status=500)
+    with Client(m) as app:
+        app.call("chat", stream=False)
+    asked = len(listings(server))
+    until(lambda: len(listings(server)) > asked, "it is looked for again", 20)
+    assert "ollama" in m.health()["providers"]
 
 
 def test_servers_of_this_machine_can_be_turned_off(

@@ -13,6 +13,7 @@ from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects.base import Answer
 from sidestep.dialects.common import (
     MAX_IDS,
+    PLAIN_WORDS,
     answer_fields,
     asks_for_stream,
     bounded,
@@ -96,6 +97,27 @@ def test_pages(body: bytes, page: bool) -> None:
 def test_what_is_no_object(content_type: str, body: bytes, unread: bool) -> None:
     """Nothing, a page and broken JSON are no answer; a form that is not known here may be one."""
     assert not_read(content_type, body) == Answer(good=False, unread=unread)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Service Unavailable", ErrorKind.SERVER),
+        ("upstream connect error or disconnect/reset before headers", ErrorKind.SERVER),
+        ("no healthy upstream", ErrorKind.SERVER),
+        ("Too Many Requests\n", ErrorKind.RATE_LIMIT),
+        ("overloaded", ErrorKind.OVERLOADED),
+        ("Insufficient balance", ErrorKind.QUOTA),
+        ("Unsupported value", None),
+        ("It violates our policy", None),
+        ("Internal error " + "x" * PLAIN_WORDS, None),
+    ],
+)
+@pytest.mark.parametrize("content_type", ["text/plain", ""])
+def test_failures_in_plain_words(words: str, kind: ErrorKind | None, content_type: str) -> None:
+    """What a proxy between says of a provider is known to be no answer; other words are not understood."""
+    found = not_read(content_type, words.encode())
+    assert (found.good, found.unread, found.error and found.error.kind) == (False, kind is None, kind)
 
 
 def test_a_body_that_the_sdks_can_read() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects import openai_frames
 from sidestep.dialects.base import Usage
-from sidestep.dialects.errors import facts_of_close
+from sidestep.dialects.errors import facts_of_words
 from sidestep.dialects.openai_frames import REALTIME, RESPONSES, FrameReader, Said, Sign
 
 CREATE = {"type": "response.create", "model": "gpt-5", "input": "hi"}
@@ -518,4 +518,4 @@ CLOSES = [
 
 @pytest.mark.parametrize(("reason", "kind"), CLOSES)
 def test_what_the_words_of_a_close_say(reason: str, kind: ErrorKind) -> None:
-    assert facts_of_close(reason).kind is kind
+    assert facts_of_words(reason).kind is kind

@@ -44,6 +44,8 @@ no byte comes for a while: SDKs by their read timeout, coding agents after 20 s.
 LEAKED = "a key that it repeats was withheld"
 SIGN_PAUSE_SECONDS = 0.5
 """How long after one sign of life the next one comes at the earliest."""
+BLANK_BYTES = 64 << 10
+"""Bytes of a whole answer that are looked at for whether they are blanks alone."""
 HEAD_SECONDS = 5.0
 """How long a good head may be held back that nothing follows: it is a sign of life itself."""
 NOTES = 20
@@ -265,7 +267,7 @@ class Flight:
         assert watch is not None
         if watch.shape is not Shape.WHOLE:
             return False
-        if self._document_at is not None:
+        if self._document_at is not None or self.size > BLANK_BYTES:
             return True
         if not watch.plain:
             assert self.response is not None

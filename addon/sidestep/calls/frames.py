@@ -27,7 +27,7 @@ from sidestep.calls.flows import Original
 from sidestep.calls.session import LEFT_OUT, Session
 from sidestep.dialects import common, sealed
 from sidestep.dialects.base import Call
-from sidestep.dialects.errors import facts_in, facts_of_close
+from sidestep.dialects.errors import facts_in, facts_of_words
 from sidestep.dialects.openai_frames import (
     ASKED_BYTES,
     RESPONSES,
@@ -421,7 +421,7 @@ def _facts_of(code: int, reason: str) -> tuple[ErrorFacts | None, bool]:
         return ErrorFacts(ErrorKind.INVALID), False
     if code in STATUS_CLOSES:
         return facts_in(code - 4000, common.encode({"error": reason})), code >= 4500
-    told = facts_of_close(reason)
+    told = facts_of_words(reason)
     if code in TROUBLE_CLOSES:
         return (ErrorFacts(ErrorKind.SERVER) if told is NO_ERROR else told), True
     if told is not NO_ERROR:

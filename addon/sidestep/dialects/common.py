@@ -15,7 +15,7 @@ import msgspec
 from sidestep.breaker import numbers
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind
 from sidestep.dialects.base import Answer, Usage
-from sidestep.dialects.errors import facts_in
+from sidestep.dialects.errors import facts_in, facts_of_words
 from sidestep.dialects.lenient import STRICTLY_UNREADABLE, UnreadableError, is_too_much, strict
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -250,7 +250,16 @@ def not_read(content_type: str, body: bytes) -> Answer:
     kind = media_type(content_type)
     known = kind == "text/event-stream" or "html" in kind
     known = known or ("json" in kind and charset_of(content_type) in READ_CHARSETS)
-    return Answer(good=False, unread=not known and not start.startswith((b"{", b"[")))
+    if known or start.startswith((b"{", b"[")):
+        return Answer(good=False)
+    if len(body) <= PLAIN_WORDS and (error := facts_of_words(body.decode("utf-8", "replace"))).kind in _FAILURES:
+        return Answer(good=False, error=error)
+    return Answer(good=False, unread=True)
+
+
+PLAIN_WORDS = 200
+"""What a proxy between says in plain words (`upstream connect error or disconnect/reset before headers`) is shorter."""
+_FAILURES = frozenset({ErrorKind.SERVER, ErrorKind.OVERLOADED, ErrorKind.RATE_LIMIT, ErrorKind.QUOTA})
 
 
 def no_answer(body: bytes) -> Answer:

@@ -236,14 +236,14 @@ def facts_in(status: int, body: bytes) -> ErrorFacts:
     return ErrorFacts(_kind(status, said), said.message)
 
 
-def facts_of_close(reason: str) -> ErrorFacts:
-    """What the words that close a WebSocket say; NO_ERROR where none of them is known. OpenAI closes with its codes
-    (`invalid_request_error.invalid_api_key`), others with sentences."""
+def facts_of_words(text: str) -> ErrorFacts:
+    """What plain words say, with no document around them; NO_ERROR where none of them is known. OpenAI closes a
+    WebSocket with its codes (`invalid_request_error.invalid_api_key`), others with sentences."""
     said = _Said()
-    said.message = reason
-    said.words = [reason[:_MAX_CODE]] if " " not in reason else []
+    said.message = text
+    said.words = [text[:_MAX_CODE]] if " " not in text else []
     kind = _kind(0, said, unknown=ErrorKind.NONE)
-    return NO_ERROR if kind is ErrorKind.NONE else ErrorFacts(kind, reason[:MAX_MESSAGE])
+    return NO_ERROR if kind is ErrorKind.NONE else ErrorFacts(kind, text[:MAX_MESSAGE])
 
 
 def _kind(status: int, said: _Said, unknown: ErrorKind = ErrorKind.SERVER) -> ErrorKind:

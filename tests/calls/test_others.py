@@ -224,3 +224,21 @@ def test_figures_are_left_now_and_then_until_the_folder_is_gone(tmp_path: Path) 
             await task
 
     asyncio.run(run())
+
+
+def test_what_no_worker_has_said_is_not_heard(both: tuple[Worker, Worker]) -> None:
+    """Of any form, and with numbers without an end: it does nothing, and is not remembered."""
+    one, two = both
+    door = one.others._door
+    assert door is not None
+    place = str(two.others._folder / "2.s")
+    asked = b'"asked":{"life":"x","count":1},"hold":["a","open"],"mode":"off"'
+    for message in (b"", b"{", b"\xff", b"[" * 4_000, b"[]" * 2_000, b'{"worker":1e999,%s}' % asked):
+        door.socket.sendto(message, place)
+    for number in (b"0", b"-5", b"3", b"9" * 30):
+        door.socket.sendto(b'{"worker":%s,%s}' % (number, asked), place)
+    two.hear()
+    assert (two.others._heard, two.engine.held, two.engine.mode) == ({}, {}, "enforce")
+    door.socket.sendto(b'{"worker":1,%s}' % asked, place)
+    two.hear()
+    assert (len(two.others._heard), two.engine.mode) == (1, "off")

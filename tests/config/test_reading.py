@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import re
 import tomllib
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -847,13 +848,13 @@ def test_load_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     huge = tmp_path / "huge.toml"
     huge.write_bytes(b"#" * (reading.MAX_FILE_BYTES + 1))
 
-    def open_it(path: Path, mode: str) -> IO[Any]:
-        if path == refused:
+    def open_it(path: str, flags: int) -> int:
+        if path == str(refused):
             raise PermissionError(13, "Permission denied")
-        return before(path, mode)
+        return before(path, flags)
 
-    before = Path.open
-    monkeypatch.setattr(Path, "open", open_it)
+    before = os.open
+    monkeypatch.setattr(os, "open", open_it)
     for path, words in {
         tmp_path / "no.toml": "expected a file, found nothing there",
         tmp_path: "expected a file, found a folder",
@@ -945,3 +946,16 @@ def test_immutable() -> None:
         azure.weight = 2
     with pytest.raises(TypeError):
         azure.context_window["x"] = 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_not_waited_for_but_read(tmp_path: Path) -> None:
+    """In a folder of somebody's it keeps nobody waiting; a shell's `<(…)` is one, too."""
+    pipe = tmp_path / "sidestep.toml"
+    os.mkfifo(pipe)
+    assert reading.text_of(pipe) == ""
+    read, write = os.pipe()
+    os.write(write, b'mode = "off"\n')
+    os.close(write)
+    assert reading.text_of(Path(f"/dev/fd/{read}")) == 'mode = "off"\n'
+    os.close(read)

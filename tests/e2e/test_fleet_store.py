@@ -180,6 +180,17 @@ def test_what_is_none_of_ours_keeps_no_news_from_anybody(store: Store, what: str
     assert (found[2][0], found[2][4]) == ("c2", "open 0")
 
 
+def test_what_is_none_of_ours_is_nobody_who_is_there(store: Store) -> None:
+    """Names and words without an end are passed over."""
+    here = Script.HERE, NAMES.members, ["a1", 9000, "ok 1 0", 9]
+    conversation(store.url, here)
+    for name, said in (("x" * 9_999, "ok 1 0"), ("b2", "y" * 9_999), (b"\xff", b"\xfe")):
+        store.ask("ZADD", NAMES.members[0], "9e15", name)
+        store.ask("HSET", NAMES.members[1], name, said)
+    [found] = conversation(store.url, here)
+    assert found == ["a1", "ok 1 0", "\ufffd", "\ufffd"]
+
+
 def test_what_is_no_utf_8_costs_no_connection(store: Store) -> None:
     store.ask("SET", "{g}:s:x", b"\xff\xfe")
     store.ask("HSET", NAMES.table[1], "c1", b"7|0|0|t|\xff")

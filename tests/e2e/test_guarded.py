@@ -104,7 +104,8 @@ GUARDED: dict[str, str] = {
     "what stands in the store of a fleet": (
         "e2e/test_fleet: test_nothing_in_the_store_can_be_read test_whatever_stands_in_the_store_calls_go_on; "
         "e2e/test_fleet_store: test_what_is_none_of_ours_keeps_no_news_from_anybody "
-        "test_what_is_no_utf_8_costs_no_connection; fleet/test_ledger: test_what_stays_for_ever_has_a_bound_too "
+        "test_what_is_none_of_ours_is_nobody_who_is_there test_what_is_no_utf_8_costs_no_connection; "
+        "fleet/test_ledger: test_what_stays_for_ever_has_a_bound_too "
         "test_a_store_that_runs_in_a_circle_is_not_followed; fleet/test_member: test_a_stay_of_another_form_is_none "
         "test_what_is_not_understood_changes_nothing; fleet/test_causes: test_a_cause_has_its_words"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from io import StringIO
@@ -339,6 +340,19 @@ def test_a_plan_of_another_form_is_none(words: str) -> None:
     assert process.engine.plans.windows(asked.account, process.now) == ()
     process.member._apply(News("w", f"plan 50 {account} 5h - allowed 50", 900.0))
     assert process.engine.plans.windows(asked.account, process.now) == (HOUR,)
+    assert process.bugs == []
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e12, 36 * 86_400.0])
+def test_a_window_that_never_begins_anew_is_none(seconds: float) -> None:
+    """Whoever writes that: pages and answers tell when it does."""
+    process = Process(settings("a"))
+    asked = subject("a", "", "chat", "m")
+    process.member.asked(asked, process.now)
+    account = process.member.names.limit(asked.account)
+    process.member._apply(News("w", f"plan 300 {account} 5h - rejected 100", seconds))
+    assert process.engine.plans.windows(asked.account, process.now) == ()
+    assert status.health(process.engine, process.now)[0] == 200
     assert process.bugs == []
 
 

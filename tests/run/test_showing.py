@@ -113,3 +113,20 @@ def test_news_are_told_once_and_in_order() -> None:
     assert [str(t).partition("  ")[2].split()[0] for t in news.of(later)] == ["event", "rerouted"]
     # Started anew it counts from the beginning.
     assert len(news.of(picture([call(1, 1.0)], []) | {"run": "another"})) == 1
+
+
+def test_names_are_shown_as_they_are() -> None:
+    """Also those that look like markup, which would change others or be an error."""
+    name = "a[/b][red]:x:"
+    shown = picture([call(1, 1.0, name)], [event(1, 2.0)])
+    window = {"window": "[/b]5h", "models": "[red]", "status": "allowed", "used": 0.5, "resets_in": 60}
+    shown["providers"] = [{**PROVIDER, "name": name, "words": name, "plans": [[window]]}]
+    shown["routes"][0] |= {"name": name, "because": name}
+    shown["events"][0]["text"] = shown["calls"][0]["model"] = name
+    console = Console(width=200, markup=True)
+    with console.capture() as captured:
+        console.print(showing.status(shown))
+        for line in showing.News(before=9).of(shown):
+            console.print(line)
+    assert captured.get().count(name) >= 7
+    assert "[/b]5h" in captured.get()

@@ -123,7 +123,7 @@ class Others:
     def _hear(self) -> None:
         assert self._door is not None
         try:
-            told = self._door.hear()
+            told = [said for said in self._door.hear() if said.worker in self.all]
             for said in told:
                 self._heard[said.worker] = said.asked
                 self._do(said)

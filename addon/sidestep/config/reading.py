@@ -8,6 +8,7 @@ lies.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,8 @@ def text_of(path: Path) -> str:
     """The text of a file. ConfigError: it cannot be read."""
     source = str(path)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
+            os.set_blocking(file.fileno(), True)
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise _error(source, f"a file of at most {MAX_FILE_BYTES >> 20} MB", "a larger one")
@@ -62,6 +64,11 @@ def text_of(path: Path) -> str:
     except ValueError as e:
         found = f"a path that cannot be read: {e}"
     raise _error(source, "a file", found)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """A pipe without anybody at its other end would be waited for without end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def parse(text: str, env: Mapping[str, str], source: str = "<config>") -> Settings:

@@ -646,5 +646,7 @@ def _window(name: str, family: str, standing: str, used: str, seconds: float) ->
         return None
     if family != "-" and not _FAMILY.fullmatch(family):
         return None
+    if not seconds <= LONGEST_WINDOW_MS / 1000:  # what stays for ever is no window
+        return None
     share = None if used == "-" else int(used) / 100
     return Window(name, "" if family == "-" else family, Standing(standing), share, seconds)

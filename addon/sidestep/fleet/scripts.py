@@ -164,7 +164,7 @@ return {1, 0}
 _RELEASE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 
 
-_HERE = """
+_HERE = f"""
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
@@ -174,9 +174,11 @@ for _, old in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', limit, 'BYSCORE', 'LI
   redis.call('ZREM', KEYS[1], old) redis.call('HDEL', KEYS[2], old)
 end
 for i = 1, 2 do redis.call('PEXPIRE', KEYS[i], 2 * ARGV[2]) end
-local out = {}
+local out = {{}}
 for _, name in ipairs(redis.call('ZRANGE', KEYS[1], -tonumber(ARGV[4]), -1)) do
-  out[#out + 1] = name out[#out + 1] = redis.call('HGET', KEYS[2], name) or ''
+  if #name <= {ENTRY_BYTES} and redis.call('HSTRLEN', KEYS[2], name) <= {ENTRY_BYTES} then
+    out[#out + 1] = name out[#out + 1] = redis.call('HGET', KEYS[2], name) or ''
+  end
 end
 return out
 """

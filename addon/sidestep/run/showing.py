@@ -86,7 +86,7 @@ def _bars(name: str, told: list[dict[str, Any]]) -> RenderableType:
         bad = window["status"] == "rejected" or used >= 1
         colour = "red" if bad else "yellow" if window["status"] != "allowed" or used >= NEAR else "green"
         bar = Text.assemble(("█" * full, colour), ("░" * (BAR - full), "dim"))
-        table.add_row(f"the plan at {name}" if not number else "", bar, closing.window(window))
+        table.add_row(Text(f"the plan at {name}" if not number else ""), bar, Text(closing.window(window)))
     return table
 
 

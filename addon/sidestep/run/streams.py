@@ -83,4 +83,5 @@ def console() -> Console:
     """For stdout: of a terminal's width, or unfolded for a file or a program."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every encoding has every letter of a path
-    return _Console(highlight=False, width=None if sys.stdout.isatty() else UNFOLDED)
+    # Names may hold what rich takes for its own: `[/b]`, `:x:`.
+    return _Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else UNFOLDED)

@@ -278,7 +278,7 @@ def test_a_call_that_went_elsewhere_at_once_says_for_which_reason() -> None:
     told.world.engine.hold("home", State.FORCED_OPEN)
     told.answers()
     told.exchange.refused = (Refused("home", "forced_open", None),)
-    assert told.shown() == ("app.test → away for home is forced_open", ":twisted_rightwards_arrows:")
+    assert told.shown() == ("app.test → away as home is held open by hand", ":twisted_rightwards_arrows:")
     assert told.metadata()["refused"] == [{"provider": "home", "reason": "forced_open"}]
 
 

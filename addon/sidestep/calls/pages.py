@@ -45,7 +45,7 @@ OURS = {
 }
 
 HELD: dict[str, tuple[State | None, str]] = {
-    "open": (State.FORCED_OPEN, "is forced_open: held open by hand, it gets no calls"),
+    "open": (State.FORCED_OPEN, "is held open by hand: it gets no calls"),
     "disable": (State.DISABLED, "is disabled: held by hand, it gets calls, whatever fails"),
     "auto": (None, "is automatic: its circuit decides"),
 }

@@ -98,3 +98,8 @@ def test_news_are_told_once_and_in_order() -> None:
     assert [str(t).partition("  ")[2].split()[0] for t in news.of(later)] == ["event", "rerouted"]
     # Started anew it counts from the beginning.
     assert len(news.of(picture([call(1, 1.0)], []))) == 1
+
+
+@pytest.mark.parametrize(("dollars", "words"), [(0, "$0.00"), (0.0004, "$0.0004"), (0.01, "$0.01"), (12.5, "$12.50")])
+def test_less_than_a_cent_is_told(dollars: float, words: str) -> None:
+    assert showing.money(dollars) == words

@@ -196,7 +196,9 @@ def line(session: Session, came: Result) -> tuple[str, str]:
         model = "".join(c if c.isprintable() else "?" for c in model)
     by = "nobody" if session.answered_by is None else session.answered_by.name
     what = f"was answered by {by}" if came is Result.REROUTED else "failed"
-    text = f"a call to {host}{f' ({model})' if model else ''} {what}: {why or 'see its flow'}"
+    if not why:
+        why = "its route sends it there" if came is Result.REROUTED else "its flow has more"
+    text = f"a call to {host}{f' ({model})' if model else ''} {what}: {why}"
     return f"{exchange.match.route.name} {what} {why}", text
 
 

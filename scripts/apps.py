@@ -4,6 +4,7 @@ First each app makes its calls while the first provider fails all of them; those
 first provider's content, behind Sidestep and without it. Then coding agents have sessions of several
 turns, in which the first provider fails after two good ones: by then the history holds what it has signed or sealed,
 and the second one refuses all that it has not signed itself. A second run continues the session, behind another proxy.
+At last they have sessions in which they are logged in with a plan that is used up (`plan_sessions.py`).
 
 The apps come from their registries into a cache (SIDESTEP_APPS, by default in the user's cache folder); npm runs no
 install scripts. The providers are stand-ins on this machine, the keys are made up.
@@ -32,6 +33,9 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
+
+from plan_sessions import Told  # noqa: E402
+from plan_sessions import session as plan_session  # noqa: E402
 
 from sidestep.run.steps import steps  # noqa: E402
 from support.provider import Behaviour, Provider, Seen, text_of  # noqa: E402
@@ -540,6 +544,36 @@ def try_sessions(chosen: list[Agent], console: Console) -> bool:
     return whole
 
 
+PLANS = {"claude": (False,), "codex": (False, True), "gemini": (False,)}
+"""Whose plans are tried, and whether over WebSockets."""
+
+
+def try_plans(chosen: list[Agent], console: Console) -> bool:
+    """Whether each session went on when its plan was used up, and came home."""
+    rows = [(agent, sockets) for agent in chosen for sockets in PLANS.get(agent.app.name, ())]
+
+    def one(row: tuple[Agent, bool]) -> Told:
+        agent, sockets = row
+        program = agent.app.command(CACHE)[: agent.app.program]
+        env = {name: value for name, value in agent.app.env.items() if not name.endswith("_API_KEY")}
+        return plan_session(agent.dialect, program, agent.first, agent.again, env, sockets=sockets)
+
+    table = Table("agent", "its plan", "answered by, turn for turn", "rerouted")
+    whole = True
+    with ThreadPoolExecutor(2) as pool:
+        for (agent, sockets), told in zip(rows, pool.map(one, rows), strict=True):
+            whole = whole and told.good
+            if not told.good:
+                console.print(f"{agent.app.name}: {chr(10).join(told.wrong)}", markup=False)
+            by = ", ".join(told.by)
+            named = f"{agent.app.name} {version(agent.package)}"
+            how = "over a WebSocket" if sockets else "over HTTP"
+            table.add_row(named, how, by if told.good else f"NO: {by}, not {', '.join(told.wanted)}", told.said)
+    if rows:
+        console.print(table)
+    return whole
+
+
 @click.command()
 @click.argument("names", nargs=-1)
 def main(names: tuple[str, ...]) -> None:
@@ -554,6 +588,7 @@ def main(names: tuple[str, ...]) -> None:
     whole = not apps or try_apps(apps, console)
     whole = try_waits([app for app in apps if app.name in WATCHING], console) and whole
     whole = (not chosen or try_sessions(chosen, console)) and whole
+    whole = try_plans(chosen, console) and whole
     raise SystemExit(not whole)
 
 

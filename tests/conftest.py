@@ -20,13 +20,14 @@ WAIT_SECONDS = 90
 """What a test that waits for processes and servers may take."""
 CPU_SECONDS = 60
 """What a test of a pure room may take: of the processor, for how long it waits for that tells of the machine alone."""
-WAITS = {"test_fleet.py", "test_fleet_store.py", "test_workers.py"}
+WAITS = {f"test_{name}.py" for name in ("fleet", "fleet_clocks", "fleet_servers", "fleet_store", "workers")}
 PURE = {"breaker", "config", "dialects", "routing"}
 
 # Two cores are shared with real proxies: how long a draw takes says nothing about the code.
-hypothesis.settings.register_profile(
-    "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
+shared = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("shared machine", shared)
+# For `./scripts/test --quick`: what is searched there often is searched deeper by the whole suite.
+hypothesis.settings.register_profile("quick", shared, max_examples=25)
 hypothesis.settings.load_profile("shared machine")
 
 

@@ -183,8 +183,12 @@ def test_a_dialect_s_own_names_are_its_own() -> None:
         ("expect", b"100-continue", b"100-continue"),
         ("Content-Type", b"application/json", b"application/json"),
         ("content-type", b"application/json; Charset=UTF-8", b"application/json; Charset=UTF-8"),
-        ("content-type", b"text/x;a=CANARY; charset=x ;b", b"text/x; charset=x "),
+        ("content-type", b"text/x;a=CANARY; charset=x ;b", b"text/x; charset=x"),
         ("content-type", b"multipart/form-data; boundary=a", b"multipart/form-data; boundary=a"),
+        ("content-type", b"multipart/form-data; of=CANARY; boundary=a;x", b"multipart/form-data; boundary=a"),
+        ("content-type", b'multipart/mixed;x="CANARY;";Boundary="a;b";y=1', b'multipart/mixed;Boundary="a;b"'),
+        ("content-type", b'text/x; x="CANARY; charset=utf-8"; charset="u"', b'text/x; charset="u"'),
+        ("content-type", b'text/x; charset="u"CANARY; charset= v CANARY', b'text/x; charset="u"; charset= v'),
     ],
 )
 def test_of_some_fields_a_part_goes(name: str, value: bytes, part: bytes | None) -> None:

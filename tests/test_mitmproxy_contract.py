@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import enum
+import functools
 import importlib
 import inspect
 import subprocess
@@ -147,9 +148,9 @@ def test_what_has_changed_is_said(
 # --- the table is whole
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(ADDON.rglob("*.py")):
-        yield str(path.relative_to(ADDON)), ast.parse(path.read_text())
+@functools.cache
+def trees() -> list[tuple[str, ast.Module]]:
+    return [(str(path.relative_to(ADDON)), ast.parse(path.read_text())) for path in sorted(ADDON.rglob("*.py"))]
 
 
 def is_module(name: str) -> bool:

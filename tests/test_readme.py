@@ -9,6 +9,7 @@ import sys
 
 from ruamel.yaml import YAML
 
+from sidestep.config import reading
 from support.proxy import ROOT
 
 TEXT = (ROOT / "README.md").read_text()
@@ -29,13 +30,25 @@ def test_each_command_is_run() -> None:
 
 
 def test_recipes_can_be_read() -> None:
-    [compose] = blocks("yaml")
-    services = YAML(typ="safe").load(compose)["services"]
-    assert services["app"]["environment"]["HTTPS_PROXY"] == "http://sidestep:8080"
+    for compose in blocks("yaml"):
+        services = YAML(typ="safe").load(compose)["services"]
+        assert services["app"]["environment"]["HTTPS_PROXY"] == "http://sidestep:8080"
+        assert {name for service in services.values() for name in service.get("depends_on", {})} <= set(services)
     [unit] = blocks("ini")
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(unit)
     assert parser["Service"]["ExecStart"].startswith("%h/.local/bin/sidestep dump")
+
+
+def test_the_proxies_of_the_recipe_find_their_store() -> None:
+    """By the name and with the password that the recipe gives it."""
+    [text] = re.findall(r"`\[fleet\] url = (\".*?\")`", TEXT)
+    services = YAML(typ="safe").load(blocks("yaml")[-1])["services"]
+    settings = reading.parse(f'[fleet]\nurl = {text}\nsecret = "0123456789abcdef"', {"FLEET_PASSWORD": "x"}).fleet
+    assert settings is not None
+    assert settings.place == "redis://valkey:6379/0"
+    assert "FLEET_PASSWORD" in services["sidestep"]["environment"]
+    assert "--requirepass ${FLEET_PASSWORD:?}" in services["valkey"]["command"]
 
 
 def test_what_it_names_is_there() -> None:

@@ -10,7 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sidestep import status
 from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
+from sidestep.breaker.cooldown import Subject
 from sidestep.breaker.outcomes import Kind, Outcome, Then
+from sidestep.breaker.windows import Standing, Window
 from sidestep.dialects.base import Usage
 from sidestep.routing.lateness import kind_of
 from support.flows import ask
@@ -237,7 +239,8 @@ def test_totals_are_of_all_attempts_since_the_start() -> None:
 def test_what_came_of_all_requests() -> None:
     """For `sidestep run` to say at its end; the most frequent reroute first."""
     w = world()
-    assert status.summary(w.engine) == {"calls": 0, "failed": 0, "causes": [], "rerouted": [], "providers": []}
+    nothing: dict[str, Any] = {"calls": 0, "failed": 0, "causes": [], "rerouted": [], "providers": [], "plans": {}}
+    assert status.summary(w.engine, w.now) == nothing
     w.engine.requests_total.update({("r", "answered"): 5, ("s", "failed"): 2, ("r", "failed"): 1})
     w.engine.rerouted.update({("a", "b"): 1, ("a", "c"): 3})
     for cause in ("b too", "a said no", "a said no"):
@@ -246,12 +249,15 @@ def test_what_came_of_all_requests() -> None:
     w.engine.tokens_total["b", "input"] = 70
     w.engine.cost_total["b"] = 0.1234567  # type: ignore[assignment]
     tokens = {"input": 70, "output": 0, "cached": 0}
-    assert status.summary(w.engine) == {
+    w.engine.plans.told(Subject("b", "f"), (Window("5h", "opus", Standing.WARNING, 0.91234, 60.4),), w.now)
+    window = {"window": "5h", "models": "opus", "status": "warning", "used": 0.9123, "resets_in": 50}
+    assert status.summary(w.engine, w.now + 10) == {
         "calls": 8,
         "failed": 3,
         "causes": [{"text": "a said no", "count": 2}, {"text": "b too", "count": 1}],
         "rerouted": [{"from": "a", "to": "c", "count": 3}, {"from": "a", "to": "b", "count": 1}],
         "providers": [{"name": "b", "answers": 4, "tokens": tokens, "cost": 0.123457, "saved": 0}],
+        "plans": {"b": [[window]]},
     }
 
 

@@ -86,8 +86,8 @@ def test_a_call_that_nobody_would_take() -> None:
 
 def test_names_that_an_app_makes_up_are_bounded() -> None:
     world = World(toml(a=""))
-    told = trace(world.exchange({"model": "x\n" + "y" * 500}), None, Result.LEFT, None, world.now)
-    assert told.call.name == "chat x?" + "y" * 78
+    told = trace(world.exchange({"model": "x" * 500}), None, Result.LEFT, None, world.now)
+    assert told.call.name == "chat " + "x" * 80
     models = Models()
     seen = [models.told({Key.REQUEST_MODEL: f"m{i % (2 * MODELS)}"})[Key.REQUEST_MODEL] for i in range(4 * MODELS)]
     assert len(set(seen)) == MODELS + 1

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from mitmproxy.addonmanager import Loader
 
 from sidestep import handover, probing, runtime, siblings, status, telemetry
 from sidestep.calls.shared import Core
-from sidestep.config import local, trusting
+from sidestep.config import local, reading, trusting
 from sidestep.config.advice import in_the_clear, left_out
 from sidestep.config.locating import Places, choose, places, stamps
 from sidestep.config.problems import ConfigError
@@ -30,9 +31,10 @@ from sidestep.routing import prices
 from sidestep.routing.engine import Engine
 
 if TYPE_CHECKING:
-    from sidestep.config.locating import Stamp
+    from sidestep.config.locating import Choice, Stamp
     from sidestep.config.trusting import Untrusted
     from sidestep.fleet.member import Member
+    from sidestep.handover import Kept
     from sidestep.mitm.dispatch import Dispatch
     from sidestep.mitm.messages import QuickCheck, QuickLookup
     from sidestep.mitm.terminal import Dress
@@ -43,8 +45,6 @@ logger = logging.getLogger(__name__)
 FORMS = ("text", "json")
 TUNNEL_CHOICES = ("", "true", "false")
 LOOK_SECONDS = 0.25
-FIGURES_SECONDS = 5.0
-"""How old a worker's figures may be that another one shows."""
 """How often it is looked whether the configuration has changed; it is read when it has stayed the same as long."""
 LOADING_LOOKS = (5.0, 10.0, 15.0, 30.0)
 """After how many seconds a server of this machine that is not ready yet is asked again."""
@@ -140,14 +140,37 @@ class Sidestep:
                 seen = stamps(looked_for.watched)
                 chosen = choose(looked_for)
                 self._tell_untrusted(chosen.untrusted)
-                settings = chosen.settings(os.environ)
+                settings, kept = self._at_first(chosen)
             except ConfigError as e:
                 self._refuse(str(e))
                 return
             self._places, self._seen = looked_for, seen
             if self.engine is None and not self._join_fleet(settings):
                 return
-            self._take(settings, chosen.path)
+            self._take(settings, kept)
+
+    def _at_first(self, chosen: Choice) -> tuple[Settings, Kept]:
+        """Of a worker in the place of another: where what there is now is not taken by those that run, what they have.
+        ConfigError: it is bad, and nobody runs."""
+        kept = None if handover.share is None else handover.share.kept
+        if kept is None or self.engine is not None:
+            return _read(chosen)
+        path, text = kept
+        try:
+            if not _is_lost(chosen, None if path is None else Path(path)):
+                return _read(chosen)
+        except ConfigError:
+            pass  # it was told when it was found
+        logger.warning("sidestep: the configuration cannot be taken as it is: that of the other workers is in force")
+        return reading.default(os.environ) if path is None else reading.parse(text or "", os.environ, path), kept
+
+    def _tells(self, what: str) -> bool:
+        """Whether this process is to tell of what all workers of its port find: one of them does, once for each state
+        of the files."""
+        if handover.share is None:
+            return True
+        found = f"{what} {sorted(self._seen.items())}".encode("utf-8", "replace")
+        return siblings.is_first(Path(handover.share.folder), blake2b(found, digest_size=8).hexdigest())
 
     def _dress(self, form: str) -> None:
         from sidestep.mitm.terminal import Dress
@@ -171,12 +194,21 @@ class Sidestep:
     def _tell_untrusted(self, untrusted: Untrusted | None) -> None:
         if (words := str(untrusted or "")) != self._passed_over:
             self._passed_over = words
-            if words:
+            if words and self._tells(words):
                 logger.warning(f"sidestep: {words}")
 
-    def _take(self, settings: Settings, path: Path | None) -> None:
+    def _take(self, settings: Settings, kept: Kept) -> None:
+        path = None if kept[0] is None else Path(kept[0])
         self.path, self._read = path, settings
         self._use(local.with_found(settings, self._found))
+        handover.keep(kept)
+        is_told = not self._runs and handover.share is not None and handover.share.kept == kept
+        if not is_told and self._tells("configuration"):
+            self._describe(settings, path)
+        if self._runs:
+            self._look_around()
+
+    def _describe(self, settings: Settings, path: Path | None) -> None:
         logger.info(f"sidestep: configuration: {settings.source}")
         if path is not None and self._places.named is None and (others := trusting.others_may_write(path)):
             logger.warning(f"sidestep: others may write {path} ({others}), and choose in it where calls go")
@@ -187,8 +219,6 @@ class Sidestep:
             *left_out(settings, ctx.options.allow_hosts, ctx.options.ignore_hosts),
         ):
             logger.warning(f"sidestep: {line}")
-        if self._runs:
-            self._look_around()
 
     def _join_fleet(self, settings: Settings) -> bool:
         """Before anybody is served: importing the client takes its time. False: it is not installed."""
@@ -200,7 +230,10 @@ class Sidestep:
         except ImportError:
             self._refuse("[fleet] url is set, and the client for it is not installed: install sidestep[fleet]")
             return False
-        self._fleet = Member(fleet, self.core.clock, self.core.tell, self.core.log_bug)
+        share = handover.share
+        # All workers of a port have one name in the store, with a number.
+        name = "" if share is None else f"{blake2b(share.folder.encode(), digest_size=3).hexdigest()}/{share.number}"
+        self._fleet = Member(fleet, self.core.clock, self.core.tell, self.core.log_bug, name)
         return True
 
     def _use(self, settings: Settings) -> None:
@@ -211,7 +244,8 @@ class Sidestep:
             self.engine.reconfigure(settings)
         if self._fleet is not None:
             self._fleet.join(self._engine())
-        if fleet_of(settings) != (None if self._fleet is None else self._fleet.settings):
+        is_other = fleet_of(settings) != (None if self._fleet is None else self._fleet.settings)
+        if is_other and self._tells("fleet"):
             logger.warning("sidestep: a change of [fleet] takes effect when the proxy is started anew")
 
     def _look_around(self) -> None:
@@ -247,8 +281,9 @@ class Sidestep:
         told = {*local.describe(settings, self._found), *describe(self._engine().settings)}
         self._found = found
         self._use(local.with_found(settings, found))
+        tells = self._tells(f"found {sorted(found.items())}")
         for line in (*local.describe(settings, found), *describe(self._engine().settings)):
-            if line not in told:
+            if tells and line not in told:
                 logger.info(f"sidestep: {line}")
 
     def running(self) -> None:
@@ -264,8 +299,8 @@ class Sidestep:
         self._look_around()
         self._keep(asyncio.get_running_loop().create_task(self._watch()))
         self._keep(asyncio.get_running_loop().create_task(self._settle_in()))
-        if handover.share is not None:
-            self._keep(asyncio.get_running_loop().create_task(self._leave_figures(handover.share)))
+        if handover.share is not None and self.engine is not None:
+            self._meet_others(handover.share, self.engine)
         self._show_door()
 
     @staticmethod
@@ -276,17 +311,12 @@ class Sidestep:
         # Nearly all that is there now stays: going through it each time costs the collector tens of milliseconds.
         gc.freeze()
 
-    async def _leave_figures(self, share: handover.Share) -> None:
-        """For the other workers to show."""
-        while True:
-            if self.engine is not None:
-                try:
-                    siblings.leave(Path(share.folder), share.number, self.core.figures(self.engine))
-                except OSError:
-                    return  # the supervisor is gone
-                except Exception as e:
-                    self.core.log_bug("figures", e)
-            await asyncio.sleep(FIGURES_SECONDS)
+    def _meet_others(self, share: handover.Share, engine: Engine) -> None:
+        from sidestep.calls.others import Others
+
+        self.core.others = others = Others(self.core, share)
+        others.start(engine)
+        self._keep(asyncio.get_running_loop().create_task(others.run()))
 
     def _trace(self) -> None:
         """Tell OpenTelemetry of calls, where its own variables ask for that."""
@@ -369,27 +399,31 @@ class Sidestep:
             self._say_gone()
 
     def _say_gone(self) -> None:
-        logger.warning(f"sidestep: {self.path} is gone; its settings stay in force, and it is looked for")
+        if self._tells("gone"):
+            logger.warning(f"sidestep: {self.path} is gone; its settings stay in force, and it is looked for")
 
     def _reload(self) -> bool:
         """Read the configuration again; one that is bad, gone, or not trusted as it is now, leaves the old in force."""
         chosen = choose(self._places)
         self._tell_untrusted(chosen.untrusted)
-        if chosen.untrusted is not None and chosen.untrusted.path == self.path:
-            logger.warning("sidestep: configuration not reloaded, the old one stays in force")
+        if _is_untrusted(chosen, self.path):
+            if self._tells("untrusted"):
+                logger.warning("sidestep: configuration not reloaded, the old one stays in force")
             return False
-        if self.path is not None and (chosen.path is None or not chosen.path.exists()):
+        if _is_lost(chosen, self.path):
             self._say_gone()
             return False
         try:
-            settings = chosen.settings(os.environ)
+            settings, kept = _read(chosen)
         except ConfigError as e:
-            logger.error(f"sidestep: configuration not reloaded, the old one stays in force: {e}")
+            if self._tells("bad"):
+                logger.error(f"sidestep: configuration not reloaded, the old one stays in force: {e}")
             return False
         if settings == self._read:
             return True
-        self._take(settings, chosen.path)
-        self.core.say(f"configuration reloaded from {settings.source}")
+        self._take(settings, kept)
+        if self._tells("reloaded"):
+            self.core.say(f"configuration reloaded from {settings.source}")
         return True
 
     # --- commands
@@ -447,6 +481,23 @@ class Sidestep:
         if self.engine is None:
             raise exceptions.CommandError("sidestep has no configuration yet")
         return self.engine
+
+
+def _read(chosen: Choice) -> tuple[Settings, Kept]:
+    """ConfigError: all that is wrong with it."""
+    text = chosen.text()
+    return chosen.settings(os.environ, text), (None if chosen.path is None else str(chosen.path), text)
+
+
+def _is_untrusted(chosen: Choice, path: Path | None) -> bool:
+    """Whether the file that is in force is no longer trusted."""
+    return chosen.untrusted is not None and chosen.untrusted.path == path
+
+
+def _is_lost(chosen: Choice, path: Path | None) -> bool:
+    """Whether the file that is in force may not be read, or is gone."""
+    is_gone = path is not None and (chosen.path is None or not chosen.path.exists())
+    return is_gone or _is_untrusted(chosen, path)
 
 
 def fleet_of(settings: Settings) -> FleetSettings | None:

@@ -152,10 +152,11 @@ for _command in live.COMMANDS:
 @main.command(context_settings={"allow_interspersed_args": False})
 @click.option("--web", is_flag=True, help="Use mitmweb, to look at what happens, and print its address.")
 @click.option("--keep", is_flag=True, help="Leave the proxy running at the end.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors; not who has answered.")
 @CONFIG_OPTION
 @CONFDIR_OPTION
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command: tuple[str, ...]) -> None:
+def run(web: bool, keep: bool, quiet: bool, config_file: Path | None, confdir: Path, command: tuple[str, ...]) -> None:
     """Run COMMAND with its LLM calls going through Sidestep; everything else it does passes unopened.
 
     Exits as the command does: with 128+n if signal n ended it, 127 if there is no such command, 126 if it cannot be
@@ -163,7 +164,7 @@ def run(web: bool, keep: bool, config_file: Path | None, confdir: Path, command:
     """
     from sidestep.run import running
 
-    options = proxy.RunOptions(web=web, keep=keep, config=str(config_file or ""), confdir=confdir)
+    options = proxy.RunOptions(web=web, keep=keep, quiet=quiet, config=str(config_file or ""), confdir=confdir)
     raise SystemExit(running.run(command, options, script_path(), os.environ))
 
 

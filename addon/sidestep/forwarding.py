@@ -7,6 +7,7 @@ No list of credentials is ever complete; what a call needs can be listed. Pure: 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
@@ -171,13 +172,16 @@ def _repeats(part: str, copies: Iterable[bytes]) -> bool:
     return any(copy in unquote_to_bytes(as_bytes(part)) for copy in copies)
 
 
+_PARAMETER = re.compile(rb';[^=;"]*+=\s*+(?:"(?:[^"\\]|\\.)*+"|[^;\s"]*+)')
+
+
 def _media_type(value: bytes) -> bytes:
-    """What says how a body is to be read: the type, and of its parameters the character set alone, but where they make
-    its parts."""
-    media, *parameters = value.split(b";")
-    if media.strip().lower().startswith(b"multipart/"):
-        return value
-    return b";".join([media, *(p for p in parameters if p.partition(b"=")[0].strip().lower() == b"charset")])
+    """What says how a body is to be read: the type, and of its parameters the character set, and what divides its
+    parts."""
+    media = value.partition(b";")[0]
+    kept = (b"charset", b"boundary") if media.strip().lower().startswith(b"multipart/") else (b"charset",)
+    found = [p for p in _PARAMETER.findall(value) if p[1:].partition(b"=")[0].strip().lower() in kept]
+    return b"".join([media, *found])
 
 
 def _is_forwarded(entry: bytes) -> bool:

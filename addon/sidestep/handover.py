@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 CONTROL_FD = "SIDESTEP_CONTROL_FD"
@@ -16,12 +17,17 @@ WORKER = "SIDESTEP_WORKER"
 """In a worker's environment: the number of the socket by which it talks with its supervisor."""
 
 
+Kept = tuple[str | None, str | None]
+"""A configuration's path and its text; None: the catalog."""
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What a supervisor tells a worker. `number`: from 1, of `workers`. `pid`: the supervisor's. `token`: for the
     controls, the same at all workers. `store`: the URL of the store that it has started for what they know, and the
     secret for the names in it; None: there is none. Not in the environment: all processes of the user see that.
-    `folder`: where each leaves its figures for the others to show."""
+    `folder`: where each leaves its figures for the others to show. `kept`: the configuration that is in force at the
+    workers that run, as one of them has told it."""
 
     number: int
     workers: int
@@ -29,7 +35,10 @@ class Share:
     token: str = field(repr=False)
     folder: str
     store: tuple[str, str] | None = field(default=None, repr=False)
+    kept: Kept | None = field(default=None, repr=False)
 
 
 share: Share | None = None
 """Where this process is one of several workers."""
+keep: Callable[[Kept], None] = lambda kept: None  # noqa: E731
+"""Is told the configuration that has been taken, for whoever may start in the place of a worker."""

@@ -22,18 +22,25 @@ from sidestep.routing.serving import Serving, serving
 EVENTS = 200
 REFUSALS = {"open": "open: it has failed", "forced_open": "held open by hand", "probing": "being tried again"}
 """Why a provider was not asked, where that word alone does not say it."""
+WORKERS = {
+    "silent": "worker {number} has not answered for {silent_seconds} s: what it counted until then is in here",
+    "starting": "worker {number} is being started",
+}
+"""How a worker is that does not serve."""
 KEPT_SECONDS = 0.5
 """For so long a picture serves all who look."""
 
 
 class Overview:
     """State: what was told in the log, each with its number, its time and how bad it is; of each route who serves it
-    and since when; when all began; the last picture and when it was taken. Times are seconds of the monotonic clock."""
+    and since when; when all began, and a name for what has been counted since; the last picture and when it was taken.
+    Times are seconds of the monotonic clock."""
 
     def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         self._clock = clock
         self._wall = wall
         self._began = clock()
+        self._run = f"{int(wall() * 1000):x}"
         self._events: deque[tuple[int, float, str, str]] = deque(maxlen=EVENTS)
         self._told = 0
         self._served: dict[str, tuple[str | None, float | None]] = {}
@@ -86,13 +93,14 @@ class Overview:
         return {
             "now": round(wall, 2),
             "started": at(self._began),
+            "run": self._run,
             "status": health["status"],
             "mode": engine.mode,
             "in_flight": health["in_flight"],
             "source": engine.settings.source,
             "totals": _totals(engine),
             "hour": _hour(engine, now),
-            **({"fleet": health["fleet"]} if "fleet" in health else {}),
+            **({"fleet": _fleet(health["fleet"])} if "fleet" in health else {}),
             "routes": [
                 {
                     "name": route.name,
@@ -117,6 +125,21 @@ class Overview:
                 for number, when, level, text in reversed(self._events)
             ],
         }
+
+
+def _fleet(fleet: dict[str, Any]) -> dict[str, Any]:
+    return fleet | {"words": status.fleet_in_words(fleet)}
+
+
+def parts(engine: Engine, now: float) -> dict[str, Any]:
+    """What it takes to add a picture to those of other workers: the minute in which it was taken, of each minute and of
+    each provider how many answers began within each bound of `FINE`, and whose the windows of plans are."""
+    return {
+        "minute": int(now // 60),
+        "minutes": {m.number: m.waits for m in engine.recent.hour(now) if any(m.waits)},
+        "waits": dict(engine.recent.waits),
+        "accounts": {name: engine.plans.accounts(name, now) for name in engine.settings.by_name},
+    }
 
 
 def _totals(engine: Engine) -> dict[str, Any]:
@@ -256,6 +279,21 @@ def lines_of(picture: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Each route's verdict: how it is, and that in a sentence."""
     for route in picture["routes"]:
         yield route["status"], verdict(route)
+
+
+def of_workers(picture: dict[str, Any]) -> tuple[bool, str] | None:
+    """How the workers of the port are: whether all serve, and that in a sentence; None: there is one process."""
+    workers = picture.get("workers")
+    if not workers:
+        return None
+    serving = [w for w in workers if w["state"] == "serves"]
+    words = [WORKERS[w["state"]].format(**w) for w in workers if w["state"] != "serves"]
+    # The mode follows within a moment; where it does not, that is to be seen.
+    modes = [f"worker {w['number']} has mode {w['mode']}" for w in serving if w["mode"] != picture["mode"]]
+    count = f"{len(serving)} of {len(workers)}" if words else str(len(workers))
+    shares = ", ".join(f"{w['calls']}" for w in workers if "calls" in w)
+    text = f"{count} workers serve (calls: {shares})"
+    return not words and not modes, "; ".join([text, *words, *modes])
 
 
 def verdict(route: dict[str, Any]) -> str:

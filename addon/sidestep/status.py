@@ -28,6 +28,8 @@ MODELS_LISTED = 100
 """Of one provider, the worst first: an app that makes up models must not make the page endless."""
 
 PLANS_LISTED = 20
+MEMBERS_NAMED = 8
+"""Of the other proxies of a fleet."""
 KINDS_LISTED = 20
 """Of one provider, the kinds of calls seen latest."""
 
@@ -69,20 +71,8 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
     }
     if (seconds := engine.strategist.paces.overall(provider.name)) is not None:
         status["first_content_ms"] = round(seconds * 1000, 1)
-    if plans := engine.plans.of(provider.name, now):
-        status["plans"] = [
-            [
-                {
-                    "window": w.name,
-                    "models": w.family or None,
-                    "status": str(w.standing),
-                    "used": None if w.used is None else round(w.used, 4),
-                    "resets_in": None if w.resets_in is None else round(w.resets_in),
-                }
-                for w in told
-            ]
-            for told in plans[:PLANS_LISTED]
-        ]
+    if told := plans(engine, provider.name, now):
+        status["plans"] = told
     if usual := engine.times.usual(provider.name, now):
         latest = tuple(usual.items())[-KINDS_LISTED:]
         status["usual_first_content"] = [
@@ -99,6 +89,23 @@ def provider_status(engine: Engine, provider: Provider, now: float) -> dict[str,
         worst = sorted(models.items(), key=lambda item: _WORST_FIRST.index(item[1].state))
         status["models"] = {model: str(s.state) for model, s in worst[:MODELS_LISTED]}
     return status
+
+
+def plans(engine: Engine, name: str, now: float) -> list[list[dict[str, Any]]]:
+    """The windows of each account at a provider."""
+    return [
+        [
+            {
+                "window": w.name,
+                "models": w.family or None,
+                "status": str(w.standing),
+                "used": None if w.used is None else round(w.used, 4),
+                "resets_in": None if w.resets_in is None else round(w.resets_in),
+            }
+            for w in told
+        ]
+        for told in engine.plans.of(name, now)[:PLANS_LISTED]
+    ]
 
 
 def _totals(engine: Engine, name: str) -> dict[str, int]:
@@ -138,6 +145,38 @@ def health(engine: Engine, now: float) -> tuple[int, dict[str, Any]]:
     return (503 if word is Health.UNHEALTHY else 200), body
 
 
+def fleet_in_words(fleet: Mapping[str, Any]) -> str:
+    """How it is with those that share what they know: within reach or since when not, who is there, what is shared."""
+    text = f"{fleet['state']}, group {fleet['group']} by {fleet['store']}"
+    if fleet["state"] != "together":
+        ago = fleet["heard_seconds_ago"]
+        text += ": the store has not answered" + (" yet" if ago is None else f" for {round(ago)} s")
+        if "alone" in fleet:
+            text += f" at worker {', '.join(map(str, fleet['alone']))}"
+    own = fleet["name"].partition("/")[0]
+    others: dict[str, list[Mapping[str, Any]]] = {}
+    for member in fleet["members"]:
+        others.setdefault(member["name"].partition("/")[0], []).append(member)
+    others.pop(own, None)
+    if others:
+        words = [_member(name, each) for name, each in list(others.items())[:MEMBERS_NAMED]]
+        words += [f"{len(others) - len(words)} more"] if len(others) > len(words) else []
+        text += f"; this is {own}, beside {_count(len(others), 'other')} ({'; '.join(words)})"
+    if fleet["shared"]:
+        text += "; shared: " + ", ".join(_count(n, word) for word, n in fleet["shared"].items())
+    return text
+
+
+def _member(name: str, workers: list[Mapping[str, Any]]) -> str:
+    worst = max((w["status"] for w in workers), key=[*map(str, Health)].index)
+    many = f" with {len(workers)} workers" if len(workers) > 1 else ""
+    return f"{name}{many}: {worst}, {_count(sum(w['calls'] for w in workers), 'call')}"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
 def _results(engine: Engine) -> Counter[str]:
     """What came of all calls, over all routes."""
     came: Counter[str] = Counter()
@@ -146,7 +185,7 @@ def _results(engine: Engine) -> Counter[str]:
     return came
 
 
-def summary(engine: Engine) -> dict[str, Any]:
+def summary(engine: Engine, now: float) -> dict[str, Any]:
     """What came of all requests so far, for `sidestep run` to say at its end."""
     came = _results(engine)
     return {
@@ -155,6 +194,7 @@ def summary(engine: Engine) -> dict[str, Any]:
         "causes": [{"text": text, "count": count} for text, count in engine.recent.causes.most_common()],
         "rerouted": [{"from": a, "to": b, "count": count} for (a, b), count in engine.rerouted.most_common()],
         "providers": [found for name in engine.settings.by_name if (found := _answers(engine, name))["answers"]],
+        "plans": {name: told for name in engine.settings.by_name if (told := plans(engine, name, now))},
     }
 
 
@@ -304,6 +344,11 @@ class _EngineCollector(Collector):
                 "sidestep_fleet_together",
                 "1 while the store that the fleet shares is within reach.",
                 value=float(shared["state"] == "together"),
+            )
+            yield GaugeMetricFamily(
+                "sidestep_fleet_members",
+                "Processes of the fleet that were there a moment ago, this one included.",
+                value=len(shared["members"]),
             )
             yield GaugeMetricFamily(
                 "sidestep_fleet_entries",

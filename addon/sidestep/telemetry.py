@@ -258,7 +258,7 @@ def _place(provider: Provider) -> Attributes:
 
 
 def _name(model: str | None) -> str:
-    return "".join(c if c.isprintable() else "?" for c in (model or "")[:MODEL_LENGTH])
+    return (model or "")[:MODEL_LENGTH]
 
 
 class Models:

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -24,6 +23,7 @@ from sidestep.breaker.circuit import (
     Trigger,
 )
 from sidestep.breaker.outcomes import Kind, Outcome
+from support.searching import searching
 
 SUCCESS = Outcome(Kind.SUCCESS, "success", status=200)
 FAILURE = Outcome(Kind.FAILURE, "http_5xx", status=500)
@@ -911,5 +911,5 @@ class CircuitMachine(RuleBasedStateMachine):
             assert isinstance(self.circuit.admit(self.now, LEASE), Permit)
 
 
-CircuitMachine.TestCase.settings = hypothesis_settings(max_examples=200, stateful_step_count=40, deadline=None)
+CircuitMachine.TestCase.settings = searching(2, stateful_step_count=40)
 TestCircuitMachine = CircuitMachine.TestCase

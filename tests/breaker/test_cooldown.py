@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidestep.breaker import cooldown as cooldown_room
@@ -21,6 +21,7 @@ from sidestep.breaker.cooldown import (
     subject,
 )
 from sidestep.breaker.outcomes import Kind, Outcome, Then
+from support.searching import searching
 
 
 def remaining(cooldown: Cooldown, now: float) -> float:
@@ -128,7 +129,7 @@ def test_a_time_gone_by_passes_nobody_over(seconds: float) -> None:
 ANY_SECONDS = st.one_of(st.none(), st.floats(), st.floats(-10, 1000))
 
 
-@settings(max_examples=200, deadline=None)
+@searching(2)
 @given(st.lists(st.tuples(st.floats(0, 100), ANY_SECONDS, st.booleans()), max_size=30))
 def test_a_deadline_is_never_moved_forward_and_always_ends(
     steps: list[tuple[float, float | None, bool]],
@@ -291,7 +292,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@searching(2)
 @given(st.lists(STEPS, max_size=30))
 def test_blame_never_crosses_and_deadlines_never_shorten(
     steps: list[tuple[float, Subject, str, float | None]],

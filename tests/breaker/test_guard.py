@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -13,6 +12,7 @@ from sidestep.breaker.circuit import Circuit, CircuitSettings, Refusal, Snapshot
 from sidestep.breaker.guard import Guard, Pass
 from sidestep.breaker.judging import CLIENT_GONE, CONNECT, SUCCESS, TIMEOUT, TRUNCATED, judge_status
 from sidestep.breaker.outcomes import Kind, Outcome
+from support.searching import searching
 
 LEASE = 100.0
 DOWN = judge_status(503, own_provider=True, own_credential=True)
@@ -299,7 +299,7 @@ class GuardMachine(RuleBasedStateMachine):
                 assert guard.refusal(self.now) is None
 
 
-GuardMachine.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=40, deadline=None)
+GuardMachine.TestCase.settings = searching(1.5, stateful_step_count=40)
 TestGuardMachine = GuardMachine.TestCase
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidestep.breaker.window import BUCKETS, Totals, Window
+from support.searching import searching
 
 SECONDS = 60.0
 STEP = SECONDS / BUCKETS
@@ -88,7 +89,7 @@ Event = tuple[str, float]
 EVENTS = st.lists(st.tuples(st.sampled_from(["success", "failure", "take back"]), st.floats(0, 40)), max_size=40)
 
 
-@settings(max_examples=150, deadline=None)
+@searching(1.5)
 @given(start=st.floats(0, 1e6), events=EVENTS)
 def test_never_older_than_the_window_never_short_by_more_than_a_step(start: float, events: list[Event]) -> None:
     """The counts lie between those of the last 19 steps and those of the last 20, and memory does not grow."""

@@ -50,7 +50,9 @@ class Run:
             self.app += step.data
         if step.outcome is not None and step.do is not Do.BREAK:
             self.given.append(step.outcome.reason + ("." if step.ended or step.do is Do.FAIL else ""))
-        if step.error is not None and step.do is Do.RELEASE:
+        if step.error is not None and (step.goes_on or step.do is Do.FORWARD):
+            self.app += step.told
+        elif step.error is not None and step.do is Do.RELEASE:
             self.last, self.reason = Do.BREAK, "stream_error"  # so says `Step.error`, and so does the stream
 
     @property
@@ -268,6 +270,20 @@ def test_what_is_wrong_with_the_request_is_the_apps_to_read(name: str, refusal: 
         run = finish(begin(name), parts, "end")
         assert (run.app, run.last) == (data, Do.FORWARD)
         assert run.given[0].rstrip(".") == "client_error"
+
+
+@pytest.mark.parametrize("ending", ["end", "broke", "silent"])
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize(("name", "refusal"), REFUSALS)
+def test_what_is_wrong_with_the_request_may_be_told_late(
+    name: str, refusal: bytes, complete: bool, ending: str
+) -> None:
+    """After content it is still the app's to read, as it came, and takes no success back."""
+    data = with_content(name) + refusal + b"data: [DONE]\n\n"
+    for parts in corpus.cuts(data):
+        run = finish(begin(name, complete=complete), parts, ending)
+        assert (run.app, run.last) == (data, Do.FORWARD)
+        assert {r.rstrip(".") for r in run.given} <= {"ok", "client_error"}
 
 
 def test_the_providers_own_error_ends_a_stream_where_the_sdk_raises_from_it() -> None:

@@ -37,7 +37,9 @@ def visit(world: World, path: str, method: str = "GET", *, details: bool = True,
     request = flow_of(method, f"http://sidestep.internal{path}").request
     for name, value in headers.items():
         request.headers[name.replace("_", "-")] = value.replace("TOKEN", core.token)
-    return Pages(core, Entrance()).answer(request, world.engine, details=details)
+    shown = Pages(core, Entrance()).answer(request, world.engine, details=details)
+    assert isinstance(shown, http.Response)
+    return shown
 
 
 GUARDED = {
@@ -141,7 +143,8 @@ def test_the_token_holds_circuits_and_sets_the_mode() -> None:
     assert world.engine.mode == "off"
     refused = visit(world, "/mode/fast", "POST", x_sidestep_token="TOKEN")
     assert (refused.status_code, refused.content) == (404, b"expected one of enforce, observe, off, found 'fast'\n")
-    assert visit(world, "/mode/enforce", "POST", x_sidestep_token="\xe9").status_code == 403
+    for wrong in ("", "\xe9", "\udcff", "TOKEN.", " TOKEN", "x" * 60_000):
+        assert visit(world, "/mode/enforce", "POST", x_sidestep_token=wrong).status_code == 403
     assert world.engine.mode == "off"
 
 

@@ -57,6 +57,9 @@ def google(**details: Any) -> Any:
     return {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "Quota exceeded", "details": listed}}
 
 
+OVERAGE = {word: {f"{UNIFIED}-overage-status": word} for word in ("allowed", "rejected")}
+
+
 @dataclass
 class Limit:
     """A refusal, and what it is to say. `seconds` None: no time is named."""
@@ -95,6 +98,26 @@ ANTHROPIC = [
     Limit(
         "retry-after beside", "anthropic", 3600, ACCOUNT, {**claude(_5h=("rejected", 1, 3600)), "retry-after": "7999"}
     ),
+    Limit(
+        "a family's, of two", "anthropic", 7_200, FAMILY, claude(_7d_opus=("rejected", 1, 7_200)), model="Claude-Opus-5"
+    ),
+    Limit("a family of an unknown name", "anthropic", 7_200, MODEL, claude(_7d_oi=("rejected", 1, 7_200))),
+    Limit("billed beyond", "anthropic", 3600, ACCOUNT, {**claude(_5h=("rejected", 1, 3600)), **OVERAGE["rejected"]}),
+    Limit(
+        "billed beyond, and a burst",
+        "anthropic",
+        30,
+        MODEL,
+        {**claude("allowed", _5h=("rejected", 1.2, 3600)), **OVERAGE["allowed"], "retry-after": "30"},
+        reason="rate_limit",
+    ),
+    Limit("forty days", "anthropic", 31 * 86_400, ACCOUNT, claude(_7d=("rejected", 1, 40 * 86_400))),
+    Limit("in words alone", "anthropic", 600, ACCOUNT, {}, claude_error(message="You've hit your weekly limit.")),
+    Limit("in other words", "anthropic", 600, ACCOUNT, {}, claude_error(message="Session limit reached")),
+    Limit(
+        "403", "anthropic", 600, ACCOUNT, {}, claude_error("permission_error", "You have reached your usage limit"), 403
+    ),
+    Limit("nothing at all", "anthropic", None, MODEL, {}, [], reason="rate_limit"),
     Limit("without a reset", "anthropic", 50, ACCOUNT, {f"{UNIFIED}-5h-status": "rejected", "retry-after": "50"}),
     Limit(
         "together alone", "anthropic", 1_800, ACCOUNT, {f"{UNIFIED}-status": "rejected", f"{UNIFIED}-reset": at(1_800)}
@@ -146,7 +169,8 @@ ANTHROPIC = [
         ACCOUNT,
         {f"{UNIFIED}-5h-status": "rejected", f"{UNIFIED}-5h-reset": at(9) + "\x1f"},
     ),
-    Limit("long past", "anthropic", 0, ACCOUNT, {f"{UNIFIED}-5h-status": "rejected", f"{UNIFIED}-5h-reset": at(-500)}),
+    Limit("past", "anthropic", None, ACCOUNT, {f"{UNIFIED}-status": "rejected", f"{UNIFIED}-reset": at(-5)}),
+    Limit("long past", "anthropic", None, ACCOUNT, claude(_5h=("rejected", 1, -500))),
     Limit(
         "tokens a minute",
         "anthropic",
@@ -276,6 +300,21 @@ CHATGPT = [
         chatgpt(),
     ),
     Limit(
+        "the active family beside the plan's own",
+        "openai",
+        800,
+        MODEL,
+        {
+            **codex(primary_used_percent="20", primary_window_minutes="300", primary_reset_at=at(60)),
+            **codex(bengalfox_primary_used_percent="100", bengalfox_primary_reset_at=at(800)),
+            "x-codex-active-limit": "bengalfox",
+        },
+        chatgpt(),
+    ),
+    Limit("a plan without it", "openai", 600, ACCOUNT, {}, {"error": {"type": "usage_not_included"}}),
+    Limit("credits", "openai", 600, ACCOUNT, {}, {"error": {"code": "workspace_owner_credits_depleted"}}),
+    Limit("resets_at in milliseconds", "openai", 60, ACCOUNT, {}, chatgpt(resets_at=int(WALL * 1000) + 60_000)),
+    Limit(
         "percent that is none",
         "openai",
         600,
@@ -395,6 +434,12 @@ def test_how_long_and_of_what(told: Limit) -> None:
     assert outcome.cooldown_seconds == (None if told.seconds is None else pytest.approx(told.seconds, abs=0.6))
     scope = ACCOUNT if outcome.account else FAMILY if outcome.family else MODEL
     assert scope == told.scope
+
+
+def test_a_request_that_is_longer_than_the_plan_pays_for_says_nothing_of_others() -> None:
+    message = "Extra usage is required for long context requests."
+    outcome = judged(Limit("", "anthropic", None, "", claude("rejected"), claude_error(message=message)))
+    assert (outcome.kind, outcome.reason, outcome.size_limited) == (Kind.NEUTRAL, "size_limited", True)
 
 
 @pytest.mark.parametrize("told", LIMITS, ids=lambda told: told.name)

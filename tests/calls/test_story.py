@@ -435,3 +435,20 @@ def test_each_attempt_is_named_by_what_is_known_of_it(outcome: Outcome | None, s
     attempt = ask(told.world, told.exchange)
     attempt.outcome, attempt.status = outcome, status
     assert story.trail(told.exchange.attempts, None) == word
+
+
+@pytest.mark.parametrize(
+    ("stays_with", "why"),
+    [("away", "its conversation stays there"), ("home", "see its flow"), (None, "see its flow")],
+)
+def test_a_line_says_why_a_call_was_answered_elsewhere_that_nobody_failed(stays_with: str | None, why: str) -> None:
+    told = Told()
+    told.exchange.stays_with = stays_with
+    told.fails(LACKS, 404).answers()
+    assert story.line(told.session, Result.REROUTED)[1] == f"a call to app.test (m) was answered by away: {why}"
+
+
+def test_a_line_says_that_a_route_sends_its_calls_elsewhere() -> None:
+    told = Told().answers()
+    line = story.line(told.session, Result.REROUTED)[1]
+    assert line == "a call to app.test (m) was answered by home: its route sends it there"

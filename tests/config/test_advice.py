@@ -116,7 +116,31 @@ def test_a_key_in_the_clear(base: str, told: bool) -> None:
     assert [line.partition(": whoever")[0] for line in lines] == [
         f"p: base_url: expected https, for its key goes to another machine, found '{base}'"
     ] * told
-    assert advice(reading.parse(OTHER.format("openai", base).replace('api_key = "k"', 'auth = "none"'), {})) == []
+    bare = OTHER.format("openai", base).replace('api_key = "k"', 'auth = "none"')
+    assert advice(reading.parse(bare, {})) == []
+    lines = advice(reading.parse(bare + 'headers = { X-Badge = "${B}" }\n', {"B": "b"}))
+    assert ["for its own headers go to another machine" in line for line in lines] == [True] * told
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://:p@store.test/0", True),
+        ("valkey://u:p@10.0.0.5:6380", True),
+        ("rediss://:p@store.test/0", False),
+        ("valkeys://:p@store.test/0", False),
+        ("redis://store.test/0", False),
+        ("redis://:p@127.0.0.1/0", False),
+        ("redis://:p@[::1]/0", False),
+        ("redis://:p@localhost/0", False),
+        ("unix://:p@/run/valkey.sock", False),
+    ],
+)
+def test_a_password_of_the_store_in_the_clear(url: str, told: bool) -> None:
+    text = f'[fleet]\nurl = "{url}"\nsecret = "0123456789abcdef"\n' + OTHER.format("openai", "https://p.test/v1")
+    lines = advice(reading.parse(text, {}))
+    assert [line.partition(",")[0] for line in lines] == ["fleet.url: expected rediss://"] * told
+    assert ":p@" not in "".join(lines)
 
 
 def test_a_provider_in_no_route() -> None:

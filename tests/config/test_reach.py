@@ -113,6 +113,12 @@ MORE = [
         ["https://llm.corp.test/v1 → https://west.test/v1"],
     ),
     ("\n[[pro", '\nproxy = { allow_clients = ["0.0.0.0/0"] }\n[[pro', ["0.0.0.0/0 → the providers' keys"]),
+    ("\n[[pro", '\nproxy = { hosts = ["evil.test"] }\n[[pro', ["evil.test → the providers' keys"]),
+    (
+        "\n[[pro",
+        '\nproxy = { forward_headers = ["X-Badge"], forward_parameters = ["seat"] }\n[[pro',
+        ["seat → other providers than the app's own", "x-badge → other providers than the app's own"],
+    ),
     (
         "\n[[pro",
         f'\n[[routes]]\nintercept = ["{CALLS}"]\nproviders = ["openai"]\n[[providers]]\nname = "x"\n'
@@ -124,7 +130,8 @@ MORE = [
 
 @pytest.mark.parametrize(("old", "new", "reached"), MORE)
 def test_an_edit_that_reaches_more(old: str, new: str, reached: list[str]) -> None:
-    """Another address, a variable that goes along, a key of somebody's, other calls, other clients."""
+    """Another address, a variable that goes along, a key of somebody's, other calls, other clients, web pages under a
+    name, what more of the app's goes along."""
     assert sorted(edited(old, new)) == reached
 
 

@@ -96,3 +96,12 @@ def test_what_it_is_called_elsewhere(base: str, alike: bool, tail: str, query: s
     """With Azure's version only where deployments are."""
     found = OPENAI.address_at("x", base, HERE + "/chat/completions", "api-version=1&b=2", alike=alike)
     assert found == (tail, query)
+
+
+@pytest.mark.parametrize("model", ["../../admin", "..", "..\\x", "%2e%2e/x", "a/../../b", "m?x=1"])
+def test_a_model_that_would_lead_out_of_a_base_url_is_none(model: str) -> None:
+    """Its name elsewhere takes the deployment's place in the path."""
+    body = json.dumps({"model": model, "messages": []}).encode()
+    for tail, unread in ((f"{HERE}/chat/completions", "its model is no name"), ("/chat/completions", "")):
+        call = OPENAI.read("chat/completions", tail, "", "application/json", body)
+        assert (call.model, call.unread) == (None if unread else model, unread)

@@ -6,6 +6,7 @@ import json
 import time
 import tracemalloc
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -287,3 +288,30 @@ def test_how_long_a_models_name_may_be(length: int, read: bool) -> None:
     else:
         with pytest.raises(NotReadError):
             bodies.named("m" * length)
+
+
+ODD_NAMES = {
+    "a title for the terminal": "m\x1b]0;x\x07",
+    "colours": "m\x1b[31m",
+    "colours in one byte": "m\x9b31m",
+    "a line of its own": "m\nsidestep: all is well",
+    "a line to some": "m\u2028sidestep: all is well",
+    "the other way round": "m\u202eabc",
+    "nothing to be seen": "gpt\u200b-4o",
+}
+
+
+@pytest.mark.parametrize("odd", ODD_NAMES)
+def test_a_name_that_a_terminal_would_carry_out_is_none(odd: str) -> None:
+    """Names of models are shown in the log, on the page and in a shell: control characters are in none, in whatever
+    place a call has its name."""
+    name = ODD_NAMES[odd]
+    body = json.dumps({"model": name}).encode()
+    form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n--x--\r\n' % name.encode()
+    realtime = DIALECTS["openai"].read("realtime.websocket", "/realtime", f"model={quote(name)}", "", b"")
+    transcription = DIALECTS["openai"].read(
+        "audio/transcriptions", "/audio/transcriptions", "", "multipart/form-data; boundary=x", form
+    )
+    for call in (read(body), read(body, "anthropic"), realtime, transcription):
+        assert (call.model, call.unread) == (None, "its model is no name")
+    assert read(json.dumps({"model": "llama 3 (große Fassung) 日本"}).encode()).model

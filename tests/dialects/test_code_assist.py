@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -49,6 +50,13 @@ def test_what_is_no_envelope_is_not_read(body: Any) -> None:
     assert read(body).unread
 
 
+@pytest.mark.parametrize("model", ["../../admin", "..", "..\\x", "%2e%2e/x", "a/../../b", "m?x=1", "m#x", "models/m;x"])
+def test_a_model_that_would_lead_out_of_a_base_url_is_none(model: str) -> None:
+    """Another provider finds it in the path."""
+    call = read({**ASKED, "model": model})
+    assert (call.model, call.unread) == (None, "its model is no name")
+
+
 def test_it_is_taken_out_and_put_back() -> None:
     raw = json.dumps(ASKED).encode()
     tail, inner = code_assist.taken_out(TAIL.format("streamGenerateContent"), "a/b c", raw)
@@ -74,7 +82,9 @@ def test_each_event_gets_an_envelope_wherever_it_is_cut() -> None:
     assert all(wrapped(parts, stream=True) == whole for parts in corpus.cuts(STREAM))
 
 
-@given(st.lists(st.sampled_from([b"data:", b"data: {}", b"dat", b": x", b"\n", b"\r\n", b"\n\n", b"event: a", b"d"])))
+@given(
+    st.lists(st.sampled_from([b"data:", b"data: {}", b"dat", b": x", b"\n", b"\r\n", b"\n\n", b"event: a", b"d", b" "]))
+)
 def test_lines_of_all_kinds(pieces: list[bytes]) -> None:
     """What is no event's data stays as it is, in its place."""
     data = b"".join(pieces)
@@ -82,10 +92,28 @@ def test_lines_of_all_kinds(pieces: list[bytes]) -> None:
     assert came == wrapped([data], stream=True)
     lines = data.replace(b"\r\n", b"\n").split(b"\n")
     expected = [
-        b'data: {"response":' + line[5:].removeprefix(b" ") + b"}" if len(line) > 5 and line[:5] == b"data:" else line
+        b'data: {"response":' + said + b"}" if line[:5] == b"data:" and (said := line[5:].removeprefix(b" ")) else line
         for line in lines
     ]
     assert came.replace(b"\r\n", b"\n").split(b"\n") == expected
+
+
+@pytest.mark.parametrize("line", [b"a\n", b"data: {}\n", b"data:\n", b"\r\n", b":\r"])
+def test_many_short_lines_are_one_piece_of_work(line: bytes) -> None:
+    """A provider that sends millions of them keeps nobody waiting."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    wrapper = Wrapper(stream=True)
+    sys.setprofile(count)
+    try:
+        wrapper.feed(line * 10_000)
+    finally:
+        sys.setprofile(None)
+    assert calls < 100
 
 
 @pytest.mark.parametrize(("body", "found"), [(b'{"a":1}', {"response": {"a": 1}}), (b"\n {}", {"response": {}})])

@@ -45,3 +45,31 @@ def test_the_opening(one: Any, other: Any, same: bool) -> None:
     """It is what the user says first, however it is written, and 16 bytes long."""
     assert (opening(one) == opening(other)) is same
     assert len(opening(one)) == 16
+
+
+CALL = {"type": "function_call_output", "output": "4"}
+RESULT = {"role": "user", "content": [{"type": "tool_result", "content": "4"}]}
+GEMINIS = {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {}}}]}
+
+
+@pytest.mark.parametrize(
+    ("last", "opens"),
+    [
+        ([{"role": "user", "content": "a"}], True),
+        ([{"parts": [{"text": "a"}]}], True),
+        ([{"role": "user", "content": 'it said "tool_result" and \\"functionResponse\\"'}], True),
+        ([{"role": "user", "content": "a"}, {"role": "system", "content": "mind the time"}], True),
+        ([RESULT], False),
+        ([RESULT, {"role": "system", "content": "mind the time"}], False),
+        ([GEMINIS], False),
+        ([CALL], False),
+        ([{"role": "tool", "content": "4"}], False),
+        ([{"role": "assistant", "content": "well"}], False),
+        ([{"role": "system", "content": "x"}] * 9, False),
+    ],
+)
+def test_whether_it_is_the_user_who_has_spoken_last(last: list[Any], opens: bool) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, *last]
+    found = conversation_of(msgspec.Raw(json.dumps(messages).encode()))
+    assert found is not None
+    assert found.opens_turn is opens

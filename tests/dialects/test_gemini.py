@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from base64 import b64encode
 from typing import Any
@@ -389,6 +390,16 @@ def test_array_errors_leave_valid_json() -> None:
         assert document[-1] == {"error": {"code": 503, "message": "sidestep: cut", "status": "UNAVAILABLE"}}
 
 
+@pytest.mark.parametrize(("end", "raises"), [(b"", False), (b"]", True), (b"\n]\n", True)])
+def test_a_providers_error_in_an_array_is_used_with_the_arrays_end_alone(end: bytes, raises: bool) -> None:
+    """Else ours takes its place, whose end is there."""
+    reader = GEMINI.reader(CALL, JSON)
+    error = b',\n{"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}}'
+    sent, told = reader.feed(b'[{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}' + error + end)[:2]
+    assert (told.mark, told.raises) == (Mark.ERROR, raises)
+    assert json.loads(sent.raw + (told.raw + end if raises else reader.error_event(ErrorKind.OVERLOADED, "x")))
+
+
 def test_a_malformed_element_takes_no_bracket_with_it() -> None:
     """The first one is an error, for nothing valid could follow; a later one is dropped with its comma."""
     (first,) = GEMINI.reader(CALL, JSON).feed(b"[{nonsense}")
@@ -437,20 +448,27 @@ def test_errors(status: int, kind: str, body: bytes) -> None:
 # --- what the SDK makes of our words
 
 
-def ask(status: int, content_type: str, body: bytes) -> list[Any]:
-    def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, headers={"content-type": content_type}, content=body)
+answers: list[httpx.Response] = []
+"""What the next request is answered with."""
 
-    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
-        options = types.HttpOptions(base_url="http://x", httpx_client=http)
-        client = genai.Client(api_key="k", vertexai=False, http_options=options)
-        seen: list[Any] = []
-        try:
-            for chunk in client.models.generate_content_stream(model="m", contents="x"):
-                seen.append(chunk.text)
-        except genai_errors.APIError as e:
-            seen.append(e)
-        return seen
+
+@functools.cache
+def sdk() -> genai.Client:
+    """One for all: to make one takes more than a hundred calls."""
+    http = httpx.Client(transport=httpx.MockTransport(lambda _: answers.pop()))
+    options = types.HttpOptions(base_url="http://x", httpx_client=http)
+    return genai.Client(api_key="k", vertexai=False, http_options=options)
+
+
+def ask(status: int, content_type: str, body: bytes) -> list[Any]:
+    answers[:] = [httpx.Response(status, headers={"content-type": content_type}, content=body)]
+    seen: list[Any] = []
+    try:
+        for chunk in sdk().models.generate_content_stream(model="m", contents="x"):
+            seen.append(chunk.text)
+    except genai_errors.APIError as e:
+        seen.append(e)
+    return seen
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])

@@ -737,6 +737,24 @@ def test_text_or_sound_that_calls_itself_json(body: bytes, unread: bool) -> None
     assert OPENAI.judge_answer(call("audio/transcriptions", stream=False), JSON, body) == Answer(False, unread=unread)
 
 
+@pytest.mark.parametrize("body", [b"", b"\n", b" \r\n"])
+@pytest.mark.parametrize(
+    ("operation", "kind", "unread"),
+    [
+        ("audio/transcriptions", "text/plain; charset=utf-8", True),
+        ("audio/translations", "text/srt", True),
+        ("audio/transcriptions", "text/html", False),
+        ("audio/transcriptions", SSE, False),
+        ("audio/transcriptions", JSON, False),
+        ("audio/transcriptions", "", False),
+        ("audio/speech", "text/plain", False),
+    ],
+)
+def test_the_transcript_of_silence_is_empty(operation: str, kind: str, unread: bool, body: bytes) -> None:
+    """Where it is text, and calls itself so: no provider has failed for that."""
+    assert OPENAI.judge_answer(call(operation, stream=False), kind, body) == Answer(False, unread=unread)
+
+
 # --- errors
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,10 +13,6 @@ from sidestep.dialects.transcript import read
 from sidestep.view import LLM
 from support import corpus
 from support.odd import with_odd_values
-from support.provider import Provider
-from support.proxy import Mitmdump
-from support.raw import Wire, chat
-from support.settings import config
 
 REQUEST = {
     "model": "gpt-4o",
@@ -286,16 +281,6 @@ def test_the_view_is_chosen_for_what_was_routed() -> None:
     assert "── tool\nsunny" in view.prettify(body, metadata)
     with pytest.raises(ValueError, match="no call"):
         view.prettify(b"hello", metadata)
-
-
-def test_mitmdump_shows_it(provider: Callable[..., Provider], proxy: Callable[..., Mitmdump]) -> None:
-    """With bodies in its output, mitmdump prints the conversation, and not the JSON."""
-    a = provider("a")
-    m = proxy(config("chat", a, own=a), "--set", "flow_detail=3")
-    with Wire(m) as wire:
-        wire.send(chat(a.url())).answer()
-    m.wait_for_log(r"── user\s+hi")
-    m.wait_for_log(r"── assistant\s+a w1 w2")
 
 
 @pytest.mark.parametrize("name", ["REQUEST", "MESSAGES", "RESPONSES", "chunk"])

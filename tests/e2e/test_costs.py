@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import brotli  # type: ignore[import-untyped]
 import pytest
 
-from support.beside import cost_of
+from support.beside import Cost, cost_of
 from support.encodings import zstd
 from support.provider import Behaviour, Provider
 from support.proxy import Mitmdump
@@ -41,11 +41,22 @@ class Pair:
             with Wire(m, timeout=60) as wire:
                 wire.send(sent).answer()
 
-        for _ in range(3):  # what else the machine does only adds to it
+        for _ in range(5):  # what else the machine does only adds to it
+            usual = self._smallest()
             without, within = cost_of(self.bare, act), cost_of(self.ours, act)
-            if within.is_of_the_order_of(without, FACTOR):
+            if within.is_of_the_order_of(without.at_least(usual), FACTOR):
                 return
-        raise AssertionError((without, within))
+        raise AssertionError((usual, without, within))
+
+    def _smallest(self) -> Cost:
+        """What the smallest call costs just now: on a busy machine, more than on another."""
+        answered, self.own.default = self.own.default, Behaviour(body=GOOD)
+        try:
+            with Wire(self.bare) as wire:
+                small = request(f"{self.own.url()}/chat/completions", CALL, JSON)
+                return cost_of(self.bare, lambda _: wire.send(small).answer())
+        finally:
+            self.own.default = answered
 
 
 @pytest.fixture(scope="module")

@@ -325,6 +325,35 @@ def test_forms_that_cannot_be_read(provider: Make, proxy: Start) -> None:
     assert a.requests[0].body == good.encode()
 
 
+# --- what an answer says of its host
+
+OF_A_HOST = {
+    "Set-Cookie": "a=b",
+    "Alt-Svc": 'h3="evil.test:443"',
+    "Strict-Transport-Security": "max-age=99999999; includeSubDomains",
+    "NEL": '{"report_to":"x","max_age":99999999,"success_fraction":1}',
+    "Report-To": '{"group":"x","max_age":99999999,"endpoints":[{"url":"https://evil.test"}]}',
+    "Reporting-Endpoints": 'x="https://evil.test"',
+    "Clear-Site-Data": '"*"',
+    "Proxy-Authenticate": "Basic realm=x",
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stand_in_says_nothing_of_the_apps_own_host(provider: Make, proxy: Start, stream: bool) -> None:
+    """An app takes it for its own host's word: to send cookies, to go elsewhere, to tell others of its addresses."""
+    own, a = provider("own"), provider("a")
+    own.default = a.default = Behaviour(headers=OF_A_HOST | {"X-Other": "1"})
+    m = proxy(table("attempts", {"per_provider": 1}) + route("chat", own, a, own=own))
+    for who, expected in ((own, {name.lower() for name in OF_A_HOST}), (a, set())):
+        with Wire(m) as wire:
+            _, headers, _ = wire.send(chat(own.url(), stream=stream, user=who.name)).answer()
+        assert headers["x-sidestep-provider"] == who.name
+        assert headers["x-other"] == "1"
+        assert {name for name in headers if name in {h.lower() for h in OF_A_HOST}} == expected
+        own.default = Behaviour(status=503)
+
+
 # --- paths that lead out of a base URL (threat 17)
 
 OUTSIDE = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -244,6 +245,47 @@ def test_nothing_in_the_store_can_be_read(provider: Make, fleet: Fleet, store: S
     assert [word for word in words if word.encode() in sent + held] == []
 
 
+def _poison(rng: random.Random, store: Store) -> tuple[str | bytes, ...]:
+    """What somebody might write who means no good, or a program with another idea of these keys."""
+    entries = [e for e in store.ask("HKEYS", "{sidestep}:e").split(b"\r\n") if e[:1] in b"chkms" and len(e) > 9]
+    entry = rng.choice([*entries, b"x", b"\xff", b"h" * 9_999])
+    number = rng.choice(["0", "-1", "1.5", "1e300", "inf", "nan", "9" * 400, "\x1b[31m"])
+    word = rng.choice(["open 0", f"open {'9' * 5_000}", "limit 2 quota", "hold up", "closed", "stays", "\x1b]0;x\x07"])
+    strange: list[str | bytes] = [
+        f"{number}|0|0|t|{word}",
+        f"5|{number}|9|t|{word}",
+        f"5|0|{number}|t|{word}",
+        b"\xff\xfe",
+        "x" * 1_000_000,
+    ]
+    value = rng.choice(strange)
+    return rng.choice(
+        [
+            ("HSET", "{sidestep}:e", entry, value),
+            ("ZADD", rng.choice(["{sidestep}:z", "{sidestep}:x"]), number, entry),
+            ("PUBLISH", "{sidestep}:n", rng.choice([number, value])),
+        ]
+    )
+
+
+def test_whatever_stands_in_the_store_calls_go_on(provider: Make, fleet: Fleet, store: Store) -> None:
+    """Strange entries cost no call, and keep no news from anybody."""
+    a, b = provider("a"), provider("b")
+    one, two = fleet(2, a, b, circuit={"failure_threshold": 1, "open_seconds": 0.3}, attempts={"wait_seconds": 0})
+    rng = random.Random(7)
+    for i in range(10):
+        for _ in range(10):
+            store.ask(*_poison(rng, store))
+        a.default = Behaviour(status=500) if i % 3 else Behaviour()
+        for m in (one, two):
+            status, trail = ask(m, a, f"user {i} of {m.port}")
+            assert status == 200, trail
+    press(one, "/circuit/open/b")
+    until(lambda: state(two, "b") == "forced_open")
+    assert all(m.health()["fleet"]["state"] == "together" for m in (one, two))
+    assert all(line.isprintable() for m in (one, two) for line in m.lines)
+
+
 def test_without_a_fleet_nothing_of_it_is_there(provider: Make, proxy: Callable[..., Mitmdump], tmp_path: Path) -> None:
     """No import of it or of its client, no task, no thread, no word in the health."""
     script = tmp_path / "look.py"
@@ -339,7 +381,7 @@ def test_a_store_that_is_full_locked_or_slow_costs_no_call(
         one.wait_for_log("fleet: the store refuses: .*memory")
         store.ask("CONFIG", "SET", "maxmemory", "0")
     elif fault == "locked":
-        one.wait_for_log("fleet: alone.*uthentication")
+        one.wait_for_log("fleet: alone.*password")
         store.kill()
         store.start()
     else:

@@ -17,6 +17,7 @@ import pytest
 
 from sidestep.fleet import embedded
 from sidestep.fleet.carrier import ANSWER_SECONDS, QUEUE, Carrier
+from sidestep.fleet.causes import ElsewhereError
 from sidestep.fleet.names import Names
 from sidestep.fleet.scripts import Script
 from support.fleet import Store, until
@@ -26,9 +27,10 @@ OPEN = ["c1", 0, 5000, "one.1", "open 0", "epoch", NAMES.channel, ""]
 Say = Callable[..., Any]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
+@pytest.fixture(params=["valkey", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """On each server that is supported and here: the scripts have to be understood by both."""
+    with Store(tmp_path / "store", request.param) as store:
         yield store
 
 
@@ -150,6 +152,44 @@ def test_each_key_expires_and_lies_in_one_slot(store: Store) -> None:
     assert all(int(store.ask("PTTL", key).strip(b":\r\n")) > 0 for key in keys)
 
 
+STRANGE = {
+    "no entry": b"x",
+    "nothing": b"",
+    "no number": b"abc|def|ghi|t|open 0",
+    "a fraction": b"1.5|2.5|2.5|t|open 0",
+    "less than nothing": b"-1|-1|-1|t|open 0",
+    "a number without an end": b"9" * 400 + b"|0|0|t|open 0",
+    "an end without an end": b"7|" + b"9" * 400 + b"|9|t|open 0",
+    "a time without an end": b"7|9999999999999|" + b"9" * 400 + b"|t|open 0",
+    "no UTF-8": b"\xff\xfe",
+    "a long one": b"7|0|0|t|" + b"x" * 100_000,
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_what_is_none_of_ours_keeps_no_news_from_anybody(store: Store, what: str) -> None:
+    """An entry of another form is passed over, and what is told in its place stands."""
+    e, z = NAMES.table[1], NAMES.table[2]
+    conversation(store.url, tell(*OPEN))
+    store.ask("HSET", e, "c2", STRANGE[what])
+    store.ask("ZADD", z, "0.5", "c2")
+    [[epoch, version, told]] = conversation(store.url, pull())
+    assert (epoch, version, told[0], told[4], len(told)) == ("epoch", 1, "c1", "open 0", 5)
+    again, found = conversation(store.url, tell("c2", *OPEN[1:7], "epoch"), pull("epoch", 1))
+    assert again[0] == 1
+    assert (found[2][0], found[2][4]) == ("c2", "open 0")
+
+
+def test_what_is_no_utf_8_costs_no_connection(store: Store) -> None:
+    store.ask("SET", "{g}:s:x", b"\xff\xfe")
+    store.ask("HSET", NAMES.table[1], "c1", b"7|0|0|t|\xff")
+    store.ask("ZADD", NAMES.table[2], "1", "c1")
+    store.ask("HSET", NAMES.table[0], "epoch", "e", "v", "7")
+    stay, pulled = conversation(store.url, ("MGET", ["{g}:s:x"], []), pull())
+    assert stay == ["\ufffd\ufffd"]
+    assert pulled[2] == ["c1", 7, 0, "t", "\ufffd"]
+
+
 # --- the connection
 
 
@@ -203,7 +243,7 @@ async def test_scripts_that_are_gone_are_brought_again(store: Store) -> None:
         if len(answers) == 1:
             store.ask("SCRIPT", "FLUSH")
     assert answers[0] == answers[2] == ["", 0, []]
-    assert isinstance(answers[1], ConnectionError)
+    assert isinstance(answers[1], ElsewhereError)
     task.cancel()
     await asyncio.wait([task])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from support.h2client import H2Client, said
 from support.h2provider import H2Provider
 from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump
-from support.raw import Wire, chat
+from support.raw import Wire, chat, request
 from support.settings import key_of, route, table
 
 Make = Callable[..., Provider]
@@ -101,6 +103,33 @@ SWITCHES = {
     "a 000": b"HTTP/1.1 000 x\r\ncontent-length: 2\r\n\r\n{}",
     "another protocol": b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" * 20 + b"\r\n\r\n",
 }
+
+
+ENDLESS = {
+    "a compressed stream": ("chat/completions", "text/event-stream", "content-encoding: gzip", event("one")),
+    "sound": ("audio/speech", "audio/mpeg", "x-a: b", b"\xff\xfb" * 600_000 + b"and this is the end of it"),
+    "a document": ("chat/completions", "application/json", "x-a: b", b"[" + b"x" * 12_000_000 + b"this is the end"),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_breaks_off_is_seen_to_where_only_the_connection_ends_it(what: str, provider: Make, proxy: Start) -> None:
+    """A body without a length and without chunks is whole where its connection ends well: so it does not."""
+    a = provider("a")
+    path, kind, field, body = ENDLESS[what]
+    if "gzip" in field:
+        packed = zlib.compressobj(wbits=31)
+        body = packed.compress(body) + packed.flush(zlib.Z_SYNC_FLUSH)
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n{field}\r\nconnection: close\r\n\r\n"
+    a.default = Behaviour(raw=head.encode() + body, stall=True)
+    m = proxy(QUICK + table("timeouts", {"idle": 0.5}) + route("chat", a, intercept="http://app.test/v1"))
+    asked = json.dumps({"model": "m", "input": "x", "voice": "v", "stream": "gzip" in field, "messages": []}).encode()
+    with Wire(m) as wire:
+        wire.send(request(f"http://app.test/v1/{path}", asked, ("Content-Type", "application/json")))
+        got = wire.until(body[-20:])
+        with pytest.raises(ConnectionResetError):
+            wire.until(b"no more comes")
+    assert b"a:200" in got
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -20,7 +20,8 @@ from support.corporate import ConnectProxy
 from support.holes import Hole
 from support.provider import Behaviour, Provider
 from support.proxy import Mitmdump
-from support.settings import key_of, table
+from support.raw import Wire, chat
+from support.settings import config, key_of, table
 
 Make = Callable[..., Provider]
 Start = Callable[..., Mitmdump]
@@ -188,3 +189,13 @@ def test_the_log_as_json_is_an_object_a_line(provider: Make, proxy: Start) -> No
     assert told["attempts"] == "a:503, a:503, b:200"
     assert told["text"] == "a call to app.test (gpt-4o) was answered by b: a: answered 503"
     assert told["time"].endswith("+00:00")
+
+
+def test_a_conversation_is_shown_in_place_of_its_json(provider: Make, proxy: Start) -> None:
+    """With bodies in its output, mitmdump prints the conversation, and not the JSON."""
+    a = provider("a")
+    m = proxy(config("chat", a, own=a), "--set", "flow_detail=3")
+    with Wire(m) as wire:
+        wire.send(chat(a.url())).answer()
+    m.wait_for_log(r"── user\s+hi")
+    m.wait_for_log(r"── assistant\s+a w1 w2")

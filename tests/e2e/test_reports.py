@@ -79,6 +79,9 @@ def _refused() -> Iterator[Row]:
             yield _with_stand_in(f"error {number} after signs of life", told(api, True, error, late=True), asks=THRICE)
             held = told(api, True, error, late=True)
             yield _with_stand_in(f"error {number}, held to its end", held, extra=COMPLETE, asks=THRICE)
+            spoken = told(api, True, error, after=True)
+            yield _with_stand_in(f"error {number} after its first word", spoken, asks=THRICE)
+            yield _with_stand_in(f"error {number} after its first word, held", spoken, extra=COMPLETE, asks=THRICE)
     blocked = {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": {"promptTokenCount": 9}}
     for stream in (False, True):
         yield _with_stand_in("prompt blocked", holding("gemini", stream, blocked), asks=THRICE)

@@ -413,9 +413,39 @@ def test_hosts_that_the_user_wants_no_proxy_for_are_named(ab: tuple[Provider, Pr
     """Their calls go where they always went; nobody has to find out why nothing is rerouted."""
     done = shell.run("true", NO_PROXY="intern.example,.openai.com")
     warning, _, unseen, last = done.stderr.splitlines()
-    assert unseen.startswith("sidestep: no call was seen to api.openai.com. Programs that take no proxy")
+    why = "NO_PROXY lets calls to api.openai.com go past Sidestep"
+    assert unseen == f"sidestep: no call was seen to api.openai.com; {why}"
     assert warning == "sidestep: calls to api.openai.com go past Sidestep: NO_PROXY says so"
     assert last == "sidestep: 0 calls, 0 rerouted, 0 failed (nothing came through the proxy)"
+
+
+def test_why_no_call_was_seen(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """The likeliest reason: where the command went instead, or that its Node.js takes no proxy."""
+    elsewhere = shell.run("curl", "-sS", "https://no.such.host.test/v1").stderr.splitlines()[-2]
+    assert "; the command went to no.such.host.test instead: " in elsewhere
+    listed = shell.run(*CURL[:2], "https://api.openai.com/v1/models").stderr.splitlines()[-2]
+    assert listed.endswith("; what went to api.openai.com was none of the calls that are routed")
+    node = shutil.which("node")
+    if node is not None and re.match(r"v(1\d|20)\.", subprocess.check_output([node, "--version"], text=True)):
+        program = shell.home / "program"
+        program.write_text("#!/usr/bin/env node\n")
+        program.chmod(0o755)
+        for command in (["node", "-e", "1"], [str(program)]):
+            assert "; Node.js v" in shell.run(*command).stderr.splitlines()[-2]
+
+
+def test_quiet(ab: tuple[Provider, Provider], shell: Shell) -> None:
+    """Where calls may go and who has answered stays untold; that one failed does not."""
+    _, b = ab
+    assert shell.run(*CURL, options=("--quiet",)).stderr == ""
+    assert shell.run("true", options=("-q",), NO_PROXY="api.openai.com").stderr == ""
+    assert b.count == 1
+    b.default = Behaviour(status=503)
+    lines = shell.run(*CURL, options=("-q",)).stderr.splitlines()
+    assert "failed: " in lines[0]
+    assert not [line for line in lines if "rerouted" in line or "calls may go" in line]
+    for log in shell.logs:
+        log.unlink()
 
 
 def test_mitmproxys_own_configuration_does_not_stop_it(

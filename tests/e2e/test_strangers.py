@@ -18,7 +18,10 @@ from typing import Any
 
 import pytest
 
+from sidestep.fleet.scripts import Script
 from support import tables
+from support.collector import Collector
+from support.fleet import Store, together
 from support.hostile import hostile
 from support.namespaces import GATEWAY, Networks, networks
 from support.provider import Behaviour, Provider, Seen, text_of
@@ -61,8 +64,20 @@ def stranger(net: Networks, m: Mitmdump) -> Wire:
 
 
 @pytest.fixture
-def start(net: Networks, proxy: Start) -> Callable[[str], Mitmdump]:
-    return lambda text: proxy(text, "-s", str(Path(tables.__file__)), listen="0.0.0.0")
+def start(net: Networks, proxy: Start) -> Callable[..., Mitmdump]:
+    return lambda text, **more: proxy(text, "-s", str(Path(tables.__file__)), listen="0.0.0.0", **more)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def collector(net: Networks) -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
 
 
 def known(m: Mitmdump) -> dict[str, Any]:
@@ -93,7 +108,7 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[An
     }
 
 
-def test_calls_of_a_stranger_pass_as_they_are(net: Networks, provider: Make, start: Callable[[str], Mitmdump]) -> None:
+def test_calls_of_a_stranger_pass_as_they_are(net: Networks, provider: Make, start: Callable[..., Mitmdump]) -> None:
     """To whom they were addressed, with nothing of ours; what the provider does to them counts for no one else."""
     own, b = provider("own"), provider("b")
     m = start(settings(own, b))
@@ -133,7 +148,7 @@ def test_calls_of_a_stranger_pass_as_they_are(net: Networks, provider: Make, sta
     assert b.count == 1
 
 
-def test_a_stranger_uses_no_key(net: Networks, provider: Make, start: Callable[[str], Mitmdump]) -> None:
+def test_a_stranger_uses_no_key(net: Networks, provider: Make, start: Callable[..., Mitmdump]) -> None:
     """Where a call takes one it is refused, in the app's dialect; the pages tell one word."""
     own, b = provider("own"), provider("b")
     m = start(settings(own, b))
@@ -155,7 +170,7 @@ def test_a_stranger_uses_no_key(net: Networks, provider: Make, start: Callable[[
 
 
 def test_rights_are_given_by_a_reload_and_taken_again(
-    net: Networks, provider: Make, start: Callable[[str], Mitmdump]
+    net: Networks, provider: Make, start: Callable[..., Mitmdump]
 ) -> None:
     """A connection that was open before may go on as it began; nothing is used that is not allowed now."""
     own, b = provider("own"), provider("b")
@@ -175,7 +190,7 @@ def test_rights_are_given_by_a_reload_and_taken_again(
     assert b.count == 1
 
 
-def test_a_strangers_body_is_not_read(net: Networks, provider: Make, start: Callable[[str], Mitmdump]) -> None:
+def test_a_strangers_body_is_not_read(net: Networks, provider: Make, start: Callable[..., Mitmdump]) -> None:
     """Neither decoded nor looked into: what would become gigabytes costs the bytes that came."""
     own, b = provider("own"), provider("b")
     m = start(settings(own, b))
@@ -225,12 +240,14 @@ SEED, HOSTILE = 10, 1_000
 
 
 def test_a_thousand_hostile_requests_of_strangers(
-    net: Networks, provider: Make, start: Callable[[str], Mitmdump]
+    net: Networks, provider: Make, start: Callable[..., Mitmdump], store: Store, collector: Collector
 ) -> None:
-    """What is known of the providers, the size of every table and other apps' waits are as they were before."""
+    """What is known of the providers, the size of every table and other apps' waits are as they were before. Nobody is
+    told of them: no other process, no collector."""
     own, b = provider("own"), provider("b")
     own.chooser = _badly
-    m = start(settings(own, b))
+    m = start(settings(own, b, table("fleet", {"url": store.url})), env=collector.env())
+    together(m)
     # mitmproxy says of its own what it thinks of such requests, with tracebacks at times.
     m.may_complain = True
     _latencies(m, KEYED, lambda: True)  # what is made once is made
@@ -257,7 +274,9 @@ def test_a_thousand_hostile_requests_of_strangers(
     attackers = [threading.Thread(target=attack) for _ in range(3)]
     for attacker in attackers:
         attacker.start()
-    meanwhile = _latencies(m, KEYED, lambda: not any(attacker.is_alive() for attacker in attackers))
+    with store.watched() as heard:
+        meanwhile = _latencies(m, KEYED, lambda: not any(attacker.is_alive() for attacker in attackers))
+        asked = heard()
     for attacker in attackers:
         attacker.join()
     assert sent._value == HOSTILE
@@ -265,6 +284,11 @@ def test_a_thousand_hostile_requests_of_strangers(
     after = known(m)
     mine = len(meanwhile)
     assert b.count == calls + mine, "no key was used for a stranger"
+    words = {line.split(b'"')[1] for line in asked.split(b"\r\n") if b'"' in line}
+    assert Script.PULL.sha.encode() in asked
+    assert words <= {b"EVALSHA", b"MONITOR", *LOOKS}, words
+    assert not any(script.sha.encode() in asked for script in Script if script is not Script.PULL)
+    until(lambda: len(collector.calls()) == b.count, "only the app's own calls are told")
     # The app's own calls in the meantime have been counted; nothing else has.
     counted = {name: values for name, values in changed(before, after).items() if name not in ("health", "metrics")}
     assert counted == {}
@@ -284,5 +308,7 @@ def test_a_thousand_hostile_requests_of_strangers(
     assert re.search("sidestep: internal error", m.log) is None
 
 
+LOOKS = (b"TIME", b"HMGET", b"ZRANGE", b"HGET", b"HSTRLEN")
+"""What a pull does in the store."""
 SLACK = 4
 """How many times the wait may be that was asked for: the attackers and the providers share the two cores."""

@@ -1,169 +1,177 @@
-"""The command's own streams, closed or read by a program that has had enough: no traceback, what a shell expects."""
+"""Streams: honest ends, and `commit = "complete"`, in four APIs."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
+import json
 import re
-import struct
-import subprocess
-import sys
-import termios
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sidestep.config import catalog
-from support.provider import Provider
-from support.proxy import ROOT, Mitmdump
-from support.settings import config
-from support.waiting import until
+from support.calls import APIS, DIALECT, SDK_ERROR, Client, Result
+from support.provider import Behaviour, Provider, text_of
+from support.proxy import Mitmdump
+from support.raw import Wire, request
+from support.settings import inline, route, table
 
-SIDESTEP = f"{sys.executable} -m sidestep"
+Start = Callable[..., Mitmdump]
 
-
-def sh(line: str, home: Path, stdout: Any = subprocess.PIPE, stderr: Any = subprocess.PIPE) -> Any:
-    """What it prints to both, and its exit status; there are no proxies but those of `home`."""
-    private = {"HOME": str(home), "XDG_RUNTIME_DIR": str(home / "run")}
-    (home / "run").mkdir(mode=0o700, exist_ok=True)
-    done = subprocess.run(
-        ["bash", "-c", line],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "addon"), **private},
-        cwd=home,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.stdout, done.stderr, done.returncode
+GOOD = Behaviour()
+IDLE = 0.5
+FAST = [
+    table("attempts", {"backoff_seconds": 0.02}),
+    table("circuit", {"failure_threshold": 100}),
+]
+AFTER_CONTENT = {
+    "cut": Behaviour(cut_after=3),
+    "ended early": Behaviour(end_after=3),
+    "stalled": Behaviour(stall_after=3),
+    "error event": Behaviour(error_after=3, message="it died"),
+}
+"""What can go wrong once the app has seen content: first three words of six, then this."""
 
 
-@pytest.fixture
-def unread() -> Iterator[int]:
-    """A pipe whose reader has gone."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    yield writer
-    os.close(writer)
+def _routes(api: str, a: Provider, b: Provider, count: int) -> tuple[list[str], list[str]]:
+    path = "/v1" if DIALECT[api] == "openai" else ""
+    hosts = [f"http://row{i}.test{path}" for i in range(count)]
+    extra = {"a": inline(timeouts={"idle": IDLE})}
+    return hosts, [route(api, a, b, intercept=host, suffix=str(i), extra=extra) for i, host in enumerate(hosts)]
 
 
-@pytest.mark.parametrize("command", ["--help", "providers", "check", "explain https://api.openai.com/v1/responses"])
-def test_a_reader_that_has_had_enough(command: str, tmp_path: Path, unread: int) -> None:
-    assert sh(f"exec {SIDESTEP} {command}", tmp_path, stdout=unread) == (None, "", 141)
+@pytest.mark.parametrize("api", APIS)
+def test_a_stream_that_breaks_after_content_ends_in_the_sdks_own_error(
+    api: str, proxy: Start, subtests: pytest.Subtests
+) -> None:
+    """What came stays, an API error of the SDK follows within `idle`, and its early success is undone."""
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes(api, a, b, len(AFTER_CONTENT))
+        m = proxy("\n".join(FAST + routes))
+        for i, (name, behaviour) in enumerate(AFTER_CONTENT.items()):
+            with subtests.test(name), Client(m, {DIALECT[api]: hosts[i]}) as app:
+                a.default = behaviour
+                began = time.monotonic()
+                result = app.call(api, stream=True)
+                assert time.monotonic() - began < IDLE + 4
+                assert isinstance(result.error, SDK_ERROR[api])
+                assert result.text == "a w1 w2"
+                status = m.provider(f"a{i}")
+                assert (status["failures"], status["successes"], status["permits_out"]) == (1, 0, 0)
+        assert b.count == 0
 
 
-@pytest.mark.parametrize(("command", "code"), [("status", 1), ("circuit open a", 1), ("nonsense", 2)])
-def test_errors_that_cannot_be_told(command: str, code: int, tmp_path: Path, unread: int) -> None:
-    """The exit status is all that is left to say it with."""
-    assert sh(f"{SIDESTEP} {command} 2>&-", tmp_path) == ("", "", code)
-    assert sh(f"{SIDESTEP} {command} >&- 2>&-", tmp_path) == ("", "", code)
-    assert sh(f"{SIDESTEP} {command}", tmp_path, stderr=unread) == ("", None, 141)
+@pytest.mark.parametrize("api", APIS)
+def test_complete_fails_over_until_the_last_event(api: str, proxy: Start, subtests: pytest.Subtests) -> None:
+    """With `commit = "complete"` the app gets one whole answer even where a stream breaks after content."""
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes(api, a, b, len(AFTER_CONTENT))
+        m = proxy("\n".join([*FAST, table("stream", {"commit": "complete"}), *routes]))
+        for i, (name, behaviour) in enumerate(AFTER_CONTENT.items()):
+            with subtests.test(name), Client(m, {DIALECT[api]: hosts[i]}) as app:
+                a.default = behaviour
+                result = app.call(api, stream=True)
+                assert result.error is None
+                assert result.text == text_of("b", GOOD)
+                status = m.provider(f"a{i}")
+                assert (status["failures"], status["successes"], status["permits_out"]) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("command", ["providers", "check", "explain https://api.openai.com/v1/responses", "init"])
-def test_a_closed_stdout(command: str, tmp_path: Path) -> None:
-    assert sh(f"{SIDESTEP} {command} >&-", tmp_path) == ("", "", 0)
+def test_complete_keeps_a_patient_app_waiting(proxy: Start) -> None:
+    """Signs of life, which every SDK ignores, come while the whole stream is held back, even before any provider has
+    answered; an end without an answer is then an error of the SDK. All APIs at once, for it takes its time."""
+    apis = ("chat", "messages", "gemini")
+    with Provider("a") as a, Provider("b") as b:
+        slow = [table("timeouts", {"first_byte": 6, "first_content": 6, "idle": 6}), table("attempts", {"max": 2})]
+        routes = [route(api, a, b, suffix=api) for api in apis]
+        m = proxy("\n".join([*slow, table("stream", {"commit": "complete"}), *routes]))
+
+        def call(api: str) -> Result:
+            with Client(m, timeout=5.6) as app:
+                return app.call(api, stream=True)
+
+        a.default = Behaviour(silent=True)
+        with ThreadPoolExecutor(len(apis)) as pool:
+            for result in pool.map(call, apis):
+                assert (result.error, result.text) == (None, text_of("b", GOOD))
+            b.default = Behaviour(status=500)
+            for api, result in zip(apis, pool.map(call, apis), strict=True):
+                assert isinstance(result.error, SDK_ERROR[api])
+                assert "answered 500: it went wrong" in str(result.error)
+        metrics = m.page("/metrics")[1].decode()
+        results = re.findall(r'sidestep_requests_total\{result="(\w+)",.*\} (.*)', metrics)
+        assert sorted(results) == [("failed", "1.0")] * len(apis) + [("rerouted", "1.0")] * len(apis)
 
 
-def test_what_asks_a_proxy(provider: Callable[..., Provider], proxy: Callable[..., Mitmdump]) -> None:
-    """Also what would go on for ever: it ends with its reader."""
-    m = proxy(config("chat", provider("a")))
-    until(lambda: sh(f"{SIDESTEP} status", m.folder)[2] == 0, "it is found")
-    out, err, _ = sh(f"{SIDESTEP} status | head -n 1", m.folder)
-    assert (len(out.splitlines()), err) == (1, "")
-    changes = f"while {SIDESTEP} mode observe; do {SIDESTEP} mode enforce; done >/dev/null 2>&1 & trap 'kill %1' EXIT"
-    for command, first in (("status --watch --json", "{"), ("tail", "")):
-        watching = f"{{ {SIDESTEP} {command}; echo $? >&2; }} | head -n 1"
-        out, err, _ = sh(f"{changes}; {watching}", m.folder)
-        assert (out.startswith(first), len(out.splitlines()), err) == (True, 1, "141\n")
-    assert sh(f"{SIDESTEP} mode observe 2>&- >&-", m.folder) == ("", "", 0)
+@pytest.mark.parametrize("api", APIS)
+def test_an_event_that_is_no_json_is_dropped(api: str, proxy: Start) -> None:
+    """The SDKs crash on it: the rest of the answer arrives, the app sees no error, nobody is blamed."""
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes(api, a, b, 1)
+        m = proxy("\n".join(FAST + routes))
+        with Client(m, {DIALECT[api]: hosts[0]}) as app:
+            a.default = Behaviour(malformed_at=2)
+            result = app.call(api, stream=True)
+        assert result.error is None
+        assert result.text == "a w1 w3 w4 w5"
+        assert m.provider("a0")["failures"] == 0
 
 
-def test_a_command_runs_although_nothing_can_be_told(tmp_path: Path, unread: int) -> None:
-    """Its own output and exit status come through, where nobody reads what is said of it."""
-    (tmp_path / "sidestep.toml").write_text("local = false\n")
-    run = f"exec {SIDESTEP} run --config sidestep.toml -- sh -c 'echo ran; exit 3'"
-    assert sh(run, tmp_path, stderr=unread) == ("ran\n", None, 3)
+def test_a_missing_done_is_no_harm(proxy: Start) -> None:
+    """A stream that said why it stopped is whole, `[DONE]` or not."""
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes("chat", a, b, 1)
+        m = proxy("\n".join(FAST + routes))
+        with Client(m, {"openai": hosts[0]}) as app:
+            a.default = Behaviour(no_done=True)
+            result = app.call("chat", stream=True)
+        assert (result.error, result.text) == (None, text_of("a", GOOD))
+        assert m.provider("a0")["successes"] == 1
 
 
-def test_a_proxy_starts_with_closed_streams(tmp_path: Path) -> None:
-    """Become mitmdump, it writes into nothing."""
-    assert sh(f"{SIDESTEP} dump --version >&- 2>&-", tmp_path) == ("", "", 0)
+ASKED: list[dict[str, object]] = [
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+]
+CLAUDE_CODE = ("User-Agent", "claude-cli/2.1.197 (external, sdk-cli)")
 
 
-# --- terminals
+def _reads(m: Mitmdump, url: str, *headers: tuple[str, str]) -> bytes:
+    """What a client reads of a stream, to the end of its connection, frames and all."""
+    body = {"model": "m", "max_tokens": 9, "stream": True, "messages": ASKED}
+    sent = request(f"{url}/v1/messages", json.dumps(body).encode(), *headers, ("Connection", "close"))
+    with Wire(m) as wire:
+        return wire.send(sent).rest()
 
 
-def on_a_terminal(folder: Path, width: int, *arguments: str, **more: str) -> str:
-    """What a terminal of this width is sent, without colours."""
-    master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    command = [sys.executable, "-m", "sidestep", *arguments]
-    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"PYTHONPATH": str(ROOT / "addon")}
-    with subprocess.Popen(command, stdout=slave, stderr=slave, env={**env, "TERM": "xterm", **more}, cwd=folder):
-        os.close(slave)
-        shown = b""
-        with contextlib.suppress(OSError):  # so a terminal ends
-            while data := os.read(master, 65536):
-                shown += data
-    os.close(master)
-    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
-
-
-WORDY = """
-[[providers]]
-name = "azure-east-with-a-long-name"
-dialect = "openai"
-base_url = "https://a-resource-of-ours-with-a-long-name.openai.azure.com/openai/v1"
-api_key = "k"
-models = { "gpt-4o" = "our-deployment-of-gpt-4o-in-the-east" }
-"""
-
-
-@pytest.mark.parametrize("width", [80, 50])
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("check", "wordy.toml"),
-        ("check", "nothing-of-this-name-in-this-folder-or-anywhere-else.toml"),
-        ("explain", "https://api.openai.com/v1/chat/completions", "--model", "gpt-4o", "--config", "wordy.toml"),
-        ("explain", "https://api.openai.com/v1/files/of-some-length", "--config", "wordy.toml"),
-        ("explain", "ftp://no-address-that-calls-go-to.example.test/v1/chat/completions"),
-        ("doctor", "--confdir", "conf"),
-        ("status", "--url", "http://no-proxy-of-this-name.invalid:8080"),
-        ("env", "--confdir", "no-ca-is-kept-in-this-folder"),
-        ("--help",),
-        ("run", "--help"),
-        ("trust", "--help"),
-        ("run", "--config", "nothing-of-this-name-in-this-folder-or-anywhere-else.toml", "--", "true"),
-    ],
-    ids=lambda arguments: " ".join(arguments[:2]),
-)
-def test_no_word_is_cut_at_a_terminals_edge(arguments: tuple[str, ...], width: int, tmp_path: Path) -> None:
-    """The same words as on a terminal that is wide enough, and no line longer than the terminal but for such a word."""
-    (tmp_path / "wordy.toml").write_text(WORDY)
-    alone = {"XDG_RUNTIME_DIR": str(tmp_path)}
-    narrow, wide = (on_a_terminal(tmp_path, columns, *arguments, **alone) for columns in (width, 2000))
-
-    def words(text: str) -> set[str]:
-        return set(text.split()) - {"provider:", "dialect:", "URL:", "base", "credential:", "why:", "models:", "model:"}
-
-    assert words(wide) - words(narrow) <= {"provider", "dialect", "URL", "credential", "why", "models", "model"}
-    assert words(narrow) <= words(wide)
-    for line in narrow.splitlines():
-        assert len(line.rstrip()) <= width or len(line.split()) == 1, line
-
-
-def test_a_terminal_cuts_no_name(tmp_path: Path) -> None:
-    """With 80 columns the names of all providers, their addresses and variables can be copied."""
-    lines = on_a_terminal(tmp_path, 80, "providers").splitlines()
-    assert max(map(len, lines)) <= 80
-    words = {word for line in lines for word in line.split()}
-    entries = catalog.CATALOG.values()
-    assert words >= {*catalog.CATALOG, *(name for e in entries for name in e.env)}
-    assert words >= {base for entry in entries for base in entry.base_urls.values()}
+def test_an_agent_that_asks_again_when_cut_is_cut(proxy: Start, subtests: pytest.Subtests) -> None:
+    """Claude Code gives up on an error event where a cut connection makes it ask again: its broken streams are cut, as
+    they would be without Sidestep, and so is a provider's own error while another may answer. What breaks off is then
+    asked for at the next provider."""
+    broken = {name: (b, True) for name, b in AFTER_CONTENT.items()}
+    broken["an error about the request"] = Behaviour(error_after=3, code="invalid_request_error", message="no"), False
+    with Provider("a") as a, Provider("b") as b:
+        hosts, routes = _routes("messages", a, b, len(broken))
+        alone = route("messages", a, intercept="http://alone.test", suffix="-alone")
+        m = proxy("\n".join([*FAST, *routes, alone]))
+        for i, (name, (behaviour, cut)) in enumerate(broken.items()):
+            with subtests.test(name):
+                a.default = behaviour
+                heard = _reads(m, hosts[i], CLAUDE_CODE)
+                assert b"a w1 w2" in b"".join(re.findall(rb'"text": "([^"]*)"', heard))
+                assert (b"event: error" not in heard, not heard.endswith(b"0\r\n\r\n")) == (cut, cut)
+                assert m.provider(f"a{i}")["failures"] == cut  # what is wrong with a request blames nobody
+                again = _reads(m, hosts[i], CLAUDE_CODE)
+                assert f"x-sidestep-attempts: {'b' if cut else 'a'}{i}:200".encode() in again
+                assert (b"message_stop" in again) == cut
+        for name, behaviour, cut in (
+            ("cut", AFTER_CONTENT["cut"], True),
+            ("told", AFTER_CONTENT["error event"], False),
+        ):
+            with subtests.test(f"alone, {name}"):
+                a.default = behaviour
+                heard = _reads(m, "http://alone.test", CLAUDE_CODE)
+                assert (b"event: error" not in heard, not heard.endswith(b"0\r\n\r\n")) == (cut, cut)
+        with subtests.test("others"):
+            assert b"event: error" in _reads(m, "http://alone.test", ("User-Agent", "anthropic-sdk"))

@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +19,13 @@ import pytest
 from mitmproxy import io
 
 from support.provider import Behaviour, Provider
-from support.proxy import Mitmdump, by_hand, children
+from support.proxy import by_hand, children
 from support.raw import Wire, chat, request
 from support.settings import config
 from support.waiting import until
+from support.workers import pids, wires_at_both, workers
 
 Make = Callable[..., Provider]
-
-
-@contextmanager
-def workers(folder: Path, text: str, *options: str) -> Iterator[Mitmdump]:
-    """Two of them."""
-    with by_hand("dump", folder, text, "--workers", "2", *options) as m:
-        m.wait_for_log(r"\[2\].*what happens is shown", 60)
-        yield m
-
-
-def pids(m: Mitmdump) -> dict[int, int]:
-    """Of the workers that run, by number."""
-    return dict(enumerate(children(m, "sidestep.workers.worker"), 1))
-
-
-def who_serves(m: Mitmdump, wire: Wire) -> int:
-    """The worker's number."""
-    return int(m.wait_for_log(rf"\[(\d)\]\S*\[127.0.0.1:{wire.sock.getsockname()[1]}\] client connect")[1])
-
-
-def wires_at_both(m: Mitmdump, stack: ExitStack) -> dict[int, Wire]:
-    """A connection to each worker: of several that come at once they take turns."""
-    found: dict[int, Wire] = {}
-    for _ in range(20):
-        for wire in [stack.enter_context(Wire(m)) for _ in range(8)]:
-            found.setdefault(who_serves(m, wire), wire)
-        if len(found) == 2:
-            return found
-    raise AssertionError("one worker takes all connections")
 
 
 def health(wire: Wire) -> Any:
@@ -108,10 +80,11 @@ def test_one_shows_the_figures_of_all(provider: Make, tmp_path: Path) -> None:
         for number, wire in both.items():
             for n in range(number):
                 assert wire.send(chat(a.url(), user=f"{number} {n}")).answer()[0] == 200
-        told = {"1": {"calls": 1, "failed": 0}, "2": {"calls": 2, "failed": 0}}
         for number, wire in both.items():
-            until(lambda wire=wire: health(wire)["workers"] == told, "it has heard of the other's calls")  # type: ignore[misc]
-            assert health(wire)["worker"] == number
+            found = health(wire)
+            assert found["worker"] == number
+            told = {n: (w["state"], w["calls"], w["failed"]) for n, w in found["workers"].items()}
+            assert told == {"1": ("serves", 1, 0), "2": ("serves", 2, 0)}
             text = wire.send(request("http://sidestep.internal/metrics", b"", method="GET")).answer()[2].decode()
             found = re.findall(
                 r'^sidestep_requests_total{worker="(\d)",.*result="answered".* (\S+)$', text, re.MULTILINE

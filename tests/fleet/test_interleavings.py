@@ -6,24 +6,27 @@ Real engines and members; the store is a model of the scripts, and what lies bet
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import settings as hypothesis_settings
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome
+from sidestep.breaker.windows import Standing, Window
 from sidestep.config import reading
 from sidestep.fleet.claims import LEASE_SECONDS
 from sidestep.fleet.member import Member
 from sidestep.fleet.scripts import Script
 from sidestep.routing.engine import Attempt, Engine
 from sidestep.routing.table import Candidate
+from support.searching import searching
 
 OPEN_SECONDS = 2.0
 SETTINGS = reading.parse(
@@ -47,14 +50,19 @@ SUCCESS = Outcome(Kind.SUCCESS, "success", status=200)
 FAILURE = Outcome(Kind.FAILURE, "http_5xx", status=500)
 GONE = Outcome(Kind.NEUTRAL, "client_gone")
 PROCESSES = 3
+WINDOW_SECONDS = 300.0
+CLOCKS = (0.0, -3_000.0, 100_000.0)
+"""By how much each process's clock is ahead of the store's: nothing that is told may be a time."""
 
 
 class World:
     """The scripts in Python. State: one life of a store, and its clock."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = 10_000.0
         self.life = 0
+        self.late = 0.0
+        """For how long a message was under way to the store at most."""
         self.clear()
 
     def clear(self) -> None:
@@ -86,6 +94,16 @@ class World:
                 if found and found[1] + a[2] / 1000 >= self.now + a[1] / 1000:
                     return [0, *self._told(found)]
                 return [1, *self._told(self._put(a[0], a[1], a[3], a[4], a[5]))]
+            case Script.HERE:
+                return [a[0], a[2]]
+            case Script.WINDOW:
+                found, ends, same = self._get(a[0]), self.now + a[1] / 1000, a[3] / 1000
+                if found:
+                    known = int(found[3].split(" ")[1])
+                    if ends < found[1] - same or (ends <= found[1] + same and a[2] <= known):
+                        return [0, *self._told(found)]
+                    ends = max(ends, found[1])
+                return [1, *self._told(self._put(a[0], (ends - self.now) * 1000, a[4], a[5], a[6]))]
             case Script.CLAIM:
                 out = self.probes.setdefault(keys[0], {})
                 for token in [t for t, until in out.items() if until <= self.now]:
@@ -104,7 +122,7 @@ class World:
         found = self.entries.get(entry)
         return found if found and found[1] > self.now else None
 
-    def _put(self, entry: str, ms: int, token: str, payload: str, epoch: str) -> tuple[int, float, str, str]:
+    def _put(self, entry: str, ms: float, token: str, payload: str, epoch: str) -> tuple[int, float, str, str]:
         self.epoch = self.epoch or epoch
         self.version += 1
         self.entries[entry] = self.version, self.now + ms / 1000, token, payload
@@ -130,19 +148,21 @@ class Net:
     alone = False
     sent = errors = refused = dropped = 0
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, clock: Callable[[], float]) -> None:
         self.world = world
+        self.clock = clock
         self.out: list[Sent] = []
         self.back: list[Sent] = []
 
     def say(self, command: Script, keys: Sequence[str], arguments: Sequence[Any], answered: Any = None) -> bool:
         if self.alone:
             return False
-        self.out.append(Sent(command, keys, arguments, answered, self.world.now))
+        self.out.append(Sent(command, keys, arguments, answered, self.clock()))
         return True
 
     def arrive(self, nth: int, *, twice: bool = False) -> None:
         message = self.out.pop(nth % len(self.out))
+        self.world.late = max(self.world.late, self.clock() - message.at)
         for _ in range(1 + twice):
             message.answer = self.world.run(message.script, message.keys, message.arguments)
         self.back.append(message)
@@ -161,39 +181,57 @@ class Net:
 @dataclass
 class Process:
     world: World
+    ahead: float = 0.0
     bugs: list[Exception] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         assert SETTINGS.fleet is not None
         self.engine = Engine(SETTINGS, jitter=lambda: 0.5)
-        self.member = Member(SETTINGS.fleet, lambda: self.world.now, lambda *_: None, self._bug)
-        self.net = Net(self.world)
+        self.member = Member(SETTINGS.fleet, lambda: self.now, lambda *_: None, self._bug)
+        self.net = Net(self.world, lambda: self.now)
         self.member.carrier = self.net  # type: ignore[assignment]
         self.member.join(self.engine)
+
+    @property
+    def now(self) -> float:
+        return self.world.now + self.ahead
 
     def _bug(self, where: str, error: Exception) -> None:
         self.bugs.append(error)
 
     def begin(self) -> None:
-        if self.engine.until_claimed(CANDIDATE, LIMITED, self.world.now):
+        if self.engine.until_claimed(CANDIDATE, LIMITED, self.now):
             return
-        attempt = self.engine.admit(CANDIDATE, LIMITED, self.world.now, 60)
+        attempt = self.engine.admit(CANDIDATE, LIMITED, self.now, 60)
         if isinstance(attempt, Attempt):
             self.attempts.append(attempt)
 
     def end(self, outcome: Outcome) -> None:
         attempt = self.attempts.pop(0)
-        self.engine.settle(attempt, outcome, self.world.now)
-        self.engine.ended(attempt, self.world.now)
+        self.engine.settle(attempt, outcome, self.now)
+        self.engine.ended(attempt, self.now)
 
     @property
     def circuits(self) -> tuple[Circuit, ...]:
         return self.engine.guard(PROVIDER, "m").circuits
 
     def limit_until(self, of: Subject) -> float | None:
-        met = self.engine.cooldowns.met(of, self.world.now)
+        """By the store's clock, as the next one."""
+        met = self.engine.cooldowns.met(of, self.now)
         return None if met is None else self.world.now + met.seconds
+
+    @property
+    def heard_until(self) -> float:
+        """When the last circuit that another process has opened here may be asked again."""
+        ends = [c.snapshot(self.now).retry_after or 0.0 for c in self.circuits if c.is_hearsay]
+        return self.world.now + max(ends, default=-math.inf)
+
+    @property
+    def opened_until(self) -> float:
+        """Of those that it has opened itself."""
+        ends = [c.own_opening[1] for c in self.circuits if c.own_opening is not None]
+        return max(ends, default=-math.inf) - self.ahead
 
 
 processes = st.integers(0, PROCESSES - 1)
@@ -204,8 +242,13 @@ class Interleavings(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.all = [Process(self.world) for _ in range(PROCESSES)]
+        self.all = [Process(self.world, ahead) for ahead in CLOCKS]
         self.limits: dict[int, float] = {}
+        self.used, self.resets_at = 10, self.world.now + WINDOW_SECONDS
+        self.windows: dict[int, tuple[int, float]] = {}
+        self.stored: tuple[int, float] = (0, 0.0)
+        self.latest = -math.inf
+        """When the last end would be of all that any process has found out itself, by the store's clock."""
         # Where it becomes interesting: all are open, and their time has come.
         for process in self.all:
             for _ in range(2):
@@ -232,6 +275,18 @@ class Interleavings(RuleBasedStateMachine):
         process.begin()
         if process.attempts:
             process.end(Outcome(Kind.COOLDOWN, "rate_limit", status=429, cooldown_seconds=seconds))
+            self.latest = max(self.latest, self.world.now + seconds)
+
+    @rule(i=processes, percent=st.integers(0, 3), anew=st.booleans())
+    def answers_tell_of_a_plan(self, i: int, percent: int, anew: bool) -> None:
+        """Of the one window that its vendor has: what is used only grows until it begins anew."""
+        process, now = self.all[i], self.world.now
+        if self.resets_at <= now or (anew and not percent):
+            self.used, self.resets_at = 0, max(now, self.resets_at) + WINDOW_SECONDS
+        self.used = min(100, self.used + percent)
+        standing = Standing.REJECTED if self.used == 100 else Standing.ALLOWED
+        told = (Window("5h", "", standing, self.used / 100, self.resets_at - now),)
+        process.engine.plan_told(LIMITED, told, process.now)
 
     @rule(i=processes)
     def ticks(self, i: int) -> None:
@@ -300,6 +355,36 @@ class Interleavings(RuleBasedStateMachine):
             self.limits[i] = until or 0.0
 
     @invariant()
+    def no_window_is_cut_short_or_less_used(self) -> None:
+        """Neither here nor in the store, whatever is heard in whatever order."""
+        now = self.world.now
+        for i, process in enumerate(self.all):
+            found = process.engine.plans.windows(LIMITED.account, process.now)
+            level, ends = (found[0].level, now + (found[0].resets_in or 0)) if found else (0, 0.0)
+            if (known := self.windows.get(i, (0, 0.0)))[1] > now + 1e-3:
+                assert ends >= known[1] - 1e-3
+                assert level >= known[0] or ends > known[1] + 1e-3
+            self.windows[i] = level, ends
+        entry = self.all[0].member.names.window(LIMITED.account, "5h")
+        if (found_there := self.world._get(entry)) is None:
+            self.stored = 0, 0.0
+            return
+        level, ends = int(found_there[3].split(" ")[1]), found_there[1]
+        assert ends >= self.stored[1] - 1e-3
+        assert level >= self.stored[0] or ends > self.stored[1] + 1e-3
+        self.stored = level, ends
+
+    @invariant()
+    def nothing_is_heard_for_longer_than_it_was_told(self) -> None:
+        """Whatever each one's clock says: but for what the message was under way, to the millisecond in which it is
+        told."""
+        self.latest = max(self.latest, *(process.opened_until for process in self.all))
+        latest = max(self.latest, self.world.now) + self.world.late + 0.001
+        for process in self.all:
+            assert process.heard_until <= latest
+            assert (process.limit_until(LIMITED) or 0.0) <= latest
+
+    @invariant()
     def no_bug(self) -> None:
         assert [bug for process in self.all for bug in process.bugs] == []
 
@@ -320,11 +405,46 @@ class Interleavings(RuleBasedStateMachine):
                     process.end(SUCCESS)
                 self._flush(process)
             self.world.now += 1
-        assert {c.state(self.world.now) for process in self.all for c in process.circuits} == {State.CLOSED}
+        self.resets_at = max(self.resets_at, self.world.now) + WINDOW_SECONDS  # one that all hear of
+        told = (Window("5h", "", Standing.WARNING, 0.99, self.resets_at - self.world.now),)
+        self.all[0].engine.plan_told(LIMITED, told, self.all[0].now)
+        for process in (*self.all, *self.all):
+            self._flush(process)
+            process.member._turn()
+            self._flush(process)
+        known = [process.engine.plans.nearly_used_up(LIMITED, process.now) for process in self.all]
+        assert [w and (w.standing, w.used) for w in known] == [(Standing.WARNING, 0.99)] * PROCESSES
+        assert {c.state(process.now) for process in self.all for c in process.circuits} == {State.CLOSED}
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = hypothesis_settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestInterleavings.settings = searching(1.5, stateful_step_count=60)
+
+
+def test_what_is_told_ends_at_the_same_time_at_all() -> None:
+    """An opening and a limit, told by each to the others, whose clocks are hours apart."""
+    for first in range(PROCESSES):
+        world = World()
+        teller, *others = [Process(world, CLOCKS[(first + i) % PROCESSES]) for i in range(PROCESSES)]
+        for process in (teller, *others):
+            process.begin()
+            process.end(SUCCESS)
+        world.now += 1
+        outcomes = FAILURE, Outcome(Kind.COOLDOWN, "rate_limit", status=429, cooldown_seconds=9), FAILURE
+        for _ in outcomes:
+            teller.begin()
+        for outcome in outcomes:
+            teller.end(outcome)
+        Interleavings._flush(teller)
+        ends = teller.opened_until, teller.limit_until(LIMITED)
+        assert ends[0] > world.now
+        for process in others:
+            process.member._turn()
+            world.now += 0.2  # what is under way is as old as that
+            Interleavings._flush(process)
+            found = process.heard_until, process.limit_until(LIMITED)
+            assert found == pytest.approx(ends, abs=0.21)
+            assert min(a - b for a, b in zip(ends, found, strict=True)) > -0.001  # type: ignore[operator]
 
 
 def test_names_in_messages_are_digests() -> None:

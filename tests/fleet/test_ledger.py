@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sidestep.fleet.ledger import Ledger, News, is_suspect
+from sidestep.fleet.ledger import MAX_ENTRIES, Ledger, News, is_suspect
 from sidestep.fleet.scripts import Script
 
 
@@ -129,3 +129,25 @@ def test_a_process_whose_providers_have_all_failed_at_once_is_suspect() -> None:
     assert not is_suspect([(90, 99), (98, 95)], 100)  # one answers
     assert not is_suspect([(90, 99), (never, 80)], 100)  # it failed while the other one still answered
     assert not is_suspect([], 100)
+
+
+def test_what_stays_for_ever_has_a_bound_too() -> None:
+    """Whoever writes to the store fills nobody's memory: neither with entries nor with long ones."""
+    ledger = Ledger("me")
+    for first in range(0, 3 * MAX_ENTRIES, 300):
+        made = [entry(f"c{i}", i + 1, 0, "you.1", "hold auto") for i in range(first, first + 300)]
+        pulled(ledger, "e", first + 300, *made)
+    assert ledger.shared <= MAX_ENTRIES + 300
+    for long in (
+        entry("c" * 1_000, 1, 0, "t", "p"),
+        entry("c", 1, 0, "t" * 1_000, "p"),
+        entry("c", 1, 0, "t", "p" * 1_000),
+    ):
+        assert pulled(ledger, "e", 99_999, *[long]) == []
+
+
+def test_a_store_that_runs_in_a_circle_is_not_followed() -> None:
+    """A full answer asks for the next one, as long as the version goes on."""
+    ledger = Ledger("me")
+    full = [part for i in range(300) for part in entry(f"c{i}", 1, 0, "you.1", "closed")]
+    assert [ledger.pulled(["e", version, full], 0, 0)[1] for version in (1, 1, 0, 2)] == [True, False, False, True]

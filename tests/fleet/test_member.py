@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -15,10 +16,11 @@ from sidestep.addon import fleet_of
 from sidestep.breaker.circuit import State
 from sidestep.breaker.cooldown import Cooling, Source, Subject, subject
 from sidestep.breaker.outcomes import Kind, Outcome
+from sidestep.breaker.windows import MAX_WINDOWS, Standing, Window
 from sidestep.config import reading
 from sidestep.config.settings import Settings
 from sidestep.fleet.ledger import News
-from sidestep.fleet.member import Member
+from sidestep.fleet.member import MAX_SUBJECTS, Member
 from sidestep.fleet.names import Names
 from sidestep.fleet.scripts import Script
 from sidestep.overview import Overview
@@ -48,11 +50,13 @@ class Process:
         self.bugs: list[Exception] = []
         self.member = Member(of.fleet, lambda: self.now, lambda *_: None, lambda _, e: self.bugs.append(e))
         self.said: list[tuple[Any, list[Any]]] = []
+        self.answers: list[Any] = []
         self.member.carrier.say = self._say  # type: ignore[method-assign,assignment]
         self.member.join(self.engine)
 
     def _say(self, command: Any, keys: Any, arguments: list[Any], answered: Any = None) -> bool:
         self.said.append((command, arguments))
+        self.answers.append(answered)
         return True
 
     def call(self, name: str, outcome: Outcome, model: str = "m") -> None:
@@ -132,9 +136,45 @@ def test_what_is_seen_of_it() -> None:
         metrics = status.metrics(process.engine, process.now).decode()
         return body["state"], re.findall(r"^sidestep_fleet_together (.*)", metrics, re.MULTILINE)[0], shown[0]
 
-    assert seen() == ("alone", "0.0", "alone, group sidestep by redis://h:6379/0")
+    place = "group sidestep by redis://h:6379/0"
+    assert seen() == ("alone", "0.0", f"alone, {place}: the store has not answered yet")
     process.member._pulled(["", 0, []], process.now)
-    assert seen() == ("together", "1.0", "together, group sidestep by redis://h:6379/0")
+    assert seen() == ("together", "1.0", f"together, {place}")
+    process.member.carrier._failures = 2
+    process.now += 40
+    assert seen() == ("alone", "0.0", f"alone, {place}: the store has not answered for 40 s")
+
+
+def test_who_is_there_and_what_is_shared_is_told_in_words() -> None:
+    """Each tells of itself from time to time; workers of one port are one, with the worst of their states; what
+    somebody else has written there is not shown."""
+    process = Process(settings("a"))
+    process.member.name = "0a"
+    process.member._turn()
+    process.now += 4
+    process.member._turn()
+    here = [(i, a) for i, (command, a) in enumerate(process.said) if command is Script.HERE]
+    assert [a for _, a in here] == [["0a", 15_000, "ok 0 0", 64]]
+    told = ["0a", "ok 0 0", "bb/1", "ok 3 0", "bb/2", "degraded 4 1", "cc", "unhealthy 1 1", "<b>", "ok 1 1", "dd", "x"]
+    process.answers[here[0][0]](ConnectionError(), process.now)
+    process.answers[here[0][0]](told, process.now)
+    news = [("o", "open 5"), ("l", "limit 2 quota"), ("m", "limit 2 quota"), ("h", "hold open"), ("i", "hold auto")]
+    entries: list[Any] = []
+    for i, (entry, payload) in enumerate(news):
+        entries += [entry, i + 1, 0 if entry in "hi" else 9000, "you.1", payload]
+    process.member._pulled(["e", 9, entries], process.now)
+    words = status.fleet_in_words(process.member.status)
+    assert words.partition("; ")[2] == (
+        "this is 0a, beside 2 others (bb with 2 workers: degraded, 7 calls; cc: unhealthy, 1 call); "
+        "shared: 1 open circuit, 2 limits, 1 hold"
+    )
+    process.now += 10
+    assert "shared: 1 hold" in status.fleet_in_words(process.member.status)
+    process.answers[here[0][0]]([f"{i:02x}" if n else "ok 1 1" for i in range(20) for n in (1, 0)], process.now)
+    assert "beside 19 others (00: ok, 1 call; " in status.fleet_in_words(process.member.status)
+    assert "; 11 more)" in status.fleet_in_words(process.member.status)
+    process.member.carrier._failures = 2
+    assert "beside" not in status.fleet_in_words(process.member.status)
 
 
 def test_a_worker_has_what_its_supervisor_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +208,12 @@ def test_a_limit_that_is_foreseen_anew_with_each_answer_is_told_now_and_then() -
 
 
 @pytest.mark.parametrize(
-    "payload", ["", "open", "open x", "limit 9 quota", "limit 2 QUOTA!", "hold up", "mode on", "new word", "limit"]
+    "payload",
+    [
+        *("", "open", "open x", "limit 9 quota", "limit 2 QUOTA!", "hold up", "mode on", "new word", "limit"),
+        *("open -1", "open 1e999", "open nan", "open \u0663", f"open {'9' * 5_000}", f"limit 2 {'q' * 99}", "open 0 0"),
+        *("limit 2 \x1b[31m", "hold auto\n", "mode \x1b]0;x", "closed \u202e"),
+    ],
 )
 def test_what_is_not_understood_changes_nothing(payload: str) -> None:
     """Of a later version, or written by somebody else."""
@@ -180,6 +225,123 @@ def test_what_is_not_understood_changes_nothing(payload: str) -> None:
     guard = process.engine.guard(process.settings.providers[0], "m")
     assert {c.state(process.now) for c in guard.circuits} == {State.CLOSED}
     assert (process.engine.mode, process.bugs) == ("enforce", [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "x",
+        "a b c d e f",
+        "aa bb -1 00 1 1",
+        f"aa bb {'9' * 5_000} 00 1 1",
+        f"aa bb 1 00 1 {'9' * 5_000}",
+        "aa bb 1 0 1 1",
+        "aa bb 1 zz 1 1",
+        "aa bb 1 00 1 -1",
+        "aa bb 1 00 1 1 5",
+        "\ufffd",
+    ],
+)
+def test_a_stay_of_another_form_is_none(value: str) -> None:
+    """Of a later version, or written by somebody else; so are hints."""
+    process = Process(settings("a"))
+    digest = process.member.names.digest_of("a")
+    assert process.member._stay_in(value) is None
+    assert process.member._stay_in(value.replace("aa", digest).replace("bb", digest)) is None
+    found = process.member._stay_in(f"{digest} {digest} 3 00ff 900 800")
+    assert found is not None
+    assert (found.provider, found.length, found.end) == ("a", 3, b"\x00\xff")
+    assert (found.prompt, found.cached) == (900, 800)
+    process.member._hinted(value)
+    process.member._hinted("9" * 5_000)
+    assert process.said == []
+    process.member._hinted("9")
+    assert [command for command, _ in process.said] == [Script.PULL]
+
+
+HOUR = Window("5h", "", Standing.ALLOWED, 0.5, 900.0)
+
+
+def test_a_plan_is_told_where_it_has_been_used_for_a_percent_more() -> None:
+    """Its windows by digests of the account alone; each for as long as it lasts, which may be weeks; nothing of one
+    that names no end, or has a name that is none."""
+    process = Process(settings("a"))
+    account = Subject("a", "fingerprint-of-a-key")
+    week = Window("7d_opus", "opus", Standing.WARNING, None, 900_000.0)
+    odd = (Window("5h", "", Standing.ALLOWED, 0.5, None), Window("a|b", "", Standing.ALLOWED, 0.5, 900.0))
+    process.engine.plan_told(account, (HOUR, week, *odd), process.now)
+    names = process.member.names
+    whose = names.limit(account)
+    assert {command for command, _ in process.said} == {Script.WINDOW}
+    assert [(a[:4], a[5]) for _, a in process.said] == [
+        ([names.window(account, "5h"), 900_000, 50, 60_000], f"plan 50 {whose} 5h - allowed 50"),
+        (
+            [names.window(account, "7d_opus"), 900_000_000, 1_000_000, 60_000],
+            f"plan 1000000 {whose} 7d_opus opus warning -",
+        ),
+    ]
+    for i, (_, a) in enumerate(process.said):
+        process.answers[i]([1, i + 1, a[1], a[4], a[5], ""], process.now)
+    for used, count in ((0.5, 2), (0.509, 2), (0.51, 3)):
+        process.engine.plan_told(account, (replace(HOUR, used=used),), process.now)
+        assert len(process.said) == count
+
+
+def test_a_plan_of_an_account_that_is_not_known_here_yet_is_known_once_it_is() -> None:
+    """It moves new conversations here, too; the account's own answer says otherwise."""
+    one, two = Process(settings("a")), Process(settings("a"))
+    asked = subject("a", "fingerprint", "messages", "claude-opus-4-8")
+    told = (replace(HOUR, used=0.99), Window("7d_opus", "opus", Standing.REJECTED, None, 9_000.0))
+    one.engine.plan_told(asked, told, one.now)
+    entries: list[Any] = []
+    for i, (_, a) in enumerate(one.said):
+        entries += [a[0], i + 1, a[1], a[4], a[5]]
+    two.member._pulled(["e", 9, entries], two.now)
+    assert two.engine.plans.windows(asked.account, two.now) == ()
+    two.member.asked(asked, two.now)
+    assert two.engine.plans.windows(asked.account, two.now) == told
+    haiku = asked._replace(model="claude-haiku-4")
+    assert two.engine.plans.nearly_used_up(haiku, two.now) == told[0]
+    two.engine.plan_told(asked, (HOUR,), two.now)
+    assert two.engine.plans.nearly_used_up(haiku, two.now) is None
+    later = entries[4].replace("99", "60")
+    two.member._pulled(["e", 10, [entries[0], 10, 900_000, "you.9", later]], two.now)
+    assert [w.used for w in two.engine.plans.windows(asked.account, two.now)] == [0.6]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "x 5h - allowed 50 more",
+        "5h - allowed",
+        "5H! - allowed 50",
+        "5h OPUS! allowed 50",
+        "5h - lavish 50",
+        "5h - allowed x",
+        f"5h - allowed {'9' * 5_000}",
+    ],
+)
+def test_a_plan_of_another_form_is_none(words: str) -> None:
+    process = Process(settings("a"))
+    asked = subject("a", "", "chat", "m")
+    process.member.asked(asked, process.now)
+    account = process.member.names.limit(asked.account)
+    process.member._apply(News("w", f"plan 50 {account} {words}", 900.0))
+    assert process.engine.plans.windows(asked.account, process.now) == ()
+    process.member._apply(News("w", f"plan 50 {account} 5h - allowed 50", 900.0))
+    assert process.engine.plans.windows(asked.account, process.now) == (HOUR,)
+    assert process.bugs == []
+
+
+def test_plans_of_accounts_that_are_never_asked_for_are_bounded() -> None:
+    process = Process(settings("a"))
+    for i in range(MAX_SUBJECTS + 5):
+        process.member._apply(News(f"w{i}", f"plan 50 k{i} 5h - allowed 50", 900.0))
+    for i in range(100):
+        process.member._apply(News(f"w{i}", "plan 50 k 5h - allowed 50", 900.0))
+    assert len(process.member._plans) == 6
+    assert len(process.member._plans["k"]) == MAX_WINDOWS
 
 
 def test_the_same_thing_has_the_same_name_everywhere() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 
 import pytest
 
@@ -175,6 +176,50 @@ def test_a_document_that_comes_slowly(driver: Driver) -> None:
     assert driver.answer() == GOOD[30:]
     assert driver.hooks[-1] == "response"
     assert _outcomes(driver) == ["success"]
+
+
+BROKEN = b'{"error":{"message":"the provider behind it has failed","code":502}}'
+
+
+@pytest.mark.parametrize(("seconds", "encoding"), [(1.9, b""), (3, b""), (7, b""), (1.9, b"gzip"), (4.8, b"gzip")])
+def test_a_document_that_comes_late_is_judged(seconds: float, encoding: bytes, driver: Driver) -> None:
+    """However long after its head: what is no answer goes to another provider."""
+    driver.says(driver.client, _call(stream=False))
+    packed = gzip.compress(BROKEN, mtime=0) if encoding else BROKEN
+    length = b"Content-Length: %d\r\n" % len(packed) + (b"Content-Encoding: gzip\r\n" if encoding else b"")
+    driver.says(driver.servers[0], b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + length + b"\r\n")
+    driver.passes(seconds)
+    driver.says(driver.servers[0], packed[:20])
+    driver.passes(0.1)
+    driver.says(driver.servers[0], packed[20:])
+    driver.says(driver.servers[1], DOCUMENT + _chunk(GOOD) + LAST)
+    assert _parted(driver.answer())[1] == GOOD
+    assert _outcomes(driver) == ["failure"]
+
+
+def test_a_document_that_comes_after_blanks_is_judged(driver: Driver) -> None:
+    driver.says(driver.client, _call(stream=False))
+    driver.says(driver.servers[0], DOCUMENT)
+    for _ in range(8):
+        driver.passes(1)
+        driver.says(driver.servers[0], _chunk(b"\n"))
+    told = driver.answer()
+    driver.says(driver.servers[0], _chunk(BROKEN) + LAST)
+    driver.says(driver.servers[1], DOCUMENT + _chunk(GOOD) + LAST)
+    assert _parted(told + driver.answer())[1].lstrip() == GOOD
+
+
+def test_blanks_in_a_content_encoding_are_no_document(driver: Driver) -> None:
+    """They are let go as they come, as signs of life."""
+    driver.says(driver.client, _call(stream=False))
+    driver.says(driver.servers[0], _head(b"application/json", b"Content-Encoding: gzip"))
+    packer = zlib.compressobj(wbits=31)
+    sent = b""
+    for _ in range(3):
+        driver.passes(1)
+        sent += (piece := packer.compress(b"\n") + packer.flush(zlib.Z_SYNC_FLUSH))
+        driver.says(driver.servers[0], _chunk(piece))
+    assert _parted(driver.answer())[1] == sent
 
 
 def test_a_document_that_was_let_go_and_is_none(driver: Driver) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from sidestep.breaker import judging
@@ -192,3 +193,55 @@ def test_a_refusal_that_is_not_repaired(top: str, seals: tuple[str, ...]) -> Non
     assert ask(made, exchange) == "a without "
     made.fail(exchange, REFUSED)
     assert not exchange.may_move_on(exchange.attempts[-1], REFUSED)
+
+
+def away(made: World, body: dict[str, Any], issues: str, **unwell: str) -> None:
+    """A call is answered by the first that is well, which caches nothing and issues this piece."""
+    for name in unwell:
+        made.engine.hold(name, State.FORCED_OPEN)
+    exchange = made.exchange(body, PATH)
+    attempt = exchange.next(made.now)
+    assert isinstance(attempt, Attempt)
+    made.settle(exchange)
+    made.used(exchange, 0)
+    made.engine.ended(attempt, made.now)
+    made.engine.issued((NAMES[issues],), attempt.candidate.provider)
+    for name in unwell:
+        made.engine.hold(name, None)
+
+
+def amid(body: dict[str, Any]) -> dict[str, Any]:
+    """The same where it is a tool that has spoken last."""
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "4"}]}
+    reminder = {"role": "system", "content": "mind the time"}
+    return {"messages": [*body["messages"][:-1], result, reminder]}
+
+
+def test_a_conversation_that_began_away_comes_home_at_the_users_next_words() -> None:
+    """Though home has issued none of its reasoning, which a turn that is under way needs."""
+    made = world(a="x", b="y")
+    away(made, talk(), "T", a="")
+    assert planned(made.exchange(amid(talk("T")), PATH)) == ["b", "a without T"]
+    assert planned(made.exchange(talk("T"), PATH)) == ["a without T", "b"]
+
+
+def test_its_home_is_the_routes_first_whose_reasoning_ever_it_holds() -> None:
+    """In a turn away from home all that is sealed may be others'."""
+    made = world(a="x", b="y", c="z")
+    away(made, talk(), "S", a="")
+    away(made, amid(talk("S")), "T", a="", b="")
+    away(made, amid(talk("S", "T")), "U", a="", b="")
+    assert planned(made.exchange(talk("S", "T", "U"), PATH)) == ["a without STU", "b without TU", "c without S"]
+
+
+def test_a_last_resort_is_one_also_where_it_has_issued_all() -> None:
+    made = world(a="x", b="y", c="z")
+    settings = made.engine.settings
+    last = {"b": msgspec.structs.replace(settings.providers[1], last_resort=True)}
+    providers = tuple(last.get(p.name, p) for p in settings.providers)
+    routes = tuple(msgspec.structs.replace(r, providers=providers) for r in settings.routes)
+    made.engine.reconfigure(msgspec.structs.replace(settings, providers=providers, routes=routes))
+    issued(made.engine, b="S")
+    assert planned(made.exchange(talk("S"), PATH)) == ["a without S", "c without S", "b"]
+    away(made, talk("S"), "T", a="", c="")
+    assert planned(made.exchange(amid(talk("S", "T")), PATH)) == ["a without ST", "c without ST", "b"]

@@ -10,6 +10,7 @@ import pytest
 from sidestep import status
 from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Subject
+from sidestep.breaker.windows import Standing, Window
 from sidestep.dialects.base import Conversation
 from sidestep.routing.engine import Attempt
 from sidestep.routing.exchange import Wait
@@ -24,7 +25,7 @@ class Others:
     """State: what was said, in order; the question that is asked next, and the seconds that a probe waits for."""
 
     def __init__(self) -> None:
-        self.status: dict[str, Any] = {"state": "together", "entries": 3, "sent": 7, "errors": 1}
+        self.status: dict[str, Any] = {"state": "together", "members": [1, 2], "entries": 3, "sent": 7, "errors": 1}
         self.said: list[tuple[Any, ...]] = []
         self.question: Question | None = None
         self.claimed = 0.0
@@ -43,8 +44,11 @@ class Others:
     def limited(self, subject: Subject, now: float) -> None:
         self.said.append(("limited", subject.provider))
 
+    def planned(self, account: Subject, told: Sequence[Window], now: float) -> None:
+        self.said.append(("planned", account, *told))
+
     def stays(self, scope: Scope, conversation: Conversation, stay: Stay) -> None:
-        self.said.append(("stays", stay.provider))
+        self.said.append(("stays", stay.provider, stay.cached))
 
     def any_stays(self, now: float) -> bool:
         return self.has_any
@@ -61,11 +65,11 @@ class Others:
         self.said.append(("issuers", *ids))
         return self.question
 
-    def held(self, provider: str, state: State | None) -> None:
-        self.said.append(("held", provider, state))
+    def held(self, provider: str, state: State | None, *, told: bool) -> None:
+        self.said.append(("held", provider, state, told))
 
-    def mode_set(self, mode: str) -> None:
-        self.said.append(("mode", mode))
+    def mode_set(self, mode: str, *, told: bool) -> None:
+        self.said.append(("mode", mode, told))
 
     def heard(self, what: str) -> list[tuple[Any, ...]]:
         return [said for said in self.said if said[0] == what]
@@ -86,12 +90,19 @@ def w(others: Others) -> World:
 def test_what_it_finds_out_is_told(w: World, others: Others) -> None:
     assert w.call(LATER, failing="a") == "ab"
     assert {said[1] for said in others.heard("guards")} == {"a", "b"}
-    assert others.heard("stays") == [("stays", "b")]
+    assert others.heard("stays") == [("stays", "b", 0), ("stays", "b", 150_000)]
+    window = Window("5h", "", Standing.ALLOWED, 0.5, 900.0)
+    w.engine.plan_told(w.subject("a"), (window,), w.now)
+    w.engine.plan_told(w.subject("a"), (), w.now)
+    assert others.heard("planned") == [("planned", Subject("a"), window)]
+    assert w.engine.plans.windows(Subject("a"), w.now) == (window,)
     w.engine.hold("a", State.FORCED_OPEN)
     w.engine.hold("b", State.DISABLED, told=True)
-    assert others.heard("held") == [("held", "a", State.FORCED_OPEN)], "what was heard is not told again"
+    held = [("held", "a", State.FORCED_OPEN, False), ("held", "b", State.DISABLED, True)]
+    assert others.heard("held") == held, "what was heard is not told again"
     w.engine.set_mode("observe")
-    assert others.heard("mode") == [("mode", "observe")]
+    w.engine.set_mode("off", told=True)
+    assert others.heard("mode") == [("mode", "observe", False), ("mode", "off", True)]
 
 
 def test_who_has_issued_what(w: World, others: Others) -> None:
@@ -172,4 +183,5 @@ def test_it_is_seen(w: World, others: Others) -> None:
     text = status.metrics(w.engine, w.now).decode()
     assert "\nsidestep_fleet_together 1.0\n" in text
     assert "\nsidestep_fleet_entries 3.0\n" in text
+    assert "\nsidestep_fleet_members 2.0\n" in text
     assert "\nsidestep_fleet_commands_total 7.0\n" in text

@@ -321,7 +321,8 @@ def test_the_same_turn_again_goes_where_it_was_answered() -> None:
 def test_home_is_told_once() -> None:
     world = World(toml("priority", a="", b=""))
     world.call(turns(1), failing="a", cached=0)
-    assert world.exchange(turns(2)).going_home == "a"
+    assert world.exchange(turns(2)).going_home == world.exchange(turns(2)).stays_with == "a"
+    assert world.exchange(turns(1)).stays_with is None
     assert world.call(turns(2), cached=0) == "a"
     assert world.exchange(turns(3)).going_home is None
 
@@ -478,3 +479,16 @@ def test_a_plan_that_is_nearly_used_up_is_left_to_the_conversations_that_it_has_
     w.engine.hold("b", State.FORCED_OPEN)
     again = w.exchange({"messages": [user("hi")]})
     assert ask(w, again).candidate.provider.name == "a"
+
+
+def test_who_is_given_back_by_hand_has_no_limits() -> None:
+    """A plan may have been topped up before its reset; others' limits are their own."""
+    w = World(toml("priority", a="", b=""))
+    window = Window("5h", "", Standing.REJECTED, 1.0, 900.0)
+    for name in "ab":
+        w.limit(name, 600)
+        w.engine.plans.told(w.subject(name), (window,), w.now)
+    w.engine.hold("a", None)
+    assert (w.seconds_limited("a"), w.seconds_limited("b")) == (0, 600)
+    assert (w.engine.plans.of("a", w.now), w.engine.plans.of("b", w.now)) == ([], [(window,)])
+    assert ask(w, w.exchange()).candidate.provider.name == "a"

@@ -131,3 +131,25 @@ def test_nodes_that_know_proxies(tmp_path: Path, free: int, says: str, ok: bool 
 def test_mitmproxys_own_options_that_leave_hosts_out(tmp_path: Path, free: int, line: str, told: bool) -> None:
     (trust.folder_of(tmp_path) / "config.yaml").write_text(line + "\n")
     assert ("sets ignore_hosts" in str(examine({"PATH": ""}, free, tmp_path))) is told
+
+
+@pytest.mark.parametrize(
+    ("version", "old"),
+    [("v20.19.5", True), ("v22.20.0", True), ("v22.21.0", False), ("v23.9.0", True), ("v24.0.0", False), ("?", False)],
+)
+def test_a_node_that_takes_no_proxy(version: str, old: bool, tmp_path: Path) -> None:
+    """Whether it is the program itself, or what a script names in its first line."""
+    (tmp_path / "bin").mkdir()
+    texts = {
+        "bin/node": f"#!/bin/sh\necho {version}\n",
+        "tool": "#!/usr/bin/env node\n",
+        "other": "#!/bin/sh\n# node\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path / 'bin'}:/bin:/usr/bin"}
+    told = version if old else ""
+    assert [doctor.old_node_of(str(tmp_path / name), env) for name in texts] == [told, told, ""]
+    assert doctor.old_node_of(str(tmp_path / "tool"), {"PATH": str(tmp_path)}) == ""
+    assert doctor.old_node_of(str(tmp_path / "none"), env) == ""

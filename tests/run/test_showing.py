@@ -18,6 +18,7 @@ PROVIDER: dict[str, Any] = {
     "p95_ms": 1200,
     "attempts": 4,
     "cost": 0.25,
+    "plans": [],
 }
 FAILED = {"provider": "a", "outcome": "failure", "words": "answered 503"}
 
@@ -82,6 +83,20 @@ def test_a_picture_tells_all_that_one_wants_to_know() -> None:
     assert "event" not in printed(showing.status(picture([], [event(1, 1.0)]), events=0))
 
 
+@pytest.mark.parametrize(
+    ("used", "status", "bar"),
+    [(0.0, "allowed", 0), (0.5, "allowed", 10), (0.97, "warning", 19), (1.3, "rejected", 20), (None, "rejected", 20)],
+)
+def test_windows_of_plans_have_bars(used: float | None, status: str, bar: int) -> None:
+    told = {"window": "5h", "models": None, "status": status, "used": used, "resets_in": 3_600}
+    shown = picture([], [])
+    shown["providers"] = [{**PROVIDER, "plans": [[told, {**told, "window": "7d"}]]}, {**PROVIDER, "name": "b"}]
+    first, second = (line for line in printed(showing.status(shown)).splitlines() if "anew in 1 h" in line)
+    assert first.startswith("the plan at a " + "█" * bar + "░" * (20 - bar) + " 5h ")
+    assert second.startswith(" " * 14)
+    assert " 7d " in second
+
+
 def test_a_call_in_a_line() -> None:
     assert str(showing.call(call(1, 0.0))).partition("  ")[2] == (
         "rerouted  openai m → b, 12 ms (a: answered 503; c is open: it has failed)"
@@ -97,7 +112,7 @@ def test_news_are_told_once_and_in_order() -> None:
     later = picture([call(3, 9.0), call(2, 5.0), call(1, 1.0)], [event(8, 8.0), event(7, 3.0)])
     assert [str(t).partition("  ")[2].split()[0] for t in news.of(later)] == ["event", "rerouted"]
     # Started anew it counts from the beginning.
-    assert len(news.of(picture([call(1, 1.0)], []))) == 1
+    assert len(news.of(picture([call(1, 1.0)], []) | {"run": "another"})) == 1
 
 
 @pytest.mark.parametrize(("dollars", "words"), [(0, "$0.00"), (0.0004, "$0.0004"), (0.01, "$0.01"), (12.5, "$12.50")])

@@ -14,7 +14,7 @@ from pathlib import Path
 from support.proxy import Mitmdump
 
 LEAST_SECONDS = 0.006
-"""About what the smallest call takes through a bare mitmdump; less cannot be told from noise."""
+"""About what the smallest call takes through a bare mitmdump of an idle machine; less cannot be told from noise."""
 LEAST_BYTES = 4 << 20
 """Memory comes from the system in such portions, and what others have left is used first."""
 
@@ -25,6 +25,10 @@ class Cost:
 
     seconds: float
     bytes: int
+
+    def at_least(self, other: Cost) -> Cost:
+        """The larger of the two, in each."""
+        return Cost(max(self.seconds, other.seconds), max(self.bytes, other.bytes))
 
     def is_of_the_order_of(self, other: Cost, factor: float) -> bool:
         """Whether it is less than so many times the other."""

@@ -28,13 +28,15 @@ class Span:
 
 
 class Collector:
-    """Use as a context manager. State: the spans that came, the latest measures, the paths that were asked for."""
+    """Use as a context manager. State: the spans that came, the latest measures, the paths that were asked for
+    and what came there."""
 
     def __init__(self, status: int = 200) -> None:
         self.spans: list[Span] = []
         self.measures: dict[str, dict[tuple[tuple[str, Any], ...], tuple[int, float]]] = {}
         """By name and attributes: how many there were (of a counter: none), and their sum."""
         self.paths: list[str] = []
+        self.bodies: list[bytes] = []
         collector = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -72,6 +74,7 @@ class Collector:
 
     def take(self, path: str, body: bytes) -> None:
         self.paths.append(path)
+        self.bodies.append(body)
         if path == "/v1/traces":
             self._take_spans(ExportTraceServiceRequest.FromString(body))
         elif path == "/v1/metrics":

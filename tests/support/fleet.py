@@ -6,13 +6,16 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 from sidestep.fleet.embedded import binary
 from support.provider import Provider
@@ -20,14 +23,47 @@ from support.proxy import Mitmdump
 from support.raw import Wire, chat
 
 
+def server_of(kind: str) -> str:
+    """`valkey`: what `--workers` would start; `redis`: Debian's, which knows TLS. Skips where there is none."""
+    found = binary() if kind == "valkey" else shutil.which("redis-server") or shutil.which("valkey-server")
+    if found is None:
+        pytest.skip("there is no Valkey here" if kind == "valkey" else "there is no redis-server here")
+    return found
+
+
+def free_port(kept: set[int] | None = None) -> int:
+    """One that nobody listens at, and not ten thousand more either: there a Cluster's nodes talk to each other."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            port: int = found.getsockname()[1]
+        if port < 50_000 and port not in (kept := set() if kept is None else kept):
+            kept.add(port)
+            return port
+
+
+_WORDS = {"user", "sentinel", "replicaof"}
+"""Settings of several words."""
+
+
 class Store:
     """A real server on a Unix socket, which can be killed, frozen and started anew, empty."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kind: str = "valkey",
+        env: dict[str, str] | None = None,
+        flags: Sequence[str] = (),
+        **settings: str,
+    ) -> None:
+        """`settings`: of the server, with _ for -."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._server = server_of(kind)
+        self._env = {**os.environ, **(env or {})}
+        self._flags = flags
         self.socket = folder / "s"
         self._folder = folder
-        self.settings: dict[str, str] = {}
+        self.settings = {name.replace("_", "-"): value for name, value in settings.items()}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -42,16 +78,21 @@ class Store:
         self.kill()
 
     def start(self) -> None:
-        server = binary()
-        assert server is not None
-        settings = {"port": "0", "unixsocket": str(self.socket), "dir": str(self._folder), "save": "", **self.settings}
-        text = "".join(f'{k} "{v}"\n' for k, v in settings.items())
+        settings = {"port": "0", "unixsocket": str(self.socket), "dir": str(self._folder), **self.settings}
+        if not self._flags:
+            settings["save"] = ""
+        text = "".join(f"{k} {v if k in _WORDS else f'"{v}"'}\n" for k, v in settings.items())
+        file = self._folder / "conf"  # a Sentinel writes what it learns into it
+        file.write_text(text)
         quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen([server, "-"], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
-        assert self._process.stdin is not None
-        self._process.stdin.write(text.encode())
-        self._process.stdin.close()
-        until(lambda: self.ask("PING") != b"")
+        self._process = subprocess.Popen(
+            [self._server, str(file), *self._flags], stdout=quiet, stderr=quiet, env=self._env
+        )
+        try:
+            until(lambda: self.ask("PING") != b"")
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         if self._process is not None:
@@ -68,12 +109,15 @@ class Store:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT)
 
-    def ask(self, *words: str | bytes) -> bytes:
+    def ask(self, *words: str | bytes, password: str | None = None) -> bytes:
         """A command's answer as it comes; empty where there is none."""
         try:
             with self._connection() as asking:
-                asking.sendall(_command(*words))
                 asking.settimeout(2)
+                if password is not None:
+                    asking.sendall(_command("AUTH", password))
+                    asking.recv(1 << 10)
+                asking.sendall(_command(*words))
                 return asking.recv(1 << 20)
         except OSError:
             return b""

@@ -4,6 +4,7 @@ fill its memory, to forget, or to think ill of a provider."""
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import zlib
 from collections.abc import Callable, Iterator
@@ -88,6 +89,20 @@ def _page(rng: random.Random, url: str) -> bytes:
     return request(f"http://sidestep.internal/{path}", b"", method=rng.choice(["GET", "HEAD", "POST", "DELETE"]))
 
 
+def _session(rng: random.Random, url: str) -> bytes:
+    """What belongs to a conversation, or to who issued something: it is looked for elsewhere."""
+    name = rng.choice(["resp_1", f"resp_{rng.random()}", "r" * 10_000])
+    said = [{"role": role, "content": f"{rng.random()}"} for role in ("user", "assistant", "user")]
+    path, told = rng.choice(
+        [
+            ("responses", {"model": "m", "input": "hi", "previous_response_id": name}),
+            ("responses", {"model": "m", "input": [{"type": "reasoning", "id": name, "encrypted_content": name}]}),
+            ("chat/completions", {"model": "m", "messages": said}),
+        ]
+    )
+    return request(f"{url}/{path}", json.dumps(told).encode(), JSON, ("Traceparent", f"00-{'1' * 32}-{'2' * 16}-01"))
+
+
 def _handshake(rng: random.Random, url: str) -> bytes:
     host = url.split("/", 3)[2]
     path = rng.choice(["realtime?model=m", "responses", "realtime?" + "model=a&" * 1_000])
@@ -119,7 +134,7 @@ def _answered_badly(rng: random.Random, url: str) -> bytes:
 
 
 KINDS: tuple[Draw, ...] = (
-    *(_bomb, _values, _nested, _unlike, _form, _fields, _credential, _host, _page, _handshake, _framing),
+    *(_bomb, _values, _nested, _unlike, _form, _fields, _credential, _host, _page, _handshake, _framing, _session),
     *(_answered_badly, _answered_badly),
 )
 

@@ -214,8 +214,16 @@ def before(api: str) -> list[bytes]:
     return [*(p.data for p in made.parts if p.comes_with == "before"), sign]
 
 
-def told(api: str, stream: bool, error: dict[str, Any], *, late: bool = False) -> Recipe:
-    """An error told inside a 200, in the API's own form. `late`: after what comes before content."""
+def first_word(api: str) -> list[bytes]:
+    """What comes of a good stream up to its first word."""
+    parts = plain(api, stream=True).parts
+    at = next(i for i, p in enumerate(parts) if p.comes_with == "token")
+    return [p.data for p in parts[: at + 1]]
+
+
+def told(api: str, stream: bool, error: dict[str, Any], *, late: bool = False, after: bool = False) -> Recipe:
+    """An error told inside a 200, in the API's own form. `late`: after what comes before content; `after`: after the
+    first word."""
     match api:
         case "messages":
             said: dict[str, Any] = {"type": "error", "error": error}
@@ -226,4 +234,4 @@ def told(api: str, stream: bool, error: dict[str, Any], *, late: bool = False) -
                 said = {"type": "response.failed", "sequence_number": 2, "response": said}
         case _:
             said = {"error": error}
-    return holding(api, stream, *(before(api) if late else []), said)
+    return holding(api, stream, *(first_word(api) if after else before(api) if late else []), said)

@@ -89,7 +89,7 @@ class Strict:
     def __call__(self, seen: Seen) -> Behaviour:
         if seen.method != "POST" or self.PATH not in seen.path:
             return Behaviour(status=404)
-        body = seen.json
+        body = self.opened(seen.json)
         tool = _tool_in(body)
         if self.fault is not None and tool is not None and self.answered >= self.good:
             self.failed += 1
@@ -108,6 +108,10 @@ class Strict:
 
     PATH = ""
     """What is in the path of each call that it answers."""
+
+    def opened(self, body: Json) -> Json:
+        """The call in what was sent."""
+        return body
 
     def streams(self, seen: Seen, body: Json) -> bool:
         return body.get("stream") is True
@@ -140,6 +144,16 @@ def _names(tools: Any) -> Iterator[str]:
 
 def _dicts(value: Any) -> list[Json]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _instance(schema: Json) -> Any:
+    """Something that a schema allows, of those that agents have."""
+    kind = str(schema.get("type")).lower()
+    if "enum" in schema:
+        return schema["enum"][0]
+    if kind == "object":
+        return {name: _instance(schema["properties"][name]) for name in schema.get("required", ())}
+    return {"string": "x", "array": [], "boolean": True}.get(kind, 1)
 
 
 def sse(events: list[Json], *, named: bool = True) -> bytes:
@@ -246,10 +260,12 @@ class Claude(Strict):
             content.append({"type": "text", "text": "let me see"})
             for n in range(2 if at[1] == 0 else 1):
                 said = _TOOLS[tool](word_of(at[1]))
-                content.append({"type": "tool_use", "id": f"toolu_{self.name}{at[0]}n{n}", "name": tool, "input": said})
+                content.append(
+                    {"type": "tool_use", "id": f"toolu_{self.name}{at[0]}s{at[1]}n{n}", "name": tool, "input": said}
+                )
         stop = "tool_use" if content[-1]["type"] == "tool_use" else "end_turn"
         usage = {"input_tokens": 9, "output_tokens": 9}
-        message = {"id": f"msg_{at[0]}", "type": "message", "role": "assistant", "model": body["model"]}
+        message = {"id": f"msg_{at[0]}s{at[1]}", "type": "message", "role": "assistant", "model": body["model"]}
         if not self.streams(seen, body):
             return json.dumps(
                 {**message, "content": content, "stop_reason": stop, "stop_sequence": None, "usage": usage}
@@ -525,7 +541,10 @@ class Gemini(Strict):
         step = sum(c.get("role") == "model" for c in contents[self.turn(contents) :])
         seal = self.seal.make("signature", len(contents))
         parts: list[Json] = [{"text": f"hm {step}", "thought": True}]
-        if tool is None or step >= STEPS:
+        wanted = (body.get("generationConfig") or {}).get("responseJsonSchema")
+        if wanted is not None:
+            parts = [{"text": json.dumps(_instance(wanted)), "thoughtSignature": seal}]
+        elif tool is None or step >= STEPS:
             parts.append({"text": final_words(self.name), "thoughtSignature": seal})
         else:
             said = {"name": tool, "args": _TOOLS[tool](word_of(step))}
@@ -539,12 +558,29 @@ class Gemini(Strict):
         ]
         pieces[-1]["candidates"][0]["finishReason"] = "STOP"  # type: ignore[index]
         if self.streams(seen, body):
-            return sse(pieces, named=False)
+            return sse([self.closed(piece) for piece in pieces], named=False)
         whole = {"content": {"role": "model", "parts": parts}, "finishReason": "STOP", "index": 0}
-        return json.dumps({"candidates": [whole], "usageMetadata": usage}).encode()
+        return json.dumps(self.closed({"candidates": [whole], "usageMetadata": usage})).encode()
+
+    def closed(self, answer: Json) -> Json:
+        """What is sent of an answer."""
+        return answer
 
 
 class Vertex(Gemini):
     """The same at Google's other platform."""
 
     corrupted = "Thought signature is not valid."
+
+
+class CodeAssist(Gemini):
+    """The same for a Google login: calls and answers come in envelopes."""
+
+    PATH = "enerateContent"
+
+    def opened(self, body: Json) -> Json:
+        inner: Json = body["request"]
+        return inner
+
+    def closed(self, answer: Json) -> Json:
+        return {"response": answer, "traceId": "t"}

@@ -165,8 +165,9 @@ def _blanked(parts: list[Part]) -> bytes:
 
 def _late(recipe: Recipe, bare: Reading, side: Reading) -> tuple[float, float]:
     """By how many seconds Sidestep's answer is behind the bare one at most: before its content, and from there on.
-    Of a whole answer all but its end is before its content."""
-    content_at = recipe.content_at
+    Of a whole answer all but its end is before its content, and of one with an error's status, which no client reads
+    word by word, whatever its form."""
+    content_at = recipe.content_at if bare.status < 400 else len(bare.body)
     before, after = 0.0, 0.0
     for at, size in [(bare.head_at, 0), *bare.arrivals]:
         came = side.came_at(size)

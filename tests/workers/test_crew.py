@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sidestep.workers.crew import EARLY_ENDS, EARLY_SECONDS, KILL_SECONDS, Action, Crew, End, Say, Start
+from support.searching import searching
 
 
 def apart_from_words(actions: list[Action]) -> list[Action]:
@@ -141,5 +141,5 @@ class CrewMachine(RuleBasedStateMachine):
         assert self.running or self.crew.is_stopping, "somebody serves as long as the whole is not to end"
 
 
-CrewMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+CrewMachine.TestCase.settings = searching(0.6, stateful_step_count=40)
 TestCrewMachine = CrewMachine.TestCase

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sidestep.breaker.outcomes import NO_ERROR, ErrorFacts, ErrorKind, Kind, Outcome, Then
-from sidestep.breaker.windows import PlanLimit
+from sidestep.breaker.windows import PlanLimit, bars
 
 QUOTA_SECONDS = 600.0
 """Cooldown of an account that is spent or barred, where its end is not announced: it is not topped up in seconds."""
@@ -131,12 +131,13 @@ def judge_no_answer(
     return Outcome(Kind.FAILURE, "bad_response", Then.NEXT, status)
 
 
-def judge_plan(limited: Outcome, limit: PlanLimit) -> Outcome:
-    """The outcome of a refusal that a plan's windows explain: they say until when, and for which models."""
+def judge_plan(limited: Outcome, limit: PlanLimit, model: str | None) -> Outcome:
+    """The outcome of a refusal that a plan's windows explain: they say until when, and for which models. A family by
+    whose name the model that was asked for is not known holds that model, as far as it is known."""
     seconds = limited.cooldown_seconds if limit.seconds is None else limit.seconds
     then = Then.NEXT if seconds is None else Then.WAIT
-    account = not limit.family
-    return Outcome(Kind.COOLDOWN, "plan", then, limited.status, seconds, account=account, family=limit.family)
+    family = limit.family if bars(limit.family, model) else ""
+    return Outcome(Kind.COOLDOWN, "plan", then, limited.status, seconds, account=not limit.family, family=family)
 
 
 def _limited(status: int, kind: ErrorKind, retry_after: float | None) -> Outcome | None:

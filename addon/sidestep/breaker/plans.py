@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from sidestep.breaker.bounded import Bounded
 from sidestep.breaker.cooldown import Subject
-from sidestep.breaker.windows import Window, nearly_used_up
+from sidestep.breaker.windows import MAX_WINDOWS, Window, is_news, nearly_used_up
 
 MAX_PLANS = 1_000
 PLANS_BYTES = 4 << 20
@@ -31,6 +31,22 @@ class Plans:
         if windows:
             self._of.put(asked.account, (now, windows))
 
+    def heard(self, account: Subject, window: Window, now: float) -> bool:
+        """Another process was told of this window by an answer; whether that is news. It ends no earlier than was known
+        of it."""
+        known = {w.name: w for w in self.windows(account, now)}
+        before = known.get(window.name)
+        if window.resets_in is None:
+            return False
+        if before is not None and before.resets_in is not None:
+            if not is_news(window.level, window.resets_in, before.level, before.resets_in):
+                return False
+            window = replace(window, resets_in=max(window.resets_in, before.resets_in))
+        known[window.name] = window
+        if len(known) <= MAX_WINDOWS:
+            self._of.put(account, (now, tuple(known.values())))
+        return True
+
     def windows(self, account: Subject, now: float) -> tuple[Window, ...]:
         """Those that have not begun anew since they were told of, with the seconds until they do."""
         told_at, windows = self._of.get(account) or (now, ())
@@ -42,8 +58,14 @@ class Plans:
 
     def of(self, provider: str, now: float) -> list[tuple[Window, ...]]:
         """Those of each account at a provider."""
-        accounts = [account for account, _ in self._of.items() if account.provider == provider]
-        return [found for account in accounts if (found := self.windows(account, now))]
+        return [found for account in self._accounts(provider) if (found := self.windows(account, now))]
+
+    def accounts(self, provider: str, now: float) -> list[str]:
+        """Whose these are, in the same order: fingerprints."""
+        return [account.credential for account in self._accounts(provider) if self.windows(account, now)]
+
+    def _accounts(self, provider: str) -> list[Subject]:
+        return [account for account, _ in self._of.items() if account.provider == provider]
 
     def keep(self, providers: set[str]) -> None:
         """Forget those of others."""

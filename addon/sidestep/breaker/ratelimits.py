@@ -27,9 +27,10 @@ _STEP = (
     r"(\d{1,6}(?:\.\d{1,9})?)\s{0,2}(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])"
 )
 _STEP_OF = re.compile(_STEP, re.IGNORECASE)
+_SOME_STEPS = rf"(?:{_STEP}[\s,]{{0,2}}(?:and )?){{1,5}}"
+_STEPS = re.compile(_SOME_STEPS, re.IGNORECASE)
 _TOLD = re.compile(
-    r"\b(?:again|retry|wait|resets?|reset after|replenished|available)\b[^.\d]{0,40}?"
-    rf"((?:{_STEP}[\s,]{{0,2}}(?:and )?){{1,5}})",
+    r"\b(?:again|retry|wait|resets?|reset after|replenished|available)\b[^.\d]{0,40}?" rf"({_SOME_STEPS})",
     re.IGNORECASE,
 )
 """`try again in 7m12.5s`, `Please retry after 30 seconds`, `Quota will be replenished in 10 days`."""
@@ -83,11 +84,14 @@ def delay_in_text(text: str, wall_now: float) -> float | None:
     """Seconds that a message asks to wait, in words."""
     text = text[:_TEXT]
     if (told := _TOLD.search(text)) is not None:
-        steps = _STEP_OF.findall(told[1])
-        return _clamped(sum(float(number) * _UNITS[_unit(unit.lower())] for number, unit in steps))
+        return _steps(told[1])
     if (date := _TOLD_DATE.search(text)) is not None:
         return _iso(f"{date[1]}T{date[2] or '00:00'}:00Z", wall_now)
     return None
+
+
+def _steps(text: str) -> float:
+    return _clamped(sum(float(number) * _UNITS[_unit(unit.lower())] for number, unit in _STEP_OF.findall(text)))
 
 
 def _unit(word: str) -> str:
@@ -141,7 +145,9 @@ def _retry_after(text: str, wall_now: float) -> float | None:
     if (date := _http_date(text)) is not None:
         return _clamped(date - wall_now)
     parts = [_when(part, wall_now) for part in text.split(",")[:8]] if "," in text else []
-    return max((p for p in parts if p is not None), default=None)
+    if (seconds := max((p for p in parts if p is not None), default=None)) is not None:
+        return seconds
+    return _steps(text) if _STEPS.fullmatch(text.strip()) else None
 
 
 def _limits(headers: Mapping[str, str], wall_now: float) -> list[tuple[float | None, float, float | None]]:
@@ -166,11 +172,16 @@ def _limits(headers: Mapping[str, str], wall_now: float) -> list[tuple[float | N
 
 
 _ITEM = re.compile(r"[;\s](r|t)=([0-9]{1,12})")
+_ONE_LIMIT = re.compile(r"\b(remaining|reset)=([0-9]{1,12})\b")
 
 
 def _structured(text: str) -> list[tuple[float | None, float, float | None]]:
-    """The IETF draft's `"default";r=0;t=40`, several of them joined by commas."""
+    """The IETF draft's `"default";r=0;t=40`, several of them joined by commas; before its seventh edition
+    `limit=10, remaining=0, reset=40`."""
     found: list[tuple[float | None, float, float | None]] = []
+    one = dict(_ONE_LIMIT.findall(text[:_TEXT]))
+    if "reset" in one:
+        found.append((float(one["remaining"]) if "remaining" in one else None, _clamped(float(one["reset"])), None))
     for policy in text[:_TEXT].split(","):
         told = dict(_ITEM.findall(policy))
         if "t" in told:

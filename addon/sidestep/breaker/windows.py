@@ -8,6 +8,7 @@ Code, Codex, November 2026); neither vendor documents them. A field may be missi
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ from sidestep.breaker.numbers import decimal
 from sidestep.breaker.ratelimits import point_in_time
 
 MAX_WINDOWS = 16
+STANDING_LEVELS = 1_000_000
 NEARLY = 0.98
 """The share from which on a window counts as nearly used up."""
+
+SAME_SECONDS = 60.0
+"""Two ends of a window that are no further apart are one, as two clocks have it."""
 
 _CLAUDE = re.compile(r"anthropic-ratelimit-unified-(\d{1,3}[mhdw](?:_([a-z0-9_.]{1,30}))?)-(status|utilization|reset)")
 _CODEX = re.compile(
@@ -48,6 +53,12 @@ class Window:
     """Seconds until it begins anew."""
 
     @property
+    def level(self) -> int:
+        """How far it is used up, in whole percents; what the vendor says of it counts for more."""
+        used = math.floor((self.used or 0.0) * 100 + 1e-9)
+        return list(Standing).index(self.standing) * STANDING_LEVELS + min(max(0, used), STANDING_LEVELS - 1)
+
+    @property
     def is_nearly_used_up(self) -> bool:
         return self.standing is not Standing.ALLOWED or (self.used is not None and self.used >= NEARLY)
 
@@ -59,6 +70,14 @@ class PlanLimit:
 
     seconds: float | None
     family: str = ""
+
+
+def is_news(level: int, ends: float, known_level: int, known_end: float) -> bool:
+    """Whether what is said of a window is newer than what is known of it: within one window use only grows, and a
+    window that ends later is a later one. Ends are seconds of one clock."""
+    if abs(ends - known_end) <= SAME_SECONDS:
+        return level > known_level
+    return ends > known_end
 
 
 def tells_windows(name: bytes) -> bool:
@@ -75,15 +94,16 @@ def windows(headers: Mapping[str, str], wall_now: float) -> tuple[Window, ...]:
 def limit(headers: Mapping[str, str], wall_now: float) -> PlanLimit | None:
     """The plan's limit that a refusal speaks of; None where it is not a plan's: a burst, while the plan allows more.
 
-    Of several windows that are used up the latest counts; one that is not says nothing.
+    Of several windows that are used up the latest counts; one that is not says nothing. A time that is over, by the
+    clock of this machine, is none: the refusal came after it.
     """
     rejected = [w for w in windows(headers, wall_now) if w.standing is Standing.REJECTED]
     for_all = [w for w in rejected if not w.family]
     if for_all or rejected:
-        times = [w.resets_in for w in for_all or rejected if w.resets_in is not None]
+        times = [w.resets_in for w in for_all or rejected if w.resets_in]
         return PlanLimit(max(times, default=None), "" if for_all else rejected[0].family)
     if headers.get("anthropic-ratelimit-unified-status", "").strip().lower() == "rejected":
-        return PlanLimit(point_in_time(headers.get("anthropic-ratelimit-unified-reset"), wall_now))
+        return PlanLimit(point_in_time(headers.get("anthropic-ratelimit-unified-reset"), wall_now) or None)
     return None
 
 
@@ -125,18 +145,21 @@ def _codex(headers: Mapping[str, str], wall_now: float) -> list[Window]:
     for name, value in headers.items():
         if name.startswith("x-codex-") and (found := _CODEX.fullmatch(name)) is not None:
             told.setdefault((found[1] or "", found[2]), {})[found[3]] = value
-    reached = headers.get("x-codex-active-limit", "").strip().lower().replace("_", "-")
+    shares = {key: _share(fields.get("used-percent"), 100.0) for key, fields in told.items()}
+    # All zero: there is no such window.
+    told = {k: fields for k, fields in told.items() if shares[k] or _share(fields.get("window-minutes"), 1.0)}
+    # The family of a limit that is named as the one that holds is the plan itself, where nothing else is.
+    plans = {"", "codex"}
+    if not any(family in plans for family, _ in told):
+        plans.add(headers.get("x-codex-active-limit", "").strip().lower().replace("_", "-"))
     made = []
     for (family, which), fields in told.items():
-        used = _share(fields.get("used-percent"), 100.0)
-        if not used and not _share(fields.get("window-minutes"), 1.0):
-            continue  # all zero: there is no such window
+        used = shares[family, which]
         resets_in = point_in_time(fields.get("reset-at"), wall_now)
         if resets_in is None:
             resets_in = point_in_time(fields.get("reset-after-seconds"), wall_now)
         standing = Standing.REJECTED if used is not None and used >= 1.0 else Standing.ALLOWED
-        # The family of a limit that is named as the one that holds is the plan itself.
-        bound = "" if family.replace("_", "-") in ("", "codex", reached) else family
+        bound = "" if family.replace("_", "-") in plans else family
         made.append(Window(f"{family}-{which}" if family else which, bound, standing, used, resets_in))
     return made
 

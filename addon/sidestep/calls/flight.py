@@ -27,6 +27,7 @@ from sidestep.credentials import SECRET_LENGTH
 from sidestep.dialects.base import Usage
 from sidestep.dialects.code_assist import Wrapper
 from sidestep.dialects.common import media_type
+from sidestep.dialects.renaming import Renamer
 from sidestep.no_proxy import is_direct
 from sidestep.routing import prices
 from sidestep.routing.engine import Attempt
@@ -62,8 +63,8 @@ class Flight:
         self.made: http.Request | None = None
         self.watch: Watch | None = None
         self.holding: Holding | None = None
-        self._wrapper: Wrapper | None = None
-        """Puts what another API answers into the envelope that the app expects."""
+        self._reshaper: Wrapper | Renamer | None = None
+        """Puts an answer into the envelope that the app expects, or its own name for the model into one."""
         self.up_id = 0
         self.is_sent = False
         self._renewed = False
@@ -78,6 +79,7 @@ class Flight:
         self.sign_at: float | None = None
         """When the app is told of the head, if nothing has come of it by then (monotonic seconds)."""
         self._signed_at = -math.inf
+        self._document_at: float | None = None
         self._heard_at: float | None = None
         self._idle = self.timeouts.idle
         self.response: http.Response | None = None
@@ -178,13 +180,22 @@ class Flight:
             unwrap=complete,
             sieve=session.leaks.sieve() if session.acting else None,
         )
-        if exchange.call.in_envelope and not attempt.candidate.own and response.status_code < 300:
-            self._wrapper = Wrapper(stream=self.watch.shape is Shape.STREAM)
+        if session.acting and response.status_code < 300:
+            self._reshaper = self._reshaper_for(self.watch)
         self.response = response
         self.holding = Holding(
             self.watch, self.timeouts, complete=complete, hold_bytes=self.provider.stream.hold_bytes, now=now
         )
         return self.watch
+
+    def _reshaper_for(self, watch: Watch) -> Wrapper | Renamer | None:
+        call, candidate, stream = self.exchange.call, self.attempt.candidate, watch.shape is Shape.STREAM
+        if call.in_envelope and not candidate.own:
+            return Wrapper(stream=stream)
+        renamed = call.operation == "messages" and candidate.model is not None and call.model is not None
+        if renamed and candidate.model != call.model and watch.plain and watch.shape in (Shape.STREAM, Shape.WHOLE):
+            return Renamer(call.model or "", stream=stream)
+        return None
 
     def answers(self, response: http.Response, *, bodiless: bool) -> Step:
         """The head of the answer has come: what is to be done about it."""
@@ -193,7 +204,7 @@ class Flight:
             self.expect()
         self.bodiless = bodiless
         assert self.holding is not None
-        if self._wrapper is not None and not self._fits_envelope(response):
+        if isinstance(self._reshaper, Wrapper) and not self._fits_envelope(response):
             return Step(Do.FAIL, outcome=judging.BAD_HEAD)
         step = self._taken(self.holding.begin())
         if step.do is Do.HOLD and response.status_code < 300:
@@ -235,6 +246,9 @@ class Flight:
         if watch is None or came is None or watch.status >= 300:
             return None
         now = self.session.clock()
+        if data and self._is_document(data):
+            # It can be told only by letting it go, unjudged. Most come in one piece.
+            self._document_at = came = now if self._document_at is None else self._document_at
         if now - came < (SIGN_SECONDS if data else HEAD_SECONDS):
             return None
         self.sign_at = None
@@ -244,6 +258,19 @@ class Flight:
             return None  # one large event comes in many pieces
         self._signed_at = now
         return self.session.waiting if watch.shape is Shape.STREAM else b""
+
+    def _is_document(self, data: bytes) -> bool:
+        """Whether `data`, the latest that came, is of a whole answer's document: more than blanks before it."""
+        watch = self.watch
+        assert watch is not None
+        if watch.shape is not Shape.WHOLE:
+            return False
+        if self._document_at is not None:
+            return True
+        if not watch.plain:
+            assert self.response is not None
+            data = decoded_start(self.response.headers.get("content-encoding", ""), b"".join(self.data))
+        return bool(data.strip())
 
     @property
     def due(self) -> float | None:
@@ -311,7 +338,8 @@ class Flight:
 
     @property
     def skimmable(self) -> bool:
-        return self.holding is not None and self._wrapper is None and self.holding.skimmable
+        done = self._reshaper is None or self._reshaper.done
+        return self.holding is not None and done and self.holding.skimmable
 
     def skim(self, data: bytes) -> bool:
         """`feed`, for a piece of a stream that only has to be passed on; False if `feed` has to be asked. Nearly all
@@ -333,8 +361,8 @@ class Flight:
         assert self.holding is not None
         self.bound(self.holding.deadline)
         self.ended = self.holding.ended
-        if self._wrapper is not None and (step.data or self.ended):
-            step = replace(step, data=self._wrapper.feed(step.data) + (self._wrapper.end() if self.ended else b""))
+        if (reshaper := self._reshaper) is not None and (step.data or self.ended):
+            step = replace(step, data=reshaper.feed(step.data) + (reshaper.end() if self.ended else b""))
         if step.do is not Do.HOLD:
             self.sign_at = None
         if step.do in (Do.HOLD, Do.RELEASE, Do.FAIL) and step.data:
@@ -446,7 +474,7 @@ class Flight:
         headers = response.headers
         if watch.unwraps:
             del headers["content-encoding"]
-        reshaped = watch.unwraps or self._wrapper is not None
+        reshaped = watch.unwraps or self._reshaper is not None
         if reshaped and headers.pop("content-length", None) is not None and response.http_version == "HTTP/1.1":
             headers["transfer-encoding"] = "chunked"
         if self.ended and watch.announced is not None and self.session.flow.request.method != "HEAD":

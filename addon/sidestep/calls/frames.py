@@ -205,7 +205,7 @@ class Frames:
     def _tell_windows(self, headers: Mapping[str, str]) -> None:
         """What the provider tells of a plan's windows."""
         subject = self._exchange.subject(self._candidate, self._operation)
-        self.session.engine.plans.told(subject, windows.windows(headers, time.time()), self.session.clock())
+        self.session.engine.plan_told(subject, windows.windows(headers, time.time()), self.session.clock())
 
     def expired(self) -> None:
         """A deadline has passed: of a provider that is silent. Should it speak yet, the app gets it."""
@@ -225,7 +225,7 @@ class Frames:
 
     def _send_elsewhere(self, turn: Turn) -> None:
         if self._is_better_elsewhere(turn):
-            self.closes = True
+            self.closes = self.session.comes_again = True
             turn.flight.note("its failure was kept back, for the client to come again over HTTP")
 
     def _repair(self, turn: Turn) -> None:
@@ -234,7 +234,7 @@ class Frames:
         if not session.acting or not session.conversation or self.turns or provider.routing.sealed != "drop":
             return
         if session.engine.disown(turn.sealed, provider.name):
-            self.closes = True
+            self.closes = self.session.comes_again = True
             turn.flight.note("its refusal of sealed reasoning was kept back, for the client to come again")
 
     def _is_better_elsewhere(self, turn: Turn) -> bool:
@@ -371,7 +371,7 @@ class Frames:
             STATUS, error, own_provider=candidate.own, own_credential=candidate.own_credential, retry_after=seconds
         )
         if outcome.reason in ("rate_limit", "quota") and (limit := windows.limit(headers, wall_now)) is not None:
-            outcome = judging.judge_plan(outcome, limit)
+            outcome = judging.judge_plan(outcome, limit, candidate.model)
         broke = turn is not None and turn.content and outcome.kind is not Kind.NEUTRAL
         return judging.STREAM_ERROR if broke else outcome
 

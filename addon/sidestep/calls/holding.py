@@ -159,10 +159,11 @@ class Holding:
 
     @property
     def _may_end(self) -> bool:
-        """Whether it is whole though its transport has not ended: all that it has to say is there, and no length was
-        announced that it would fall short of."""
+        """Whether it is whole though its transport has not ended: all that it has to say is there, be it an error, and
+        no length was announced that it would fall short of."""
         watch = self.watch
-        return watch.shape is Shape.STREAM and watch.finished and (watch.announced is None or watch.unwraps)
+        said = watch.finished or watch.gave_up
+        return watch.shape is Shape.STREAM and said and (watch.announced is None or watch.unwraps)
 
     def vouch(self, now: float) -> Step:
         """It is alive but has no content yet, and the app must not be kept waiting for it: let go before its time."""
@@ -214,9 +215,12 @@ class Holding:
         """`commit = "complete"`: nothing is let go before the stream's end."""
         watch = self.watch
         if piece.error is not None:
-            if watch.begun:
-                return Step(Do.FAIL, piece.forward, judging.BROKEN_STREAM)
-            return self._refused(piece, piece.error, now)
+            if not watch.begun:
+                return self._refused(piece, piece.error, now)
+            broke = watch.judge_break(piece.error)
+            if broke.kind is Kind.NEUTRAL and broke.then is Then.HAND_OVER:
+                return self._release(outcome, piece, now)
+            return Step(Do.FAIL, piece.forward, broke if broke.kind is Kind.NEUTRAL else judging.BROKEN_STREAM)
         if watch.finished:
             return self._release(outcome, piece, now)
         if watch.begun:
@@ -249,9 +253,11 @@ class Holding:
         return Step(Do.RELEASE, data, outcome, False, piece.error, told, note or _note(piece), goes_on)
 
     def _goes_on(self, error: ErrorFacts) -> bool:
-        """Whether a provider's error goes on as it came, and what follows it: no event of ours could end the stream.
-        Not where half a call of a tool would look whole."""
-        return not self.watch.extensible and error is not HALF_A_CALL
+        """Whether a provider's error goes on as it came, and what follows it: it is about the request itself, or no
+        event of ours could end the stream. Not where half a call of a tool would look whole."""
+        if error is HALF_A_CALL:
+            return False
+        return not self.watch.extensible or self.watch.judge_break(error).kind is Kind.NEUTRAL
 
     # --- flowing
 
@@ -272,11 +278,13 @@ class Holding:
         return Step(Do.FORWARD, piece.forward, outcome, note=_note(piece))
 
     def _broken(self, piece: Piece) -> Step:
-        """The provider has given up after content. Where no event of ours can end the stream, its own does."""
-        goes_on = piece.error is not None and self._goes_on(piece.error)
+        """The provider has ended its answer with an error, after content."""
+        assert piece.error is not None
+        goes_on = self._goes_on(piece.error)
         told = piece.told if piece.raises or goes_on else b""
         do = Do.FORWARD if goes_on else Do.BREAK
-        return Step(do, piece.forward, judging.STREAM_ERROR, error=piece.error, told=told, note=_note(piece))
+        outcome = self.watch.judge_break(piece.error)
+        return Step(do, piece.forward, outcome, error=piece.error, told=told, note=_note(piece))
 
     def _read(self, data: bytes) -> Piece:
         try:

@@ -26,7 +26,7 @@ from sidestep.calls.entrance import Entrance
 from sidestep.calls.flight import Flight
 from sidestep.calls.flows import Original, host_of, is_overlong, readable_body
 from sidestep.calls.frames import Frames, conversation_of
-from sidestep.calls.pages import Pages, asks_the_proxy
+from sidestep.calls.pages import Later, Pages, asks_the_proxy
 from sidestep.calls.session import Session
 from sidestep.calls.shared import Core
 from sidestep.calls.watching import Shape
@@ -50,6 +50,16 @@ REPLAYABLE_TOTAL = 32 << 20
 """Bytes of all that is kept."""
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
 """Types of what is sent piece by piece to be read so, by any host."""
+ABOUT_THE_HOST = frozenset(
+    {
+        *(b"set-cookie", b"set-cookie2", b"clear-site-data", b"proxy-authenticate", b"proxy-authentication-info"),
+        *(b"alt-svc", b"strict-transport-security", b"public-key-pins", b"expect-ct"),
+        *(b"nel", b"report-to", b"reporting-endpoints"),
+    }
+)
+"""What an answer says of the host that it comes from: how it is to be reached, to whom errors are reported, cookies. Of
+another provider's that is not for the app, which takes it for its own host's word (RFC 6265, 6797, 7838; W3C Network
+Error Logging)."""
 KEPT_MESSAGES_BYTES = 64 << 20
 """Of what has gone over one WebSocket: mitmproxy would keep all of it."""
 
@@ -150,7 +160,8 @@ class Calls:
         has_a_say = _has_a_say(flow, engine)
         host = _host_of(flow, keep=has_a_say)
         if host == replies.INTERNAL_HOST:
-            flow.response = self.pages.answer(flow.request, engine, details=has_a_say)
+            shown = self.pages.answer(flow.request, engine, details=has_a_say)
+            flow.response = shown.make() if isinstance(shown, Later) else shown
         elif engine.mode == "enforce" and not has_a_say:
             match = _match(flow, engine, host)
             if match is not None and not match.takes_own_credential:
@@ -344,9 +355,8 @@ class Calls:
             if session.acting and session.engine.settings.proxy.response_headers:
                 told = story.headers(session)
             by = session.answered_by
-            # Another provider's cookies are not the app's: its host never set them.
-            without = {b"set-cookie"} if by is not None and by.base_url.place != session.match.intercept else set()
-            without.update(name for name, _ in told)
+            elsewhere = by is not None and by.base_url.place != session.match.intercept
+            without = {*(ABOUT_THE_HOST if elsewhere else ()), *(name for name, _ in told)}
             fields = flow.response.data.headers.fields
             flow.response.data.headers.fields = (*(f for f in fields if f[0].lower() not in without), *told)
         except Exception as e:
@@ -383,7 +393,8 @@ class Calls:
                     if piece.content:
                         flight.settle(watch.opening)
                     if piece.error is not None:
-                        flight.settle(judging.STREAM_ERROR if watch.begun else watch.judge_error_event(piece.error))
+                        judge = watch.judge_break if watch.begun else watch.judge_error_event
+                        flight.settle(judge(piece.error))
                 except Exception as e:
                     self.core.log_bug("stream", e)
                 return before(data) if callable(before) else data
@@ -504,7 +515,7 @@ class Calls:
         try:
             status = None if session.flow.response is None else session.flow.response.status_code
             told = telemetry.trace(exchange, session.answer, result, status, now)
-            fields = session.original.whole
+            fields = session.original.fields  # what repeats a credential is told to nobody else
             headers = ((n.lower().decode("latin-1"), v.decode("latin-1")) for n, v in fields)
             self.core.tracing.ended(told, headers, time.time() - now)
         except Exception as e:
@@ -526,13 +537,22 @@ class Calls:
             self.core.log_bug("is_own", e)
             return False
 
-    def show(self, flow: http.HTTPFlow) -> http.Response:
+    def show(self, flow: http.HTTPFlow) -> http.Response | Later:
         assert self.core.engine is not None
         try:
             return self.pages.answer(flow.request, self.core.engine, details=_has_a_say(flow, self.core.engine))
         except Exception as e:
-            self.core.log_bug("page", e)
-            return http.Response.make(500, b"see the log\n", {"content-type": "text/plain"})
+            return self._no_page(e)
+
+    def look(self, later: Later) -> http.Response | None:
+        try:
+            return later.look()
+        except Exception as e:
+            return self._no_page(e)
+
+    def _no_page(self, error: Exception) -> http.Response:
+        self.core.log_bug("page", error)
+        return http.Response.make(500, b"see the log\n", {"content-type": "text/plain"})
 
     def event(self) -> bytes:
         assert self.core.engine is not None
@@ -583,7 +603,9 @@ class Calls:
 
     def phrase_exhausted(self, session: Session) -> http.Response:
         assert session.exchange is not None
-        session.broken_off = True
+        # A client that names its conversation is one that comes back over HTTP.
+        session.comes_again = session.is_websocket and session.conversation != ""
+        session.broken_off = not session.comes_again
         return replies.exhausted(session.exchange)
 
     # --- helpers

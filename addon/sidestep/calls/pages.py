@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 from mitmproxy import http
@@ -14,14 +17,16 @@ from mitmproxy.connection import Client
 from mitmproxy.net.http.url import parse_authority
 from mitmproxy.proxy.mode_specs import RegularMode, UpstreamMode
 
-from sidestep import handover, page, status
-from sidestep.breaker.circuit import State
+from sidestep import page, status
 from sidestep.calls.clients import address_of, is_machine
 from sidestep.calls.entrance import Entrance
 from sidestep.calls.flows import authority_of
+from sidestep.calls.others import ANSWER_SECONDS, HELD
 from sidestep.calls.shared import Core
 from sidestep.config.settings import MODES
+from sidestep.credentials import as_bytes
 from sidestep.routing.engine import Engine
+from sidestep.siblings import Figures
 
 TOKEN_FIELD = "x-sidestep-token"  # noqa: S105  # a name
 """The header field that a button's request bears: no page of another site can send it unasked."""
@@ -44,12 +49,27 @@ OURS = {
     "cache-control": "no-store",
 }
 
-HELD: dict[str, tuple[State | None, str]] = {
-    "open": (State.FORCED_OPEN, "is held open by hand: it gets no calls"),
-    "disable": (State.DISABLED, "is disabled: held by hand, it gets calls, whatever fails"),
-    "auto": (None, "is automatic: its circuit decides"),
+SAID = {
+    "open": "is held open by hand: it gets no calls",
+    "disable": "is disabled: held by hand, it gets calls, whatever fails",
+    "auto": "is automatic: its circuit decides",
 }
-"""How a circuit is held by hand, by the word for it; and what is said of that."""
+"""What is said where a circuit is held by hand, or given back."""
+
+
+OF_ALL = ("/health", "/metrics", "/state", "/stream")
+"""What tells of all workers, where there are several."""
+
+Acted = tuple[Callable[[], bool], Callable[[], http.Response]]
+"""Whether all workers have followed, and what is said then, or when they have had their time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """An answer that others are waited for. `look`: None while they are; `make`: without them."""
+
+    look: Callable[[], http.Response | None]
+    make: Callable[[], http.Response]
 
 
 class RefusedError(Exception):
@@ -60,9 +80,11 @@ def hold(core: Core, engine: Engine, name: str, how: str) -> None:
     """Hold the circuits of a provider, or give them back; it is told. RefusedError: there is no such provider."""
     if name not in engine.settings.by_name:
         raise RefusedError(f"expected one of {', '.join(engine.settings.by_name)}, found {name!r}")
-    state, words = HELD[how]
-    engine.hold(name, state)
-    core.say(f"{name} {words}")
+    engine.hold(name, HELD[how])
+    core.say(f"{name} {SAID[how]}")
+    core.overview.changed()
+    if core.others is not None:
+        core.others.ask(hold=(name, how))
 
 
 def set_mode(core: Core, engine: Engine, mode: str) -> None:
@@ -71,6 +93,9 @@ def set_mode(core: Core, engine: Engine, mode: str) -> None:
         raise RefusedError(f"expected one of {', '.join(MODES)}, found {mode!r}")
     engine.set_mode(mode)
     core.say(f"mode {mode}")
+    core.overview.changed()
+    if core.others is not None:
+        core.others.ask(mode=mode)
 
 
 class Pages:
@@ -80,69 +105,92 @@ class Pages:
         self._core = core
         self._entrance = entrance
 
-    def answer(self, request: http.Request, engine: Engine, *, details: bool) -> http.Response:
+    def answer(self, request: http.Request, engine: Engine, *, details: bool) -> http.Response | Later:
         """What is said to a request for a page; to HEAD without its body. `details`: False to a client that may use no
-        key, which learns whether calls are served, and nothing else."""
-        response = self._entrance.refuse_page(request, engine.settings.proxy.hosts)
-        if response is None:
-            response = self._page(request, engine) if details else _word(request, self._core, engine)
-        response.headers.update(OURS)
-        if request.method == "HEAD":
-            response.data.content = b""
-        return response
+        key, which learns whether calls are served, and nothing else. Where the figures of other workers belong to it,
+        it is said a moment later."""
+        refused = self._entrance.refuse_page(request, engine.settings.proxy.hosts)
+        if refused is not None:
+            return _dressed(request, refused)
+        if not details:
+            return _dressed(request, _word(request, self._core, engine))
+        path = request.path.partition("?")[0]
+        if request.method == "POST":
+            done = self._control(request, engine, path)
+            return self._later(request, *done) if isinstance(done, tuple) else _dressed(request, done)
+        if path in OF_ALL and self._core.others is not None:
+            have_answered = self._core.others.ask(metrics=path == "/metrics")
+            return self._later(request, have_answered, lambda: self._page(request, engine))
+        return _dressed(request, self._page(request, engine))
+
+    def _later(self, request: http.Request, is_ready: Callable[[], bool], make: Callable[[], http.Response]) -> Later:
+        until = self._core.clock() + ANSWER_SECONDS
+
+        def made() -> http.Response:
+            return _dressed(request, make())
+
+        def look() -> http.Response | None:
+            return made() if is_ready() or self._core.clock() >= until else None
+
+        return Later(look, made)
 
     def event(self, engine: Engine) -> bytes:
         """The present picture as an event for a page that looks on."""
-        picture = json.dumps(self._core.overview.picture(engine), separators=(",", ":"))
+        picture = json.dumps(self._picture(engine), separators=(",", ":"))
+        if self._core.others is not None:
+            self._core.others.ask()  # for the next one
         return f"retry: {RETRY_MS}\ndata: {picture}\n\n".encode()
+
+    def _picture(self, engine: Engine) -> dict[str, Any]:
+        others = self._core.others
+        return self._core.overview.picture(engine) if others is None else others.picture(engine)
 
     def _page(self, request: http.Request, engine: Engine) -> http.Response:
         path = request.path.partition("?")[0]
-        if request.method == "POST":
-            return self._control(request, engine, path)
         if request.method not in ("GET", "HEAD"):
             return _text(405, "only GET, and POST for what the buttons do", allow="GET, HEAD, POST")
         match path:
             case "/health":
                 code, body = status.health(engine, self._core.clock())
-                if (share := handover.share) is not None:
-                    each = self._core.figures_of_all(engine, share)
-                    body["worker"] = share.number
-                    body["workers"] = {n: {"calls": f.calls, "failed": f.failed} for n, f in each.items()}
+                if (others := self._core.others) is not None:
+                    body["worker"], body["workers"] = others.number, others.workers(engine)
                 return _json(code, body)
             case "/metrics":
-                text = status.metrics(engine, self._core.clock())
-                if (share := handover.share) is not None:
-                    each = self._core.figures_of_all(engine, share)
-                    text = status.metrics_of({n: f.metrics for n, f in each.items()}).encode()
+                others = self._core.others
+                text = status.metrics(engine, self._core.clock()) if others is None else others.metrics(engine).encode()
                 return http.Response.make(200, text, {"content-type": status.METRICS_TYPE})
             case "/state":
-                return _json(200, self._core.overview.picture(engine))
+                return _json(200, self._picture(engine))
             case "/stream":
                 return http.Response.make(200, self.event(engine), {"content-type": STREAM_TYPE})
         if (found := page.file(path)) is not None:
             return http.Response.make(200, found.content, {"content-type": found.type})
         return _text(404, "this is Sidestep, a proxy: /, /health, /metrics and /state are here")
 
-    def _control(self, request: http.Request, engine: Engine, path: str) -> http.Response:
+    def _control(self, request: http.Request, engine: Engine, path: str) -> http.Response | Acted:
         """What a button does, or the same from a shell."""
         told = request.headers.get(TOKEN_FIELD, "")
-        if not hmac.compare_digest(told.encode(), self._core.token.encode()):
+        if not hmac.compare_digest(as_bytes(told), self._core.token.encode()):
             return _text(403, f"the token in {TOKEN_FIELD} is not the one that the proxy's log tells")
         try:
             match [unquote(part) for part in path.removeprefix("/").split("/")]:
                 case ["circuit", how, name] if how in HELD:
                     hold(self._core, engine, name, how)
+                    return self._done(lambda told: told.held.get(name, "auto") == how)
                 case ["mode", mode]:
                     set_mode(self._core, engine, mode)
+                    return self._done(lambda told: told.mode == mode)
                 case ["token"]:
-                    pass  # it is right
+                    return _text(200, "done")  # it is right
                 case _:
                     return _text(404, "expected /circuit/open/NAME (or disable, auto) or /mode/MODE")
         except RefusedError as e:
             return _text(404, str(e))
-        self._core.overview.changed()
-        return _text(200, "done")
+
+    def _done(self, follows: Callable[[Figures], bool]) -> http.Response | Acted:
+        if (others := self._core.others) is None:
+            return _text(200, "done")
+        return lambda: others.all_follow(follows), lambda: _text(200, f"done {others.where(follows)}")
 
 
 def asks_the_proxy(request: http.Request, client: Client, names: frozenset[str] | tuple[str, ...]) -> bool:
@@ -164,6 +212,13 @@ def asks_the_proxy(request: http.Request, client: Client, names: frozenset[str] 
     if address is not None:
         return address.is_loopback or address == address_of(client.sockname[0])
     return is_machine(host.lower().removesuffix("."), names)
+
+
+def _dressed(request: http.Request, response: http.Response) -> http.Response:
+    response.headers.update(OURS)
+    if request.method == "HEAD":
+        response.data.content = b""
+    return response
 
 
 def _word(request: http.Request, core: Core, engine: Engine) -> http.Response:

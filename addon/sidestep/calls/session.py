@@ -73,6 +73,9 @@ class Session:
         """A name for the conversation that a handshake says it goes on with."""
         self.broken_off = False
         """What the app gets is an error of Sidestep's own, or ends with one."""
+        self.comes_again = False
+        """It has failed over a WebSocket before any of its answer came, and its client asks again over HTTP, which is
+        counted there."""
         self.held = False
         """It waits, or has waited, for a limit to end that may be far away: the app is kept waiting too."""
         self.app_left = False

@@ -8,16 +8,18 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mitmproxy.log import ALERT
 
-from sidestep import handover, siblings, status
+from sidestep import handover
 from sidestep.breaker.bounded import Bounded
 from sidestep.overview import Overview
 from sidestep.routing.engine import Engine
-from sidestep.siblings import Figures
 from sidestep.telemetry import Trace
+
+if TYPE_CHECKING:
+    from sidestep.calls.others import Others
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ class Core:
     """State: the engine, once there is a configuration; the one clock; client connections whose layers are ours; by
     address how the last TLS handshake there failed, in mitmproxy's words and in ours; bugs that were logged; by kind of
     news when it was last told, and how many were not since; what there is to see for those who look, and the token with
-    which they may change something; who traces calls, if anybody does."""
+    which they may change something; who traces calls, if anybody does; the other workers, where this process is one of
+    several."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
@@ -47,20 +50,11 @@ class Core:
         self.overview = Overview(lambda: self.clock(), time.time)
         self.token = secrets.token_urlsafe(16) if handover.share is None else handover.share.token
         self.tracing: Tracing | None = None
+        self.others: Others | None = None
         self.adopted: set[str] = set()
         self.handshakes: Bounded[tuple[str, int], tuple[str, str]] = Bounded(MAX_KINDS, KINDS_BYTES)
         self._logged: set[str] = set()
         self._told: Bounded[str, tuple[float, int]] = Bounded(MAX_KINDS, KINDS_BYTES, lambda _: 100)
-
-    def figures(self, engine: Engine) -> Figures:
-        """What this worker has counted."""
-        told = status.summary(engine)
-        return Figures(told["calls"], told["failed"], status.metrics(engine, self.clock()).decode())
-
-    def figures_of_all(self, engine: Engine, share: handover.Share) -> dict[int, Figures]:
-        """What all workers have counted; the others as they last left it."""
-        found = siblings.left(Path(share.folder), share.workers) | {share.number: self.figures(engine)}
-        return dict(sorted(found.items()))
 
     def tell(self, kind: str, text: str, level: int = logging.INFO, facts: Mapping[str, Any] | None = None) -> None:
         """Log a line; of one kind one in ten seconds, with how many were left out before it. `facts`: what a program

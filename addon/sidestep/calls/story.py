@@ -35,6 +35,8 @@ def is_broken(attempt: Attempt | None) -> bool:
 def result(session: Session) -> Result:
     """What came of a call that is over, by what the app got."""
     flow, answer = session.flow, session.answer
+    if session.comes_again:
+        return Result.ANSWERED
     outcome = None if answer is None else answer.outcome
     broken = is_broken(answer) or session.broken_off
     if (flow.error is not None or session.app_left) and not broken:
@@ -196,10 +198,14 @@ def line(session: Session, came: Result) -> tuple[str, str]:
         model = "".join(c if c.isprintable() else "?" for c in model)
     by = "nobody" if session.answered_by is None else session.answered_by.name
     what = f"was answered by {by}" if came is Result.REROUTED else "failed"
-    if not why:
-        why = "its route sends it there" if came is Result.REROUTED else "its flow has more"
+    stays = session.answered_by is not None and exchange.stays_with == by
+    if not why and stays:
+        why = "its conversation stays there"
+    elif not why:
+        at_once = came is Result.REROUTED and len(exchange.attempts) == 1
+        why = "its route sends it there" if at_once else "see its flow"
     text = f"a call to {host}{f' ({model})' if model else ''} {what}: {why}"
-    return f"{exchange.match.route.name} {what} {why}", text
+    return f"{exchange.match.route.name} {what} {'; '.join(sorted(causes)) or why}", text
 
 
 def _url(session: Session) -> str:

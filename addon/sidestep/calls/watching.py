@@ -480,6 +480,12 @@ class Watch:
                 seconds = delay_in_text(error.message, self._wall_now)
         return self._no_answer(error, seconds)
 
+    def judge_break(self, error: ErrorFacts) -> Outcome:
+        """The outcome of an error event after content: the provider has broken down, unless it is about the request
+        itself (NEUTRAL), which is no worse for being told late."""
+        outcome = self.judge_error_event(error)
+        return outcome if outcome.kind is Kind.NEUTRAL else judging.STREAM_ERROR
+
     def _no_answer(self, error: ErrorFacts | None, seconds: float | None = None) -> Outcome:
         outcome = judging.judge_no_answer(
             self.status,
@@ -504,7 +510,7 @@ class Watch:
                 return self._judge_error()
             case Shape.STREAM:
                 if self._told is not None:
-                    return judging.STREAM_ERROR if self._content else self.judge_error_event(self._told)
+                    return self.judge_break(self._told) if self._content else self.judge_error_event(self._told)
                 if not self._content:
                     return judging.judge_no_answer(self.status)
                 return judging.SUCCESS if self.finished else judging.TRUNCATED
@@ -562,7 +568,7 @@ class Watch:
         if not self.tells_limits or outcome.reason not in ("rate_limit", "quota"):
             return outcome
         limit = windows.limit(self.headers, self._wall_now)
-        return outcome if limit is None else judging.judge_plan(outcome, limit)
+        return outcome if limit is None else judging.judge_plan(outcome, limit, self.call.model)
 
     def _judge_whole(self) -> Outcome:
         body = self._decoded()

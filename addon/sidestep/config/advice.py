@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from sidestep.config import catalog
 from sidestep.config.settings import Provider, Settings
@@ -68,14 +69,28 @@ def advice(settings: Settings) -> list[str]:
 
 
 def in_the_clear(settings: Settings) -> list[str]:
-    """A line for each provider whose key goes to another machine without TLS. It is said before the first call."""
+    """A line for each key and password that goes to another machine without TLS. It is said before the first call."""
     told = [
-        f"{p.name}: base_url: expected https, for its key goes to another machine, found '{p.base_url}': whoever is on "
-        "the way can read the key"
+        f"{p.name}: base_url: expected https, for {what} to another machine, found '{p.base_url}': whoever is on "
+        "the way can read it"
         for p in settings.providers
-        if p.api_key is not None and p.base_url.scheme == "http" and not _is_here(p.base_url.host)
+        if p.base_url.scheme == "http" and not _is_here(p.base_url.host) and (what := _goes_along(p))
     ]
+    if (fleet := settings.fleet) is not None:
+        url = urlsplit(fleet.url.reveal())
+        if url.scheme in ("redis", "valkey") and url.password and not _is_here(url.hostname or ""):
+            told.append(
+                f"fleet.url: expected rediss://, for its password goes to another machine, found '{fleet.place}': "
+                "whoever is on the way can read it"
+            )
     return list(dict.fromkeys(told))
+
+
+def _goes_along(provider: Provider) -> str:
+    """What of the user's goes to a provider with each call, in words; empty: nothing that is secret by its place."""
+    if provider.api_key is not None:
+        return "its key goes"
+    return "its own headers go" if provider.headers else ""
 
 
 def _of_base(place: str, dialect: str, base: BaseURL) -> list[str]:

@@ -10,21 +10,18 @@ import hmac
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from sidestep.config.problems import in_words
 from sidestep.config.providers import ProviderReader
 from sidestep.config.settings import FleetSettings, Provider, Secret
+from sidestep.config.stores import AddressError, address_of
 from sidestep.config.values import REFERENCE
 
 GROUP = "sidestep"
 SECRET_LENGTH = 16
 """Characters of a secret at least: base URLs are known, so that a short one could be found by trying."""
-_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _KEYS = ("url", "group", "secret")
 _GROUP = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_PORT = 6379
-_URL = f"a URL that begins with one of {', '.join(f'{s}://' for s in _SCHEMES)}"
 
 
 class FleetReader(ProviderReader):
@@ -66,30 +63,11 @@ class FleetReader(ProviderReader):
         """The server of a URL, without what may be a password."""
         if REFERENCE.fullmatch(url):
             return url  # with an environment of references alone, to tell what a file reaches
-        scheme = url.partition("://")[0]
-        if scheme not in _SCHEMES or "://" not in url:
-            self.problem("fleet.url", _URL, "another one" if "://" in url else "none")
-            return None
         try:
-            parts = urlsplit(url)
-            port = parts.port or _PORT
-        except ValueError:
-            self.problem("fleet.url", "a URL with a port from 1 to 65535", "one that cannot be read")
+            return address_of(url).place
+        except AddressError as e:
+            self.problem("fleet.url", e.expected, e.found, e.hint)
             return None
-        if scheme == "unix":
-            if not parts.path.strip("/"):
-                self.problem("fleet.url", "the path of a socket, as in unix:///run/valkey.sock", "none")
-                return None
-            return f"unix://{unquote(parts.path)}"
-        if not parts.hostname:
-            self.problem("fleet.url", "a URL with a host name", "one without")
-            return None
-        database = parts.path.strip("/")
-        if database and not database.isdecimal():
-            self.problem("fleet.url", "the number of a database after the host, as in redis://host:6379/0", "none")
-            return None
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        return f"{scheme}://{host}:{port}/{database or 0}"
 
 
 def _derived(providers: Sequence[Provider]) -> str | None:

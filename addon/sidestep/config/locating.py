@@ -47,14 +47,19 @@ class Choice:
     untrusted: Untrusted | None = None
     read: Trusted | None = None
 
-    def settings(self, env: Mapping[str, str]) -> Settings:
-        """ConfigError: all that is wrong with the file."""
+    def text(self) -> str | None:
+        """The file's; None: the catalog is used. ConfigError: it cannot be read."""
         if self.path is None:
+            return None
+        return reading.text_of(self.path) if self.read is None else self.read.text
+
+    def settings(self, env: Mapping[str, str], text: str | None = None) -> Settings:
+        """ConfigError: all that is wrong with the file. `text`: as above, where it was read already."""
+        text = self.text() if text is None else text
+        if self.path is None or text is None:
             return reading.default(env)
-        if self.read is None:
-            return reading.load(self.path, env)
-        settings = reading.parse(self.read.text, env, str(self.path))
-        if self.read.broken is not None:
+        settings = reading.parse(text, env, str(self.path))
+        if self.read is not None and self.read.broken is not None:
             raise self.read.broken
         return settings
 

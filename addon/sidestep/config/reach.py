@@ -15,6 +15,7 @@ from sidestep.config.values import REFERENCE
 
 WRITTEN_KEY = "a key written in the file"
 ALL_KEYS = "the providers' keys"
+OTHERS = "other providers than the app's own"
 OF_PROVIDERS = "what is known of providers"
 
 
@@ -55,8 +56,12 @@ def _reached(settings: Settings) -> Iterator[str]:
     for provider in settings.providers:
         for what in _goes_along(provider):
             yield f"{what} → {_place(provider.base_url)}"
-    for network in settings.proxy.allow_clients:
-        yield f"{network} → {ALL_KEYS}"
+    proxy = settings.proxy
+    # By a name of this proxy's a page of the web may ask it, too, where the name comes to resolve to it.
+    for whose in (*proxy.allow_clients, *proxy.hosts):
+        yield f"{whose} → {ALL_KEYS}"
+    for what in (*map(str.lower, proxy.forward_headers), *proxy.forward_parameters):
+        yield f"{what} → {OTHERS}"
     if (fleet := settings.fleet) is not None:
         yield f"{OF_PROVIDERS} → {fleet.place}"
         for name in REFERENCE.findall(fleet.url.reveal()):

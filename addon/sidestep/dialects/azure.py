@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote
 
+from sidestep.dialects.bodies import NotReadError
 from sidestep.dialects.common import is_model
 
 _DEPLOYMENT = re.compile(r"(?P<before>(?:/openai)?/deployments/)(?P<name>[^/]+)(?P<tail>/.+)")
@@ -25,10 +26,14 @@ def bare(tail: str) -> str:
 
 def model_of(named: str | None, base: str, tail: str) -> tuple[str | None, bool]:
     """The model that a call asks for, and whether its address alone names it. `named`: what its body says, which the
-    SDK sets to the deployment unless the app says otherwise; `base`: the path of the base URL before the tail."""
+    SDK sets to the deployment unless the app says otherwise; `base`: the path of the base URL before the tail.
+    NotReadError: it would lead out of the base URL where it stands in a path."""
+    found = _DEPLOYMENT.fullmatch(tail)
     if named:
+        if found is not None and not is_model(named):
+            raise NotReadError("its model is no name")
         return named, False
-    if (found := _DEPLOYMENT.fullmatch(tail)) is not None:
+    if found is not None:
         return unquote(found["name"]), True
     _, mark, name = base.rpartition("/deployments/")
     return (unquote(name), True) if mark and name and "/" not in name else (named, False)

@@ -82,6 +82,8 @@ class Conversation:
     """Messages, answers and tool results, all told."""
     end: bytes
     """A digest of the last one."""
+    opens_turn: bool = True
+    """The user has spoken last: no answer is under way that goes on from a tool's result."""
 
 
 class Mark(enum.Enum):

@@ -80,7 +80,8 @@ def named(model: Any) -> str | None:
     """The same, of a value that stood elsewhere."""
     if model is None or model == "":
         return None
-    if not isinstance(model, str) or len(model) > MAX_MODEL:
+    # What is asked for is shown in logs, pages and terminals, where control characters would be carried out.
+    if not isinstance(model, str) or len(model) > MAX_MODEL or not model.isprintable():
         raise NotReadError("its model is no name")
     return model
 

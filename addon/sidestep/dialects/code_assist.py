@@ -17,7 +17,11 @@ from sidestep.dialects.bodies import NotReadError
 
 TAIL = re.compile(r"/v1internal:(?P<operation>generateContent|streamGenerateContent)")
 _OPEN, _CLOSE = b'{"response":', b"}"
-_DATA = b"data:"
+_DATA = b"data: "
+"""With the blank, which the CLI looks for."""
+_EVENT = re.compile(rb"(?<![^\r\n])data: ?+([^\r\n]++)")
+_ENVELOPE = _DATA + _OPEN + rb"\1" + _CLOSE
+_END_OF_LINE = re.compile(rb"[\r\n]")
 
 
 def inside(fields: dict[str, msgspec.Raw]) -> bytes:
@@ -54,6 +58,9 @@ class Wrapper:
     one.
     """
 
+    done = False
+    """Each event needs one."""
+
     def __init__(self, *, stream: bool) -> None:
         self._stream = stream
         self._begun = False
@@ -66,25 +73,28 @@ class Wrapper:
         if not self._stream:
             begun, self._begun = self._begun, self._begun or bool(data)
             return data if begun or not data else _OPEN + data
-        return b"".join(self._line(piece) for piece in re.findall(rb"[^\r\n]+|[\r\n]+", data))
+        before = b""
+        if self._within is not None:
+            if (end := _END_OF_LINE.search(data)) is None:
+                return data
+            before, data = data[: end.start()] + self._close(), data[end.start() :]
+        data, self._start = self._start + data, b""
+        whole = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        # All lines at once: a stream may have any number of short ones.
+        return before + _EVENT.sub(_ENVELOPE, data[:whole]) + self._line(data[whole:])
 
-    def _line(self, piece: bytes) -> bytes:
-        if piece[:1] in b"\r\n":
-            start, self._start = self._start, b""
-            closed = _CLOSE if self._within else b""
-            self._within = None
-            return start + closed + piece
-        if self._within is None:
-            self._start += piece
-            if len(self._start) <= len(_DATA) and _DATA.startswith(self._start):
-                return b""  # it may be: more has to come
-            piece, self._start = self._start, b""
-            self._within = piece.startswith(_DATA)
-            if not self._within:
-                return piece
-            # With the blank, which the CLI looks for.
-            return _DATA + b" " + _OPEN + piece[len(_DATA) :].removeprefix(b" ")
-        return piece
+    def _line(self, begun: bytes) -> bytes:
+        """The beginning of a line."""
+        if _DATA.startswith(begun):
+            self._start = begun  # it may be an event's: more has to come
+            return b""
+        found = _EVENT.match(begun)
+        self._within = found is not None
+        return begun if found is None else _DATA + _OPEN + found[1]
+
+    def _close(self) -> bytes:
+        closed, self._within = _CLOSE if self._within else b"", None
+        return closed
 
     def end(self) -> bytes:
         """What is left at the end."""
@@ -92,5 +102,4 @@ class Wrapper:
             begun, self._begun = self._begun, False
             return _CLOSE if begun else b""
         start, self._start = self._start, b""
-        closed, self._within = _CLOSE if self._within else b"", None
-        return start + closed
+        return start + self._close()

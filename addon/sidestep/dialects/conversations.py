@@ -22,6 +22,8 @@ megabytes, and a conversation is told by less."""
 END_BYTES = 65_536
 """The same for whatever else a message holds."""
 _ANSWERING = ("assistant", "model", "tool", "function")  # no set: what is looked for need not be hashable
+_RESULTS = (b'"tool_result"', b'"functionResponse"', b'"function_response"')
+"""What a message of the user's holds that is a tool's."""
 _KEY = secrets.token_bytes(32)
 """Digests of what people say are keyed: no one can look for a sentence in the memory of another process."""
 
@@ -69,7 +71,17 @@ def conversation_of(messages: msgspec.Raw | None) -> Conversation | None:
         answered=None if answer is None else _keyed([*gists, _gist(answer)]),
         length=len(items),
         end=_keyed([bytes(items[-1])]),
+        opens_turn=_opens_turn(items),
     )
+
+
+def _opens_turn(items: list[msgspec.Raw]) -> bool:
+    """Whether it is the user who has spoken last, a system that reminds of something aside."""
+    for item in items[: -OPENING_MESSAGES - 1 : -1]:
+        if speaker := _speaker(item):
+            # Within a text the quotes would be escaped.
+            return speaker == "user" and not any(word in bytes(item) for word in _RESULTS)
+    return False
 
 
 def _speaker(item: msgspec.Raw) -> str:

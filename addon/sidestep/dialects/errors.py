@@ -34,6 +34,7 @@ _QUOTA_CODES = _words(
     r"exceeded_current_quota | billing_ | quota_exceeded_permanently | payment_required | credits_exhausted",
     r"budget_exceeded | arrearage | accountoverdue | overdue | freetieronly | token_quota_failed",
     r"usage_limit_reached | usage_limit_exceeded | spend_limit | organization_restricted | blocked_api_access",
+    r"usage_not_included | credits?_depleted",
     r"account_deactivated | account_disabled | account_suspended | consumer_suspended | organization_disabled",
     r"unsupported_country | invalid_payment_instrument | setlimitexceeded | \b1008\b | \b111[23]\b | \b1308\b",
 )
@@ -85,6 +86,9 @@ _QUOTA = _words(
     r"doesn't have any credits",
     r"(?:reached|exceeded) your (?:specified |monthly |current |available )?(?:api )?usage limit",
     r"usage limit has been | exceeded your monthly",
+    # Plans, where no header says which window it is.
+    r"(?:usage|session|weekly|5-hour) limit reached",
+    r"(?:hit|reached) your (?:\w+ )?(?:usage|session|weekly|5-hour) limit",
     r"(?:monthly|included|prepayment|prepaid) (?:included )?credits? | key limit exceeded",
     r"quota (?:is )?(?:not enough|insufficient|exhausted|used up|has been (?:used|exhausted))",
     r"budget has been exceeded",
@@ -92,8 +96,16 @@ _QUOTA = _words(
     r"(?:disabled|deactivated|suspended|restricted|terminated|banned|blocked|archived)",
     r"account is not active | in good standing | \barrears?\b | overdue | past invoices",
     r"payment (?:is )?required | requires billing | location is not supported",
+    r"(?:not available in|not supported in) your (?:country|region|location)",
+    r"not (?:currently )?allowed for (?:this|your) organi[sz]ation | organi[sz]ation has disabled",
     r"country, region, or territory not supported | 欠费 | 余额不足 | 额度不足 | 额度已用尽",
 )
+_BARRED_KEY = _words(
+    r"\b(?:api|access)[ _-]?key\b[^.]{0,60}(?:is|has been|was) (?:\w+ ){0,2}"
+    r"(?:disabled|deactivated|suspended|restricted|revoked|banned|blocked|leaked)",
+    r"(?:api_?key|\bkey|token)_(?:is_)?(?:disabled|revoked|suspended|blocked)",
+)
+"""A key that was good. With a 401 it is refused as any other."""
 _OPENAI_QUOTA = "exceeded your current quota"
 """OpenAI's word for an account that is spent, and Google's for any rate limit."""
 _NAME = r"(?:[`'\"][^`'\"]{1,100}[`'\"]|[\w./:@+-]{1,100})"
@@ -108,7 +120,7 @@ _MODEL = _words(
     r"(?:invalid|unknown|unrecognized|not found the) model\b",
     r"no such model",
     r"unable to access model",
-    r"(?:not have access to|access to (?:the|this)) (?:the )?model",
+    r"(?:not have access to|access to (?:the|this)) (?:the )?model | \bmodel access is denied",
     r"no endpoints found for",
     r"no available channel for model",
     r"model identifier is invalid",
@@ -130,11 +142,14 @@ _CONTEXT = _words(
 _SIZE_LIMITED = _words(
     r"too large for .{0,120}(?:per (?:min|day|hour)|\btp[md]\b|\brp[md]\b|rate limit)",
     r"request too large\b.{0,200}\blimit \d+, requested \d+",
+    r"extra usage is required for long context",
 )
-"""OpenAI and Groq: one request that asks for more than a minute's worth of tokens."""
+"""OpenAI and Groq: one request that asks for more than a minute's worth of tokens. Claude's plans: one that is longer
+than they pay for."""
 _CREDENTIAL = _words(
     r"api key not valid | api key not found | api key expired | invalid api key | incorrect api key",
-    r"invalid x-api-key | no auth credentials found | invalid authentication",
+    r"invalid x-api-key | no auth credentials found | invalid authentication | \blogin fail",
+    r"\bapi[ _-]?key\b[^.]{0,40}(?:is|was) (?:\w+ ){0,2}(?:invalid|incorrect|wrong|expired|missing)",
 )
 _SEALED = _words(
     # Claude and those that speak its dialect; each is the leading clause of what they say.
@@ -168,6 +183,8 @@ _LACKS = _words(
     r"array too long | string too long | no endpoints found that | no endpoints available",
     r"no endpoints found matching | anthropic-beta | has not been used in project | entity too large",
     r"payload too large | exceeds the (?:maximum )?(?:size|limit) | context-1m",
+    r"\b(?:type|format|feature|option|tool|field|parameter) is (?:\w+ ){0,2}unavailable | valid (?:range|enum)",
+    r"requires? (?:--\w|`--) | schema is (?:invalid|not valid) | invalid schema | invalid json schema",
 )
 _INVALID = _words(
     r"\binvalid\b | must (?:be|have|contain) | \bis required | missing | malformed | could not parse",
@@ -246,6 +263,8 @@ def _kind(status: int, said: _Said, unknown: ErrorKind = ErrorKind.SERVER) -> Er
     if _QUOTA.search(text.replace(_OPENAI_QUOTA, "").replace("check your plan and billing", "") if googles else text):
         return ErrorKind.QUOTA
     if not googles and _OPENAI_QUOTA in text:
+        return ErrorKind.QUOTA
+    if status != 401 and (_BARRED_KEY.search(words) or _BARRED_KEY.search(text)):
         return ErrorKind.QUOTA
     if status in _ABOUT_REQUEST:
         # The length first: its message often names the model.

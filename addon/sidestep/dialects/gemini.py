@@ -106,6 +106,8 @@ class Gemini:
                 model = model_in(fields)
                 if model is None:
                     raise NotReadError("it names no model")
+                if not common.is_model(model):  # for other providers it stands in the path
+                    raise NotReadError("its model is no name")
                 body, fields = fields_in(code_assist.inside(fields))
             pin, sealed = _pin(body)
         except NotReadError as e:
@@ -382,6 +384,10 @@ class _ArrayReader(_GeminiReader):
         if self._given or self._array.closed or self._array.alone:
             return b""
         return (b",\n" if self._array.elements else b"[") + self._phrase(kind, message) + b"]"
+
+    def raises(self, name: bytes, data: bytes) -> bool:
+        # The provider's own error is only good with the array's end, which may never come.
+        return self._array.closed and super().raises(name, data)
 
     def _event(self, scanned: Scanned) -> Event:
         event = super()._event(scanned)

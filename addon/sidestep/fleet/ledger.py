@@ -9,19 +9,27 @@ What an entry is about, a circuit or a limit, is known by whoever is told of its
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sidestep.breaker.windows import is_news
 from sidestep.fleet.scripts import Script
 
 PULLED_AT_ONCE = 300
 """Entries of one answer: 5,000 in one would keep the store for 71 ms."""
 MAX_ENTRIES = 20_000
+MAX_WORD = 200
+"""Characters of what stands in an entry, and of its name; ours have less than a hundred. What is longer is nobody's of
+this group."""
 GRAIN_MS = 50
 """A limit that ends so little later is no news: where all meet the same one, one tells."""
 RETOLD_SECONDS = 0.5
 """What ends sooner is not told again to a store that has begun anew."""
+_LEVEL = re.compile(r"plan ([0-9]{1,9}) ")
+_WEIGHED = (Script.LATER, Script.WINDOW)
+"""Where the store decides whose word counts, and not who had the last."""
 EVIDENCE_SECONDS = 60.0
 """How long an answer or a failure says how it is with this process's own network."""
 
@@ -37,6 +45,7 @@ class Message:
     token: str = ""
     base: int = 0
     epoch: str = ""
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +92,21 @@ class Ledger:
             return None
         return self._say(Message(Script.LATER, entry, payload, until))
 
+    def window(self, entry: str, payload: str, level: int, until: float) -> Message | None:
+        """Of a window of a plan, and how far it is used up; None: as much is known. `payload`: of three words at least,
+        of which the second is that level."""
+        heard = self._heard.get(entry)
+        if heard is not None and not is_news(level, until, _level(heard.payload), heard.until):
+            return None
+        return self._say(Message(Script.WINDOW, entry, payload, until, level=level))
+
     def hand(self, entry: str, payload: str) -> Message:
         """What a user has set here."""
         return self._say(Message(Script.HAND, entry, payload))
+
+    def overruled(self, entry: str) -> None:
+        """What a user has set here was set otherwise elsewhere since: it is not told again."""
+        self._said.pop(entry, None)
 
     def _say(self, message: Message) -> Message:
         self._count += 1
@@ -112,10 +133,10 @@ class Ledger:
 
     def pulled(self, answer: Sequence[Any], sent: float, now: float) -> tuple[list[News], bool]:
         """The answer to a pull that was sent then: what is new to this process, and whether there is more."""
-        epoch, version, told = str(answer[0]), int(answer[1]), answer[2]
+        epoch, version, told, before = str(answer[0])[:MAX_WORD], int(answer[1]), answer[2], self.version
         if epoch != self.epoch:
             self._retells = bool(self.epoch) or bool(self._said)
-            self.epoch, self.version = epoch, 0
+            self.epoch, self.version, before = epoch, 0, -1
             self._heard.clear()
         self.version = max(self.version, version)
         news = [
@@ -124,7 +145,7 @@ class Ledger:
             if (found := self._hear(told[i], int(told[i + 1]), int(told[i + 2]), told[i + 3], told[i + 4], sent, now))
         ]
         self._forget(now)
-        return news, len(told) >= 5 * PULLED_AT_ONCE
+        return news, len(told) >= 5 * PULLED_AT_ONCE and self.version > before
 
     def answered(
         self, said: Message, answer: Sequence[Any], sent: float, now: float
@@ -143,6 +164,8 @@ class Ledger:
         self, entry: str, generation: int, left: int, token: str, payload: str, sent: float, now: float
     ) -> News | None:
         """None: it is not new, or it is our own."""
+        if max(len(entry), len(token), len(payload)) > MAX_WORD:
+            return None
         before = self._heard.get(entry)
         if before is not None and before.generation >= generation:
             return None
@@ -151,7 +174,7 @@ class Ledger:
         self._heard[entry] = _Heard(generation, until, token, payload)
         if token.startswith(f"{self._me}.") or until <= now:
             return None
-        if (said := self._said.get(entry)) is not None and said.script is not Script.LATER:
+        if (said := self._said.get(entry)) is not None and said.script not in _WEIGHED:
             del self._said[entry]  # the last word is another's
         return News(entry, payload, until - now)
 
@@ -164,7 +187,8 @@ class Ledger:
 
     def _forget(self, now: float) -> None:
         if len(self._heard) > MAX_ENTRIES:
-            self._heard = {entry: heard for entry, heard in self._heard.items() if heard.until > now}
+            holding = [(entry, heard) for entry, heard in self._heard.items() if heard.until > now]
+            self._heard = dict(holding[-MAX_ENTRIES:])
         if len(self._said) >= MAX_ENTRIES:
             self._said = {entry: said for entry, said in self._said.items() if said.until > now}
 
@@ -172,10 +196,19 @@ class Ledger:
         """Something that was said did not arrive: what still holds is told again after the next pull."""
         self._retells = True
 
+    def holding(self, now: float) -> list[str]:
+        """What is said that holds now."""
+        return [heard.payload for heard in self._heard.values() if heard.until > now]
+
     @property
     def shared(self) -> int:
         """How many entries are known."""
         return len(self._heard)
+
+
+def _level(payload: str) -> int:
+    found = _LEVEL.match(payload)
+    return 0 if found is None else int(found[1])
 
 
 def is_suspect(evidence: Iterable[tuple[float, float]], now: float) -> bool:

@@ -12,12 +12,15 @@ import math
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
 from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Cooling, Source, Subject
+from sidestep.breaker.outcomes import Result
+from sidestep.breaker.windows import MAX_WINDOWS, SAME_SECONDS, STANDING_LEVELS, Standing, Window
 from sidestep.config.settings import MODES, FleetSettings, Settings
 from sidestep.credentials import share_fingerprints
 from sidestep.dialects.base import Conversation
@@ -28,13 +31,22 @@ from sidestep.fleet.ledger import GRAIN_MS, PULLED_AT_ONCE, Ledger, Message, New
 from sidestep.fleet.names import Names, key_of
 from sidestep.fleet.scripts import Script
 from sidestep.routing.engine import Engine
+from sidestep.routing.serving import overall, serving
 from sidestep.routing.sharing import Question
 from sidestep.routing.sticking import Scope, Stay
 
 PULL_SECONDS = 1.0
+HERE_SECONDS = 5.0
+"""So often it is told that this process is there."""
+GONE_SECONDS = 15.0
+"""Who has not said so for so long is not."""
+MEMBERS = 64
+"""That are shown."""
+NAME_BYTES = 3
 CLOSED_SECONDS = 60.0
 """How long it is told that a circuit has closed."""
 LONGEST_MS = 86_400_000
+LONGEST_WINDOW_MS = 35 * 86_400_000
 STAY_SECONDS = 0.02
 """How long a call waits for where its conversation stays: what is lost is a prompt cache."""
 TOLD_STAY_SECONDS = 60.0
@@ -45,8 +57,21 @@ MAX_SUBJECTS = 5_000
 FORESEEN_GRAIN = 0.1
 """A limit that is foreseen is told again when its end has moved on by this share of what is left."""
 _HELD = {"forced_open": State.FORCED_OPEN, "disabled": State.DISABLED, "auto": None}
+_AGE = re.compile(r"[0-9]{1,12}")
+_STAY = re.compile(
+    r"([0-9a-f]{1,64}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ((?:[0-9a-f]{2}){0,64}) ([0-9]{1,15}) ([0-9]{1,15})"
+)
+_VERSION = re.compile(r"[0-9]{1,15}")
 _REASON = re.compile(r"[a-z0-9_]{1,40}")
 _FAMILY = re.compile(r"[a-z0-9._-]{1,40}")
+_WINDOW = re.compile(r"[a-z0-9._-]{1,60}")
+_PERCENT = re.compile(r"[0-9]{1,6}")
+_MEMBER = re.compile(r"[0-9a-f]{1,16}(?:/\d{1,3})?")
+_HERE = re.compile(r"(ok|degraded|unhealthy) (\d{1,15}) (\d{1,15})")
+
+
+SHARED = {"open": "open circuit", "limit": "limit", "plan": "plan window", "hold": "hold"}
+"""What is told of how much is shared, by the first word of an entry."""
 
 
 class _Bond:
@@ -76,7 +101,8 @@ class _Bond:
 
 class Member:
     """State: the names of the group, what was heard and said, the claims of probes, the connection; the engine's
-    circuits by entry, and the subjects of limits by entry; openings that are not told because this process's own
+    circuits by entry, the subjects of limits by entry, and the windows of accounts that were not asked for here; who
+    else is there, and when it was said last that this process is; openings that are not told because this process's own
     network may be down; until when other processes were said to probe."""
 
     def __init__(
@@ -85,9 +111,14 @@ class Member:
         clock: Callable[[], float],
         tell: Callable[[str, str, int], None],
         bug: Callable[[str, Exception], None],
+        name: str = "",
     ) -> None:
-        """`tell`: told of what kind news is, in words, and the level of the log. `bug`: told of bugs of ours."""
+        """`tell`: told of what kind news is, in words, and the level of the log. `bug`: told of bugs of ours. `name`:
+        by which others show this process: no host's; by default a random one."""
         self.settings = settings
+        self.name = name or secrets.token_hex(NAME_BYTES)
+        self._others: dict[str, str] = {}
+        self._here_at = -math.inf
         self._clock = clock
         self._bug = bug
         me = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -104,6 +135,7 @@ class Member:
         self._circuits: WeakValueDictionary[str, Circuit] = WeakValueDictionary()
         self._subjects: dict[str, Subject] = {}
         self._asked: set[Subject] = set()
+        self._plans: dict[str, dict[str, None]] = {}
         self._hands: dict[str, str] = {}
         self._withheld: set[str] = set()
         self._probed_until = -math.inf
@@ -167,6 +199,8 @@ class Member:
         """Each second."""
         now = self._clock()
         self._pull()
+        if self._here_at + HERE_SECONDS <= now:
+            self._say_here(now)
         for each in self.claims.due(now):
             if isinstance(each, Claim):
                 self._claim(each)
@@ -181,15 +215,44 @@ class Member:
             self._probed_until = -math.inf
             self._wake()
 
+    def _say_here(self, now: float) -> None:
+        engine = self._engine
+        if engine is None:
+            return
+        word = overall(serving(engine, route, now) for route in engine.settings.routes)
+        failed = sum(count for (_, result), count in engine.requests_total.items() if result == Result.FAILED)
+        told = f"{word} {engine.requests_total.total()} {failed}"
+
+        def answered(answer: Any, sent: float) -> None:
+            if not isinstance(answer, Exception):
+                self._others = dict(zip(answer[::2], answer[1::2], strict=True))
+
+        arguments: list[str | int] = [self.name, round(GONE_SECONDS * 1000), told, MEMBERS]
+        if self.carrier.say(Script.HERE, self.names.members, arguments, answered):
+            self._here_at = now
+
+    def _members(self) -> list[dict[str, Any]]:
+        """Those that were there when this process last said that it is; as they tell."""
+        found = []
+        for name, told in sorted(self._others.items()):
+            if _MEMBER.fullmatch(name) and (words := _HERE.fullmatch(told)):
+                found.append({"name": name, "status": words[1], "calls": int(words[2]), "failed": int(words[3])})
+        return found
+
     @property
     def status(self) -> dict[str, Any]:
         """For `/health` and those who look."""
         now = self._clock()
+        together = not self.carrier.alone and self._pulled_at is not None
+        kinds = Counter(said.partition(" ")[0] for said in self.ledger.holding(now) if said != "hold auto")
         return {
-            "state": "alone" if self.carrier.alone or self._pulled_at is None else "together",
+            "state": "together" if together else "alone",
             "group": self.settings.group,
             "store": self.settings.place,
             "heard_seconds_ago": None if self._pulled_at is None else round(now - self._pulled_at, 1),
+            "name": self.name,
+            "members": self._members() if together else [],
+            "shared": {word: count for kind, word in SHARED.items() if (count := kinds[kind])},
             "entries": self.ledger.shared,
             "sent": self.carrier.sent,
             "errors": self.carrier.errors,
@@ -232,6 +295,9 @@ class Member:
             for each in self._engine.cooldowns.over(subject):
                 entry = self.names.limit(each)
                 self._subjects[entry] = each
+                for window in self._plans.pop(entry, ()):
+                    if (news := self.ledger.known(window, now)) is not None:
+                        self._apply(news)
                 if (news := self.ledger.known(entry, now)) is not None:
                     self._apply(news)
         except Exception as e:
@@ -251,6 +317,21 @@ class Member:
         except Exception as e:
             self._bug("fleet", e)
 
+    def planned(self, account: Subject, told: Sequence[Window], now: float) -> None:
+        try:
+            for window in told:
+                if window.resets_in is None or window.resets_in < 1 or not _WINDOW.fullmatch(window.name):
+                    continue
+                used = "-" if window.used is None else str(window.level % STANDING_LEVELS)
+                words = ["plan", str(window.level), self.names.limit(account), window.name, window.family or "-"]
+                payload = " ".join([*words, str(window.standing), used])
+                entry = self.names.window(account, window.name)
+                message = self.ledger.window(entry, payload, window.level, now + window.resets_in)
+                if message is not None:
+                    self._say(message, now)
+        except Exception as e:
+            self._bug("fleet", e)
+
     def stays(self, scope: Scope, conversation: Conversation, stay: Stay) -> None:
         try:
             now = self._clock()
@@ -259,7 +340,7 @@ class Member:
             if seconds < 1 or not provider or not home:
                 return
             key = self.names.stay(*scope, conversation.answered or conversation.opening)
-            value = f"{provider} {home} {stay.length} {stay.end.hex()}"
+            value = f"{provider} {home} {stay.length} {stay.end.hex()} {stay.prompt} {stay.cached}"
             self.carrier.say("SET", [key], [value, "PX", round(seconds * 1000)])
             if self._stays_until < now + seconds / 2:  # others look only while any conversation stays anywhere
                 self._stays_until = now + seconds
@@ -292,12 +373,16 @@ class Member:
             return None
 
     def _stay_in(self, value: str) -> Stay | None:
-        """None: it is with a provider that there is not here."""
-        provider, home, length, end = value.split(" ")
+        """None: it is with a provider that there is not here, or of a form that is not known here."""
+        found = _STAY.fullmatch(value)
+        if found is None:
+            return None
+        provider, home, length, end, prompt, cached = found.groups()
         name, at_home = self.names.name_of(provider), self.names.name_of(home)
         if name is None or at_home is None:
             return None
-        return Stay(name, self._clock() + TOLD_STAY_SECONDS, int(length), bytes.fromhex(end), at_home)
+        until = self._clock() + TOLD_STAY_SECONDS
+        return Stay(name, until, int(length), bytes.fromhex(end), at_home, int(prompt), int(cached))
 
     def issued(self, ids: Sequence[str], provider: str) -> None:
         try:
@@ -327,16 +412,19 @@ class Member:
             self._bug("fleet", e)
             return None
 
-    def held(self, provider: str, state: State | None) -> None:
-        try:
-            word = "auto" if state is None else str(state)
-            self._say(self.ledger.hand(self.names.hand(provider), f"hold {word}"), self._clock())
-        except Exception as e:
-            self._bug("fleet", e)
+    def held(self, provider: str, state: State | None, *, told: bool) -> None:
+        word = "auto" if state is None else str(state)
+        self._hand(self.names.hand(provider), f"hold {word}", told)
 
-    def mode_set(self, mode: str) -> None:
+    def mode_set(self, mode: str, *, told: bool) -> None:
+        self._hand(self.names.mode, f"mode {mode}", told)
+
+    def _hand(self, entry: str, payload: str, told: bool) -> None:
         try:
-            self._say(self.ledger.hand(self.names.mode, f"mode {mode}"), self._clock())
+            if told:
+                self.ledger.overruled(entry)
+            else:
+                self._say(self.ledger.hand(entry, payload), self._clock())
         except Exception as e:
             self._bug("fleet", e)
 
@@ -393,12 +481,16 @@ class Member:
             self.ledger.lost()
 
     def _arguments(self, m: Message, now: float) -> list[str | int]:
-        ms = 0 if m.until == math.inf else max(1, min(round((m.until - now) * 1000), LONGEST_MS))
+        longest = LONGEST_WINDOW_MS if m.script is Script.WINDOW else LONGEST_MS
+        ms = 0 if m.until == math.inf else max(1, min(round((m.until - now) * 1000), longest))
         match m.script:
             case Script.PULL:
                 return [m.epoch, m.base, PULLED_AT_ONCE]
             case Script.TELL:
                 return [m.entry, m.base, ms, m.token, m.payload, self._epoch, self.names.channel, m.epoch]
+            case Script.WINDOW:
+                same = round(SAME_SECONDS * 1000)
+                return [m.entry, ms, m.level, same, m.token, m.payload, self._epoch, self.names.channel]
             case Script.LATER:
                 return [m.entry, ms, GRAIN_MS, m.token, m.payload, self._epoch, self.names.channel]
             case _:
@@ -444,7 +536,7 @@ class Member:
 
     def _hinted(self, version: str) -> None:
         """There is something new."""
-        if not version.isdecimal() or int(version) > self.ledger.version:
+        if _VERSION.fullmatch(version) and int(version) > self.ledger.version:
             self._pull()
 
     # --- probes
@@ -487,20 +579,24 @@ class Member:
         if engine is None:
             return
         match news.payload.split(" "):
-            case ["open", age] if age.isdecimal():
+            case ["open", age] if _AGE.fullmatch(age):
                 self._turn_circuit(news, now, int(age) / 1000)
             case ["closed"]:
                 self._turn_circuit(news, now, None)
             case ["limit", source, reason, *family] if source in ("0", "1", "2") and _REASON.fullmatch(reason):
                 self._limit(news, Cooling(news.seconds, reason, Source(int(source))), family, now)
             case ["hold", word] if word in _HELD and (name := self._hands.get(news.entry)) is not None:
-                engine.hold(name, _HELD[word], told=True)
-                self._tell(f"hold of {name}", f"{name} is held {word} by hand in another process", logging.INFO)
+                if engine.held.get(name) is not _HELD[word]:  # else another worker of this port has said so already
+                    engine.hold(name, _HELD[word], told=True)
+                    self._tell(f"hold of {name}", f"{name} is held {word} by hand in another process", logging.INFO)
+            case ["plan", _, account, name, family, standing, used] if _WINDOW.fullmatch(name):
+                self._plan(news, account, _window(name, family, standing, used, news.seconds), now)
             case ["stays"]:
                 self._stays_until = max(self._stays_until, now + news.seconds)
             case ["mode", mode] if mode in MODES and news.entry == self.names.mode:
-                engine.mode = mode
-                self._tell("mode", f"mode {mode}, by hand in another process", logging.INFO)
+                if engine.mode != mode:
+                    engine.set_mode(mode, told=True)
+                    self._tell("mode", f"mode {mode}, by hand in another process", logging.INFO)
 
     def _turn_circuit(self, news: News, now: float, since_first_failure: float | None) -> None:
         circuit, engine = self._circuits.get(news.entry), self._engine
@@ -519,6 +615,19 @@ class Member:
             engine.tell(f"circuit of {bond.words}: {state}", f"{bond.words} {what}")
             engine.tell_changed()
 
+    def _plan(self, news: News, account: str, window: Window | None, now: float) -> None:
+        if self._engine is None or window is None:
+            return
+        if (subject := self._subjects.get(account)) is not None:
+            self._engine.plans.heard(subject, window, now)
+            return
+        # An account that this process has not been asked for yet.
+        if len(self._plans) >= MAX_SUBJECTS:
+            self._plans.clear()
+        windows = self._plans.setdefault(account, {})
+        if len(windows) < MAX_WINDOWS:
+            windows[news.entry] = None
+
     def _limit(self, news: News, told: Cooling, family: list[str], now: float) -> None:
         engine, subject = self._engine, self._subjects.get(news.entry)
         if engine is None:
@@ -528,3 +637,13 @@ class Member:
         elif family and _FAMILY.fullmatch(family[0]):
             engine.cooldowns.knows_family(family[0])
             self._asked.clear()  # whose limits these are is looked for anew
+
+
+def _window(name: str, family: str, standing: str, used: str, seconds: float) -> Window | None:
+    """As another process tells it; None: it is of no form that is known here."""
+    if standing not in list(Standing) or not (used == "-" or _PERCENT.fullmatch(used)):
+        return None
+    if family != "-" and not _FAMILY.fullmatch(family):
+        return None
+    share = None if used == "-" else int(used) / 100
+    return Window(name, "" if family == "-" else family, Standing(standing), share, seconds)

@@ -32,6 +32,7 @@ class Names:
         self._key = key_of(secret, "names")
         self.table = tuple(f"{self._group}:{part}" for part in "mezx")
         self.channel = f"{self._group}:n"
+        self.members = tuple(f"{self._group}:{part}" for part in "wd")
         self._providers: dict[str, str] = {}
         self._credentials: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -60,6 +61,9 @@ class Names:
         credential = subject.credential or self._credentials.get(subject.provider, "")
         where = self._providers.get(subject.provider, subject.provider)
         return "k" + self._digest((where, credential, *(f"{part!r}" for part in (subject.operation, subject.model))))
+
+    def window(self, account: Subject, name: str) -> str:
+        return "w" + self._digest((self.limit(account), name))
 
     def hand(self, provider: str) -> str:
         return "h" + self._digest((self._providers.get(provider, provider),))

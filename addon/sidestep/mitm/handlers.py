@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+from asyncio.trsock import TransportSocket
 
 from mitmproxy import ctx
 from mitmproxy.addons.proxyserver import Proxyserver
@@ -33,6 +36,16 @@ def was_reset(client: Connection, server: Connection) -> bool:
     if (handler := _handler_of(client)) is None or (io := handler.transports.get(server)) is None:
         return False
     return isinstance(io.reader, asyncio.StreamReader) and isinstance(io.reader.exception(), ConnectionResetError)
+
+
+def reset_at_end(client: Connection) -> None:
+    """Let a client's connection end by a reset once it is closed: of a body that has no other end than that of its
+    connection, nothing else tells that it broke off. What the client has not got yet of it may be lost."""
+    if (handler := _handler_of(client)) is None or (io := handler.transports.get(client)) is None:
+        return
+    found = io.writer.transport.get_extra_info("socket") if isinstance(io.writer, asyncio.StreamWriter) else None
+    if isinstance(found, TransportSocket):
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def report_end(client: Connection, server: Server) -> None:

@@ -20,13 +20,15 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 
-from sidestep.calls.pages import STREAM_TYPE
+from sidestep.calls.pages import STREAM_TYPE, Later
 from sidestep.mitm.handlers import client_is_slow
 
 Commands = layer.CommandGenerator[None]
 
 TICK_SECONDS = 0.5
 """So often a page that looks on is told what has changed."""
+LOOK_SECONDS = 0.02
+"""So often it is looked whether an answer is there that others are waited for."""
 SIGN_SECONDS = 15.0
 """After so long without a change it is told that the proxy is still there."""
 STREAM_BYTES = 64 << 20
@@ -43,8 +45,12 @@ class Host(Protocol):
         where each request says that itself."""
         ...
 
-    def show(self, flow: http.HTTPFlow) -> http.Response:
+    def show(self, flow: http.HTTPFlow) -> http.Response | Later:
         """The page that was asked for."""
+        ...
+
+    def look(self, later: Later) -> http.Response | None:
+        """The same where others are waited for, once it is there."""
         ...
 
     def event(self) -> bytes:
@@ -53,10 +59,11 @@ class Host(Protocol):
 
 
 class PageStream(HttpStream):
-    """One request. State, where it is for a page: that it is, and of a stream of events the last one, how many seconds
-    ago something was sent, and how many bytes there have been."""
+    """One request. State, where it is for a page: that it is, its answer while others are waited for, and of a stream
+    of events the last one, how many seconds ago something was sent, and how many bytes there have been."""
 
     is_page: bool = False
+    later: Later | None = None
     last_event: bytes | None = None
     silent: float = 0.0
     sent: int = 0
@@ -89,7 +96,23 @@ class PageStream(HttpStream):
         if ctx.options.proxyauth:
             # It would have been asked by a hook.
             ctx.master.addons.get("proxyauth").requestheaders(self.flow)
-        response = self.flow.response or host.show(self.flow)
+        shown = self.flow.response or host.show(self.flow)
+        if isinstance(shown, Later):
+            self.later = shown
+            yield commands.RequestWakeup(LOOK_SECONDS)
+        else:
+            yield from self._send_page(shown)
+
+    def _look(self, later: Later) -> Commands:
+        host: Host = self.parent.conductor
+        response = host.look(later)
+        if response is None:
+            yield commands.RequestWakeup(LOOK_SECONDS)
+            return
+        self.later = None
+        yield from self._send_page(response)
+
+    def _send_page(self, response: http.Response) -> Commands:
         client, is_get = self.context.client, self.flow.request.method == "GET"
         follows = response.status_code == 200 and response.headers.get("content-type") == STREAM_TYPE and is_get
         if follows and PageStream.looking < STREAMS and self.flow.request.http_version != "HTTP/1.0":
@@ -111,10 +134,13 @@ class PageStream(HttpStream):
     def page_event(self, event: events.Event) -> Commands:
         """What comes once it is known to be for a page: time passes, the client leaves, the rest of the request."""
         if isinstance(event, events.Wakeup):
-            if self.last_event is not None:
+            if self.later is not None:
+                yield from self._look(self.later)
+            elif self.last_event is not None:
                 yield from self._send_news(self.last_event)
         elif isinstance(event, (RequestProtocolError, ResponseProtocolError)):
             self._ends()
+            self.later = None
             self.client_state = self.server_state = self.state_errored
             yield DropStream(self.stream_id)
         else:

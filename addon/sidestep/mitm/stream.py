@@ -58,7 +58,7 @@ from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape
 from sidestep.mitm.causes import CLOSED, RESET, cause_of
-from sidestep.mitm.handlers import client_is_slow, was_reset
+from sidestep.mitm.handlers import client_is_slow, reset_at_end, was_reset
 from sidestep.mitm.pages import Host, PageStream
 from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError, Overdue, unquoted
 
@@ -800,6 +800,7 @@ class FailoverStream(PageStream):
             self.response_body_buf.clear()
         yield HttpErrorHook(self.flow)
         if not last:
+            self._tell_by_the_wire()
             cut = ResponseProtocolError(self.stream_id, message, ErrorCode.CANCEL)
             yield SendHttp(cut, self.context.client)
             yield DropStream(self.stream_id)
@@ -807,6 +808,14 @@ class FailoverStream(PageStream):
         yield SendHttp(ResponseData(self.stream_id, last), self.context.client)
         yield DropStream(self.stream_id)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+
+    def _tell_by_the_wire(self) -> None:
+        """What the app has begun to read breaks off: that has to be seen where nothing but the end of the connection is
+        the end of the body."""
+        request, response = self.flow.request, self.flow.response
+        fields = () if response is None else response.headers
+        if not request.is_http2 and not ("content-length" in fields or "transfer-encoding" in fields):
+            reset_at_end(self.context.client)
 
     # --- ends that are no message
 
@@ -823,6 +832,7 @@ class FailoverStream(PageStream):
                 yield from self._carry_out(session, winner, step)
                 return
             winner.finish(step.outcome or judging.TRUNCATED)
+            self._tell_by_the_wire()
         if session is not None and isinstance(event, ResponseProtocolError):
             # What mitmproxy says of it quotes what the server has sent.
             event = ResponseProtocolError(event.stream_id, "the answer broke off", event.code)

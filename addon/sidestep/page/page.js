@@ -115,6 +115,29 @@ function showRoutes(p) {
   }));
 }
 
+/** How it is with the proxies that share what they know. */
+function showFleet(p) {
+  const fleet = p.fleet;
+  $("fleet").hidden = !fleet;
+  fill($("fleet"), fleet?.words ?? "", () => [el("span", { class: `dot ${fleet?.state === "together" ? "ok" : "degraded"}`, "aria-hidden": "true" }), ` Fleet: ${joined(fleet?.words ?? "")}`]);
+}
+
+/** The workers that share the port, where there are several. */
+function showWorkers(p) {
+  const workers = p.workers ?? [];
+  $("workers").hidden = workers.length === 0;
+  fill($("workers"), workers, () => [el("h2", {}, "Workers"), el("ul", { class: "workers" }, ...workers.map((w) => {
+    const words = {
+      serves: () => `${plural(w.calls, "call")}, ${number(w.failed)} failed${w.in_flight ? `, ${number(w.in_flight)} under way` : ""}${w.mode === p.mode ? "" : `, mode ${w.mode}`}`,
+      silent: () => `has not answered for ${age(w.silent_seconds)}; ${plural(w.calls, "call")} until then`,
+      starting: () => "is being started",
+    };
+    return el("li", {}, el("span", { class: `dot ${w.state === "serves" ? "ok" : "degraded"}`, "aria-hidden": "true" }), `worker ${w.number}: ${joined(words[w.state]())}`);
+  }))]);
+}
+
+const atWorker = (entry) => entry.worker === undefined ? null : el("span", { class: "quiet worker", title: `worker ${entry.worker}` }, ` [${entry.worker}]`);
+
 /** Sixty minutes as bars: all calls, the failed ones of them on top in red. */
 function bars(values, bad, label) {
   const most = Math.max(1, ...values);
@@ -230,7 +253,7 @@ function showCalls(p) {
       const plain = c.result === "answered" && c.attempts.length === 1;
       return el("li", {},
         el("div", { class: "line" }, el("time", {}, clock(c.at)), el("span", { class: `tag ${c.result}` }, c.result === "left" ? "app left" : c.result),
-          el("span", { class: "what" }, `${c.route}${c.model ? ` ${c.model}` : ""}${to}`),
+          el("span", { class: "what" }, `${c.route}${c.model ? ` ${c.model}` : ""}${to}`, atWorker(c) ?? ""),
           el("span", { class: "took" }, took.filter(Boolean).join(", "))),
         plain ? null : el("div", { class: "timeline" }, ...c.attempts.map((a) => lane(a, whole)),
           ...c.refused.map((r) => el("div", { class: "lane" }, el("span", {}, r.provider), el("span", { class: "quiet" }, "not asked"), el("span", { class: "why" }, r.reason)))));
@@ -240,13 +263,15 @@ function showCalls(p) {
 function showEvents(p) {
   fill($("events"), p.events, () => p.events.length === 0
     ? [el("li", { class: "empty" }, "Nothing yet.")]
-    : p.events.map((e) => el("li", { class: e.level }, el("time", {}, clock(e.at)), el("span", { class: "text" }, joined(e.text)))));
+    : p.events.map((e) => el("li", { class: e.level }, el("time", {}, clock(e.at)), el("span", { class: "text" }, joined(e.text), atWorker(e)))));
 }
 
 function show() {
   if (picture === null) return;
   showHead(picture);
   showRoutes(picture);
+  showWorkers(picture);
+  showFleet(picture);
   showNumbers(picture);
   showProviders(picture);
   showCalls(picture);
@@ -317,7 +342,8 @@ async function post(path, key) {
 async function act(path, done) {
   const [status, text] = await post(path, token);
   if (status === 403) { keep(""); show(); }
-  say(status === 200 ? done : `Not done: ${text}`);
+  const where = text.replace(/^done ?/, ""); // at how many workers
+  say(status === 200 ? done + (where ? ` (${where})` : "") : `Not done: ${text}`);
 }
 
 function keep(found) {

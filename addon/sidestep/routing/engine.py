@@ -19,6 +19,7 @@ from sidestep.breaker.guard import Guard, Pass
 from sidestep.breaker.judging import OPENED, SLOW, UNKNOWN_MODEL_SECONDS
 from sidestep.breaker.outcomes import Kind, Outcome
 from sidestep.breaker.plans import Plans
+from sidestep.breaker.windows import Window
 from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
 from sidestep.leaks import Keys
@@ -220,19 +221,26 @@ class Engine:
         guards = ((model, guard.answering) for (name, model), guard in self._guards.items() if name == provider.name)
         return {model: circuit for model, circuit in guards if circuit is not None}
 
-    def set_mode(self, mode: str) -> None:
-        """Enforce, observe or off: by hand, here and in all that share this."""
+    def set_mode(self, mode: str, *, told: bool = False) -> None:
+        """Enforce, observe or off: by hand, here and in all that share this. `told`: it was done in another process."""
         self.mode = mode
         if self.sharing is not None:
-            self.sharing.mode_set(mode)
+            self.sharing.mode_set(mode, told=told)
+
+    @property
+    def held(self) -> dict[str, State]:
+        """The providers whose circuits are held by hand."""
+        return dict(self._held)
 
     def hold(self, name: str, state: State | None, *, told: bool = False) -> None:
-        """Hold all circuits of a provider by hand (`forced_open`, `disabled`), or give them back (None). `told`: it was
-        done in another process."""
-        if self.sharing is not None and not told:
-            self.sharing.held(name, state)
+        """Hold all circuits of a provider by hand (`forced_open`, `disabled`), or give them back (None), with all that
+        it has said of limits: one may have ended before its time. `told`: it was done in another process."""
+        if self.sharing is not None:
+            self.sharing.held(name, state, told=told)
         if state is None:
             self._held.pop(name, None)
+            self.cooldowns.keep(lambda provider: provider != name)
+            self.plans.keep({other for other in self.settings.by_name if other != name})
         else:
             self._held[name] = state
         if (circuit := self._reaching.get(name)) is not None:
@@ -385,6 +393,19 @@ class Engine:
         self.cooldowns.foresee(limited, at, seconds)
         if self.sharing is not None:
             self.sharing.limited(limited, now)
+
+    def nearly_used_up(self, asked: Subject, now: float) -> Window | None:
+        """The window of a plan that a call for this subject would use up soon, None if there is none."""
+        if self.sharing is not None:
+            self.sharing.asked(asked, now)
+        return self.plans.nearly_used_up(asked, now)
+
+    def plan_told(self, asked: Subject, windows: tuple[Window, ...], now: float) -> None:
+        """An answer has told of the windows of a plan."""
+        if windows:
+            self.plans.told(asked, windows, now)
+            if self.sharing is not None:
+                self.sharing.planned(asked.account, windows, now)
 
     def ended(self, attempt: Attempt, now: float) -> None:
         """The attempt is over: nothing more comes of it. It must have been settled before."""

@@ -101,6 +101,14 @@ class Exhausted:
 Next = Attempt | Wait | Exhausted
 
 
+def _first_in_route(plan: Plan, match: Match) -> Candidate | None:
+    """Of a plan's candidates, which what is sealed may have brought into another order, the route's first."""
+    if not any(c.tier for c in plan.candidates):
+        return plan.candidates[0] if plan.candidates else None
+    places = {id(provider): place for place, provider in enumerate(match.route.providers)}
+    return min(plan.candidates, key=lambda c: places.get(id(c.provider), 0))
+
+
 def new_id() -> str:
     """An identity for a request."""
     return "sx-" + secrets.token_hex(8)
@@ -150,6 +158,8 @@ class Exchange:
         self._held: _Held | None = None
         self.going_home: str | None = None
         """The provider that the conversation comes back to with this call."""
+        self.stays_with: str | None = None
+        """The provider that the conversation is with, which is asked first for that."""
         self._repaired = False
         self._in_company = False
         """Whether other requests were under way with this one."""
@@ -157,7 +167,7 @@ class Exchange:
         self._scope = (match.route.name, None if call.model is None else short(call.model))
         self.asker = (match.route.name, credential)
         self._handshake = engine.sockets.met(call, match.route, self.asker, conversation)
-        self._first = plan.candidates[0] if plan.candidates else None
+        self._first = _first_in_route(plan, match)
         self._body_bytes = body_bytes
         self._hedge: Attempt | None = None
         self.outpaced_attempt: Attempt | None = None
@@ -208,7 +218,7 @@ class Exchange:
         if self._replan is not None and not self.attempts:
             plan = self._replan()
             if plan.candidates:
-                self._first = plan.candidates[0]
+                self._first = _first_in_route(plan, self.match)
                 several = len(plan.candidates) > 1
                 self.plan = self._in_order(plan, self._body_bytes, self._failed_at, now) if several else plan
         return None
@@ -221,6 +231,7 @@ class Exchange:
         this very call."""
         engine, route = self.engine, self.match.route
         keeper = self._keeper(plan, now)
+        self.stays_with = None if keeper is None else keeper.provider.name
         candidates: Sequence[Candidate] = plan.candidates
         if route.strategy != "priority" and self.call.pin is None and not self.call.sealed:
             candidates = engine.strategist.order(
@@ -240,9 +251,14 @@ class Exchange:
         if candidates is plan.candidates and not failed_at:
             return plan
         # Neither a strategy nor a stay brings a provider before those that honour more of what is sealed; only that
-        # those have just failed does.
-        order = sorted(candidates, key=lambda c: (c.provider.name in failed_at, c.tier))
-        return replace(plan, candidates=tuple(order))
+        # those have just failed does, and coming home, where no turn is under way that needs its reasoning.
+        conversation = self.conversation if self.going_home is not None else None
+        home = keeper if conversation is not None and conversation.opens_turn else None
+
+        def place(c: Candidate) -> tuple[bool, bool, bool, int]:
+            return c.provider.name in failed_at, c is not home, c.provider.last_resort, c.tier
+
+        return replace(plan, candidates=tuple(sorted(candidates, key=place)))
 
     def _keeper(self, plan: Plan, now: float) -> Candidate | None:
         """The candidate that the conversation stays with, None if it is not to be asked now; its home's, where it has
@@ -259,7 +275,10 @@ class Exchange:
 
         away = able(stay.provider)
         if away is None:
-            return able(stay.home)
+            home = able(stay.home)
+            if home is not None and stay.provider != stay.home:
+                self.going_home = stay.home
+            return home
         if conversation.length <= stay.length or stay.home == stay.provider or (home := able(stay.home)) is None:
             return away  # also with the same turn again
         if not self._is_worth_it(stay, home, away, now):
@@ -352,7 +371,7 @@ class Exchange:
 
     def _spared(self, candidate: Candidate, now: float) -> Refused | None:
         """A plan that is nearly used up is left to the conversations that it has begun."""
-        window = self.engine.plans.nearly_used_up(self.subject(candidate), now)
+        window = self.engine.nearly_used_up(self.subject(candidate), now)
         if window is None or (self.conversation is not None and self.conversation.answered is not None):
             return None
         return Refused(candidate.provider.name, f"{_PLAN}{window.name} is nearly used up)", window.resets_in)
@@ -630,7 +649,7 @@ class Exchange:
         by lower-case name. `wall_now`: Unix time, against which dates in them are read."""
         kind = None if attempt.outcome is None else attempt.outcome.kind
         if kind is Kind.COOLDOWN and headers:
-            self.engine.plans.told(attempt.subject, windows(headers, wall_now), now)
+            self.engine.plan_told(attempt.subject, windows(headers, wall_now), now)
         if kind is Kind.SUCCESS:
             self._answered(attempt, headers, now, wall_now)
         elif kind is Kind.FAILURE:
@@ -646,7 +665,7 @@ class Exchange:
             content = None  # the first of its responses began with the handshake
         if content is not None:
             engine.times.began(self._times(attempt), began - attempt.started, content, now)
-        self.engine.plans.told(attempt.subject, windows(headers, wall_now) if headers else (), now)
+        engine.plan_told(attempt.subject, windows(headers, wall_now) if headers else (), now)
         seconds = exhausted(headers, wall_now - (now - began))
         if seconds is not None:
             engine.foresee(attempt.subject, began, seconds, now)
@@ -664,8 +683,13 @@ class Exchange:
             home = self._first.provider.name if self.match.route.strategy == "priority" and self._first else None
             seconds = provider.routing.stick_seconds
             stays.answered(self._scope, conversation, provider.name, seconds, now, home=home)
-            if engine.sharing is not None and (stay := stays.latest(self._scope, conversation)) is not None:
-                engine.sharing.stays(self._scope, conversation, stay)
+            self._tell_stay(conversation)
+
+    def _tell_stay(self, conversation: Conversation) -> None:
+        """Other processes, of where a conversation stays."""
+        sharing = self.engine.sharing
+        if sharing is not None and (stay := self.engine.conversations.latest(self._scope, conversation)) is not None:
+            sharing.stays(self._scope, conversation, stay)
 
     def used(self, attempt: Attempt) -> None:
         """An answer has told what it has taken."""
@@ -673,6 +697,7 @@ class Exchange:
         if usage is not None and stays and len(self.plan.candidates) > 1 and (conversation := self.conversation):
             name = attempt.candidate.provider.name
             stays.used(self._scope, conversation, name, usage.input, usage.cached)
+            self._tell_stay(conversation)
 
     def _broke(self, attempt: Attempt) -> None:
         """It may have begun to answer before: a stream that broke off keeps no conversation."""

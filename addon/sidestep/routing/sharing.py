@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from sidestep.breaker.circuit import Circuit, State
 from sidestep.breaker.cooldown import Subject
+from sidestep.breaker.windows import Window
 from sidestep.dialects.base import Conversation
 from sidestep.routing.sticking import Scope, Stay
 
@@ -49,6 +50,9 @@ class Sharing(Protocol):
     def limited(self, subject: Subject, now: float) -> None:
         """A limit of this subject was met, or is foreseen."""
 
+    def planned(self, account: Subject, told: Sequence[Window], now: float) -> None:
+        """An answer has told of these windows of an account's plan."""
+
     def stays(self, scope: Scope, conversation: Conversation, stay: Stay) -> None:
         """A conversation stays with a provider."""
 
@@ -65,8 +69,8 @@ class Sharing(Protocol):
     def issuers(self, ids: Sequence[str], now: float) -> Question | None:
         """Who has issued identifiers that are not known here? The answer is there in `Engine.issuer_of`."""
 
-    def held(self, provider: str, state: State | None) -> None:
-        """Its circuits are held by hand, or given back."""
+    def held(self, provider: str, state: State | None, *, told: bool) -> None:
+        """Its circuits are held by hand, or given back. `told`: as another process says."""
 
-    def mode_set(self, mode: str) -> None:
-        """By hand."""
+    def mode_set(self, mode: str, *, told: bool) -> None:
+        """By hand. `told`: as another process says."""

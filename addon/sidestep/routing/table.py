@@ -225,7 +225,7 @@ def _able(candidates: tuple[Candidate, ...], call: Call) -> tuple[Candidate, ...
             return True
         return candidate.provider.routing.sealed == "drop" and sealed.carries(call, candidate.target)
 
-    return tuple(sorted((c for c in candidates if may(c)), key=lambda c: c.tier))
+    return tuple(sorted((c for c in candidates if may(c)), key=lambda c: (c.provider.last_resort, c.tier)))
 
 
 def _of_issuer(

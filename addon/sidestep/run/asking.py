@@ -16,6 +16,7 @@ from sidestep.runtime import Running
 ASK_SECONDS = 5.0
 SILENT_SECONDS = 30.0
 """A stream of events has a sign of life in less."""
+PICTURE_BYTES = 16 << 20
 TOKEN_FIELD = "x-sidestep-token"  # noqa: S105  # a name
 
 
@@ -66,23 +67,38 @@ def _ask(proxy: Running, method: str, path: str) -> str:
     connection, answer = _open(proxy, method, path, ASK_SECONDS)
     with contextlib.closing(connection):
         try:
-            text: str = answer.read(16 << 20).decode("utf-8", "replace")
+            text: str = answer.read(PICTURE_BYTES).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
             raise AskError(f"{proxy.url} broke off its answer") from None
     if answer.status != 200:
-        raise AskError(text.strip()[:500] if answer.status < 500 else f"{proxy.url} is no proxy with Sidestep")
+        raise AskError(_plain(text.strip()[:500]) if answer.status < 500 else f"{proxy.url} is no proxy with Sidestep")
     return text
 
 
 def picture(proxy: Running) -> dict[str, Any]:
     """All that there is to see now."""
+    return picture_in(_ask(proxy, "GET", "/state"), proxy.url)
+
+
+def picture_in(text: str | bytes, url: str) -> dict[str, Any]:
+    """A picture in JSON, as it can be put on a terminal. AskError: it is none; whatever listens there has said so."""
     try:
-        found = json.loads(_ask(proxy, "GET", "/state"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or "routes" not in found:
-        raise AskError(f"{proxy.url} is no proxy with Sidestep")
-    return found
+        found = json.loads(text)
+        shown = _plain(found)
+    except (ValueError, RecursionError):
+        shown = None
+    if not isinstance(shown, dict) or "routes" not in shown:
+        raise AskError(f"{url} is no proxy with Sidestep")
+    return shown
+
+
+def _plain(told: Any) -> Any:
+    """The same without control characters: the other end need not be what it is taken for."""
+    if isinstance(told, str):
+        return told if told.isprintable() else "".join(c if c.isprintable() else "?" for c in told)
+    if isinstance(told, dict):
+        return {_plain(key): _plain(value) for key, value in told.items()}
+    return [_plain(each) for each in told] if isinstance(told, list) else told
 
 
 def pictures(proxy: Running) -> Iterator[dict[str, Any]]:
@@ -92,9 +108,9 @@ def pictures(proxy: Running) -> Iterator[dict[str, Any]]:
         if answer.status != 200:
             raise AskError(f"{proxy.url} is no proxy with Sidestep")
         try:
-            while line := answer.readline():
+            while line := answer.readline(PICTURE_BYTES):
                 if line.startswith(b"data: "):
-                    yield json.loads(line[6:])
+                    yield picture_in(line[6:], proxy.url)
         except (OSError, http.client.HTTPException):
             pass
     raise AskError(f"the proxy at {proxy.url} is gone")
@@ -118,18 +134,20 @@ def lasting(proxy: Running, again: float) -> Iterator[dict[str, Any] | str]:
                 proxy = next((r for r in reversed(runtime.running()) if r.source == proxy.source), proxy)
 
 
-def hold(proxy: Running, how: str, name: str) -> None:
-    _control(proxy, f"/circuit/{how}/{quote(name, safe='')}")
+def hold(proxy: Running, how: str, name: str) -> str:
+    """At how many workers, in words; empty where there is one process."""
+    return _control(proxy, f"/circuit/{how}/{quote(name, safe='')}")
 
 
-def set_mode(proxy: Running, mode: str) -> None:
-    _control(proxy, f"/mode/{mode}")
+def set_mode(proxy: Running, mode: str) -> str:
+    """As above."""
+    return _control(proxy, f"/mode/{mode}")
 
 
-def _control(proxy: Running, path: str) -> None:
+def _control(proxy: Running, path: str) -> str:
     if not proxy.token:
         raise AskError(
             "the token of that proxy is not known here: it is in its log, after the # of the line 'what happens is "
             "shown at'; give it with --token or in SIDESTEP_TOKEN"
         )
-    _ask(proxy, "POST", path)
+    return _ask(proxy, "POST", path).strip().removeprefix("done").strip()

@@ -12,11 +12,14 @@ import json
 import logging
 import os
 import socket
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
+from mitmproxy.http import HTTPFlow
 
 from sidestep import status
 from sidestep.calls.clients import is_listed
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 QUIET_SECONDS = 2.0
 """How long to wait at the end for connections to close: programs that the command left behind may hold some."""
+HOSTS = 20
+"""So many of the hosts that the command went to are told."""
 MESSAGES = 100
 """Errors passed on; the log has them all."""
 
@@ -64,6 +69,7 @@ class Companion:
         self._task: asyncio.Task[None] | None = None
         self._clients: set[str] = set()
         self._connections = 0
+        self._hosts: Counter[str] = Counter()
         self._quiet = asyncio.Event()
         self._keep = False
         self._starter = os.getppid()
@@ -129,8 +135,14 @@ class Companion:
             except TimeoutError:
                 pass
         engine = _engine()
-        summary = None if engine is None else status.summary(engine)
-        self._say({"report": {"summary": summary, "connections": self._connections}})
+        summary = None if engine is None else status.summary(engine, time.monotonic())
+        hosts = [host for host, _ in self._hosts.most_common(HOSTS)]
+        self._say({"report": {"summary": summary, "connections": self._connections, "hosts": hosts}})
+
+    def http_connect(self, flow: HTTPFlow) -> None:
+        """Where the command's tunnels lead: names alone, for when none of its calls is seen."""
+        if flow.request.host in self._hosts or len(self._hosts) < HOSTS:
+            self._hosts[flow.request.host] += 1
 
     async def client_connected(self, client: Client) -> None:
         if self._kernel is not None and not await self._may_come(client, self._kernel):

@@ -14,7 +14,7 @@ from sidestep.config import keys
 from sidestep.config.locating import choose, places
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Settings
-from sidestep.run import environment, trust
+from sidestep.run import closing, environment, trust
 
 NODE_WITH_PROXY = (24, 0)
 """The first Node.js that goes through a proxy when `NODE_USE_ENV_PROXY` is set; 22.21 has it, too."""
@@ -163,24 +163,40 @@ def _port(port: int) -> Iterator[Finding]:
 
 def _node(env: Mapping[str, str]) -> Iterator[Finding]:
     program = shutil.which("node", path=env.get("PATH"))
-    if program is None:
-        return
+    found = None if program is None else _version_of_node(program)
+    if found is not None:
+        text, fine = found
+        told = f"Node.js {text}" + ("" if fine else " does not go through a proxy by itself")
+        yield Finding(True if fine else None, told, "" if fine else closing.NODE_CURE)
+
+
+def _version_of_node(program: str) -> tuple[str, bool] | None:
+    """Its version, and whether it goes through a proxy that its environment names."""
     try:
         told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=ASK_SECONDS)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
-        return
+        return None
     found = re.match(r"v(\d+)\.(\d+)", told.stdout)
     if found is None:
-        return
+        return None
     version = int(found[1]), int(found[2])
-    fine = version >= NODE_WITH_PROXY or NODE_22_WITH_PROXY <= version < (23, 0)
-    yield Finding(
-        True if fine else None,
-        f"Node.js {told.stdout.strip()}" + ("" if fine else " does not go through a proxy by itself"),
-        ""
-        if fine
-        else "Node.js 24 (or 22.21) does with NODE_USE_ENV_PROXY=1; programs with a proxy setting of their own do",
-    )
+    return told.stdout.strip(), version >= NODE_WITH_PROXY or NODE_22_WITH_PROXY <= version < (23, 0)
+
+
+def old_node_of(program: str, env: Mapping[str, str]) -> str:
+    """The version of the Node.js that runs a program, where it does not go through a proxy by itself; else empty."""
+    path = Path(program)
+    try:
+        with path.open("rb") as file:
+            first = file.readline(200)
+    except OSError:
+        return ""
+    if path.name != "node":
+        if not (first.startswith(b"#!") and b"node" in first):
+            return ""
+        program = shutil.which("node", path=env.get("PATH")) or ""
+    found = _version_of_node(program) if program else None
+    return "" if found is None or found[1] else found[0]
 
 
 def _mitmproxy(confdir: Path) -> Iterator[Finding]:

@@ -110,16 +110,13 @@ def _circuit(how: str, text: str, done: str) -> None:
     def command(name: str, url: str | None, token: str | None) -> None:
         from sidestep.run import asking
 
-        def act() -> None:
-            asking.hold(_with_token(asking.find(url), token), how, name)
-
-        _with_errors(act)
-        click.echo(f"{name} {done}")
+        where = _with_errors(lambda: asking.hold(_with_token(asking.find(url), token), how, name))
+        click.echo(f"{name} {done}" + (f" ({where})" if where else ""))
 
 
 _circuit("open", "Send nothing to NAME until it is given back.", "is held open: it gets no calls")
 _circuit("disable", "Let everything through to NAME, whatever fails.", "is disabled: it gets calls, whatever fails")
-_circuit("auto", "Give NAME back to its circuit's own judgement.", "is automatic: its circuit decides")
+_circuit("auto", "Let NAME's own circuit decide again, and forget its limits.", "is automatic: its circuit decides")
 
 
 @click.command()
@@ -130,8 +127,8 @@ def mode(mode: str, url: str | None, token: str | None) -> None:
     """Set a running proxy's mode: enforce, observe (it looks on and changes nothing) or off."""
     from sidestep.run import asking
 
-    _with_errors(lambda: asking.set_mode(_with_token(asking.find(url), token), mode))
-    click.echo(f"mode {mode}")
+    where = _with_errors(lambda: asking.set_mode(_with_token(asking.find(url), token), mode))
+    click.echo(f"mode {mode}" + (f" ({where})" if where else ""))
 
 
 def _with_token(proxy: Any, token: str | None) -> Any:

@@ -46,6 +46,7 @@ class RunOptions:
 
     web: bool = False
     keep: bool = False
+    quiet: bool = False
     config: str = ""
     confdir: Path = trust.DEFAULT_CONFDIR
 

@@ -14,13 +14,12 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sidestep import no_proxy
 from sidestep.config.locating import choose, places
 from sidestep.config.problems import ConfigError
 from sidestep.config.settings import Settings
-from sidestep.run import environment, trust
+from sidestep.run import closing, doctor, environment, trust
 from sidestep.run.proxy import INTERNAL_FAILURE, Proxy, RunError, RunOptions, say
 from sidestep.run.signals import IGNORED_BY_PYTHON, WATCHED, Signalled, interruptible, wait_for
 
@@ -98,7 +97,8 @@ def _run(
         say(f"mitmweb is at {proxy.web}")
     intercepted = {base.host for route in settings.routes for base in route.intercepts}
     bases = {(base.host, base.port) for route in settings.routes for base in route.intercepts}
-    if passed := no_proxy.passed_by(env, bases):
+    passed = no_proxy.passed_by(env, bases)
+    if passed and not options.quiet:
         say(f"calls to {', '.join(passed)} go past Sidestep: NO_PROXY says so")
     variables = environment.variables(env, proxy.port, trusted, intercepted=intercepted)
     held = max((p.attempts.wait_for_reset_seconds for p in settings.providers), default=0)
@@ -106,7 +106,7 @@ def _run(
     # Blocked from here on, so that none gets lost between the start and the wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     proxy.listen(at_once=not sys.stderr.isatty())
-    for line in proxy.serves.splitlines():
+    for line in () if options.quiet else proxy.serves.splitlines():
         say(line)
     try:
         child = _spawn(program, command, child_env, before)
@@ -122,19 +122,19 @@ def _run(
     for cause in summary.get("causes", ()):
         if not proxy.has_told(cause["text"]):
             say(cause["text"] + (f" ({cause['count']} times)" if cause["count"] > 1 else ""))
-    if report is not None and not summary.get("calls"):
-        places = ", ".join(sorted(intercepted)) or "any host: there is no route"
-        say(
-            f"no call was seen to {places}. Programs that take no proxy from the environment (Node.js before 22.21) "
-            "need a base URL; sidestep doctor looks for other causes"
-        )
-    for each in summary.get("providers", ()):
-        say(spent(each))
     if options.keep and report is not None:
         proxy.leave()
+    told = ["the proxy ended before the command"]
+    if report is not None:
+        old = "" if summary.get("calls") else doctor.old_node_of(program, env)
+        told = [] if options.quiet else closing.lines(report, closing.Surroundings(intercepted, passed, old))
+    *before_the_sum, last = told or [""]
+    for line in before_the_sum:
+        say(line)
     if proxy.failed and not proxy.left:
         say(f"the proxy's log: {proxy.log}")
-    say("the proxy ended before the command" if report is None else _closing_line(report))
+    if last:
+        say(last)
     if proxy.left:
         say(
             f"the proxy stays at http://127.0.0.1:{proxy.port}, for other apps too: "
@@ -153,32 +153,3 @@ def _spawn(program: str, command: Sequence[str], env: Mapping[str, str], mask: C
     # A script that names no interpreter is the shell's, as for `execvp` and every shell.
     script = ["sh", program, *command[1:]]
     return os.posix_spawn("/bin/sh", script, env, setsigmask=mask, setsigdef=IGNORED_BY_PYTHON)
-
-
-def spent(told: Mapping[str, Any]) -> str:
-    """What one provider has answered, and what for where that is known."""
-    count, tokens, cost = told["answers"], told["tokens"], told["cost"]
-    line = f"{told['name']} gave {count} answer{'' if count == 1 else 's'}"
-    if any(tokens.values()):
-        cached = f" ({tokens['cached']:,} from the cache)" if tokens["cached"] else ""
-        line += f": {tokens['input']:,} tokens in{cached}, {tokens['output']:,} out"
-    line += f", ${cost:.4f}" if cost else ""
-    return line + (f", ${told['saved']:.4f} saved by the cache" if told["saved"] >= 0.0001 else "")
-
-
-def _closing_line(report: Mapping[str, Any]) -> str:
-    summary = report["summary"] or {"calls": 0, "failed": 0, "rerouted": []}
-    calls, rerouted = summary["calls"], summary["rerouted"]
-    line = f"{calls} call{'' if calls == 1 else 's'}"
-    line += f", {sum(r['count'] for r in rerouted)} rerouted, {summary['failed']} failed"
-    if rerouted:
-        line += f" ({', '.join(f'{r["from"]} → {r["to"]} {r["count"]}' for r in rerouted)})"
-    elif not report.get("connections"):
-        line += " (nothing came through the proxy)"
-    return line
-
-
-# --- signals
-
-
-# --- the proxy

@@ -6,14 +6,21 @@ import time
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
-from sidestep.overview import lines_of
+from sidestep.overview import lines_of, of_workers
+from sidestep.run import closing
 from sidestep.run.tables import Fitted, Prose
 
 COLOURS = {"ok": "green", "degraded": "yellow", "unhealthy": "bold red"}
 STATES = {"closed": "green", "disabled": "yellow", "half_open": "yellow", "open": "red", "forced_open": "red"}
 RESULTS = {"answered": "green", "rerouted": "yellow", "failed": "red", "left": "dim"}
+REMEMBERED = 10_000
+"""Calls and events: many times what one picture holds."""
+BAR = 20
+"""Letters that a window of a plan takes."""
+NEAR = 0.8
 LEVELS = {"warning": "yellow", "error": "red"}
 
 
@@ -41,9 +48,11 @@ def status(picture: dict[str, Any], *, events: int = 5) -> RenderableType:
         parts.append(Prose(Text.assemble((f"{state}  ", COLOURS.get(state, "")), line), len(state) + 2))
     if picture["mode"] != "enforce":
         parts.append(Text(f"mode {picture['mode']}", "yellow"))
+    if (workers := of_workers(picture)) is not None:
+        parts.append(Prose(Text(workers[1], "" if workers[0] else "yellow")))
     if (fleet := picture.get("fleet")) is not None:
         colour = "" if fleet["state"] == "together" else "yellow"
-        parts.append(Text(f"fleet: {fleet['state']}, group {fleet['group']} by {fleet['store']}", colour))
+        parts.append(Prose(Text(f"fleet: {fleet['words']}", colour)))
     rows = []
     for p in picture["providers"]:
         share = "-" if p["error_share"] is None else f"{p['error_share']:.0%}"
@@ -52,6 +61,8 @@ def status(picture: dict[str, Any], *, events: int = 5) -> RenderableType:
         rows.append((p["name"], words, times, share, money(p["cost"])))
     table = Fitted(("provider", "how it is", "p50 / p95", "failed", "cost"), rows, below="how it is")
     parts += ["", table, ""]
+    bars = [_bars(p["name"], told) for p in picture["providers"] for told in p["plans"]]
+    parts += [*bars, ""] if bars else []
     numbers = (
         f"last hour: {sum(hour['calls'])} calls, {sum(hour['failed'])} failed, first content after {span(hour['p50'])} "
         f"(p95 {span(hour['p95'])}); since the start: {totals['calls']} calls, {totals['rerouted']} rerouted, "
@@ -64,13 +75,32 @@ def status(picture: dict[str, Any], *, events: int = 5) -> RenderableType:
     return Group(*parts)
 
 
+def _when(told: dict[str, Any]) -> tuple[str, str]:
+    """And at which worker."""
+    worker = f"[{told['worker']}] " if "worker" in told else ""
+    return f"{clock(told['at'])}  {worker}", "dim"
+
+
+def _bars(name: str, told: list[dict[str, Any]]) -> RenderableType:
+    """The windows of one plan, each with what is used of it."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, window in enumerate(told):
+        used = window["used"] if window["used"] is not None else float(window["status"] != "allowed")
+        full = min(BAR, round(used * BAR))
+        bad = window["status"] == "rejected" or used >= 1
+        colour = "red" if bad else "yellow" if window["status"] != "allowed" or used >= NEAR else "green"
+        bar = Text.assemble(("█" * full, colour), ("░" * (BAR - full), "dim"))
+        table.add_row(f"the plan at {name}" if not number else "", bar, closing.window(window))
+    return table
+
+
 def event(told: dict[str, Any]) -> Text:
-    return Text.assemble((f"{clock(told['at'])}  ", "dim"), (told["text"], LEVELS.get(told["level"], "")))
+    return Text.assemble(_when(told), (told["text"], LEVELS.get(told["level"], "")))
 
 
 def call(told: dict[str, Any]) -> Text:
     """A call in a line: what came of it, who answered, after what."""
-    line = Text.assemble((f"{clock(told['at'])}  ", "dim"), (f"{told['result']:<9}", RESULTS.get(told["result"], "")))
+    line = Text.assemble(_when(told), (f"{told['result']:<9}", RESULTS.get(told["result"], "")))
     line.append(f" {told['route']}" + (f" {told['model']}" if told["model"] else ""))
     line.append(f" → {told['provider'] or 'nobody'}, {span(told['ms'])}")
     before = [a for a in told["attempts"] if a["outcome"] != "success"]
@@ -82,20 +112,27 @@ def call(told: dict[str, Any]) -> Text:
 
 
 class News:
-    """What of a picture has not been told yet. State: the numbers of the last call and the last event told."""
+    """What of a picture has not been told yet. State: the calls and events that were told, the latest last."""
 
     def __init__(self, *, before: int) -> None:
         """`before`: so many of what was there already are told, too."""
-        self._before = before
-        self._call = self._event = -1
+        self._before: int | None = before
+        self._told: dict[tuple[Any, ...], None] = {}
 
     def of(self, picture: dict[str, Any]) -> list[Text]:
-        if self._call < 0 or picture["totals"]["calls"] < self._call:
-            calls, events = picture["calls"][: self._before], picture["events"][: self._before]
-        else:
-            calls = [c for c in picture["calls"] if c["number"] > self._call]
-            events = [e for e in picture["events"] if e["number"] > self._event]
-        self._call = max((c["number"] for c in picture["calls"]), default=0)
-        self._event = max((e["number"] for e in picture["events"]), default=0)
-        told = [(c["at"], call(c)) for c in calls] + [(e["at"], event(e)) for e in events]
+        # What a worker has counted may come late, after what another one has, and comes once more when it is replaced.
+        most, self._before = self._before, None
+        told = [(c["at"], call(c)) for c in self._new(picture, "calls")[:most]]
+        told += [(e["at"], event(e)) for e in self._new(picture, "events")[:most]]
+        for key in tuple(self._told)[: max(0, len(self._told) - REMEMBERED)]:
+            del self._told[key]
         return [line for _, line in sorted(told, key=lambda each: each[0])]
+
+    def _new(self, picture: dict[str, Any], what: str) -> list[dict[str, Any]]:
+        found = []
+        for each in picture[what]:
+            key = what, each.get("worker"), each.get("run", picture.get("run")), each["number"]
+            if key not in self._told:
+                found.append(each)
+            self._told[key] = None
+        return found

@@ -20,18 +20,19 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sidestep.fleet.embedded import Embedded, EmbeddedError, Store
+from sidestep import siblings
+from sidestep.fleet.embedded import Embedded, EmbeddedError, Store, private_folder
 from sidestep.handover import WORKER
 from sidestep.workers.crew import Action, Crew, End, Say, Start
 from sidestep.workers.sockets import bind
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LINE_BYTES = 1 << 18
 Key = tuple[str, str, int]
 """What a socket is for: mitmproxy's mode, host, port."""
 
@@ -49,7 +50,8 @@ class Process:
 
 
 class Supervisor:
-    """State: the crew, its processes by number, the sockets by what they are for."""
+    """State: the crew, its processes by number, the sockets by what they are for, the configuration that is in force,
+    as the workers tell it."""
 
     def __init__(self, count: int, command: Sequence[str]) -> None:
         """`command`: what starts a worker."""
@@ -58,9 +60,10 @@ class Supervisor:
         self.processes: dict[int, Process] = {}
         self.listeners: dict[Key, list[socket.socket]] = {}
         self.token = secrets.token_urlsafe(16)
-        self.folder = tempfile.mkdtemp(prefix="sidestep-workers-")
+        self.folder = str(private_folder())
         self.embedded = Embedded()
         self.store: Store | None = None
+        self.kept: Any = None
         self.selector = selectors.DefaultSelector()
         self.signals, self._wake = socket.socketpair()
 
@@ -110,9 +113,12 @@ class Supervisor:
 
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, buffer, LINE_BYTES)  # what is said first waits until it has started
         before = self.processes.get(number)
         told: dict[str, Any] = {"number": number, "workers": self.crew.count, "pid": os.getpid(), "token": self.token}
-        told |= {"folder": self.folder, "store": self.store}
+        told |= {"folder": self.folder, "store": self.store, "kept": self.kept}
         ours.sendall(json.dumps(told).encode() + b"\n")
         with theirs:
             popen = subprocess.Popen(  # noqa: S603  # ourselves
@@ -142,7 +148,7 @@ class Supervisor:
             with contextlib.suppress(OSError):  # it is gone, which its exit code tells
                 self._asked(number, process, json.loads(line))
 
-    def _asked(self, number: int, process: Process, asked: dict[str, list[str | int]]) -> None:
+    def _asked(self, number: int, process: Process, asked: dict[str, Any]) -> None:
         if "listen" in asked:
             mode, host, port = asked["listen"]
             key = (str(mode), str(host), int(port))
@@ -159,6 +165,8 @@ class Supervisor:
             mode, host, port = asked["release"]
             process.keys.discard((str(mode), str(host), int(port)))
             self._close_unused()
+        elif "keep" in asked:
+            self.kept = asked["keep"]
         elif "ready" in asked:
             process.inherited.clear()
             self._close_unused()
@@ -189,8 +197,7 @@ class Supervisor:
             say(f"workers learn each for itself from now on: {e}")
         for number, process in list(self.processes.items()):
             if process.popen.returncode is None and (code := process.popen.poll()) is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(self.folder, str(number)))  # what it has counted went with it
+                siblings.ended(self.folder, number)
                 self._do(self.crew.ended(number, code, time.monotonic()))
 
 

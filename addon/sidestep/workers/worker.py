@@ -29,6 +29,7 @@ from sidestep.workers.crew import DRAIN_SECONDS
 LAST_WORDS_SECONDS = 0.1
 """The end of an answer is told before its last bytes have left."""
 LOOK_SECONDS = 0.05
+KEPT_LETTERS = 30_000
 LONE_OPTIONS = {
     "rfile": "-r",
     "client_replay": "-C",
@@ -45,12 +46,17 @@ class Line:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._asking = threading.Lock()
+        self._asking, self._saying = threading.Lock(), threading.Lock()
 
     def share(self) -> handover.Share:
         """What the supervisor said at first."""
-        told = json.loads(self.sock.recv(4096))
-        return handover.Share(**{**told, "store": told["store"] and tuple(told["store"])})
+        heard = b""
+        while not heard.endswith(b"\n"):
+            if not (data := self.sock.recv(65536)):
+                raise OSError("the supervisor is gone")
+            heard += data
+        told = json.loads(heard)
+        return handover.Share(**{**told, **{name: told[name] and tuple(told[name]) for name in ("store", "kept")}})
 
     def listen(self, key: tuple[str, str, int]) -> list[socket.socket]:
         with self._asking:
@@ -70,6 +76,11 @@ class Line:
         with contextlib.suppress(OSError):
             self._say({"ready": True})
 
+    def keep(self, kept: handover.Kept) -> None:
+        """The configuration that is in force. One that is very large is not kept: it would have to be waited for."""
+        with contextlib.suppress(OSError):
+            self._say({"keep": kept if len(kept[1] or "") <= KEPT_LETTERS else None})
+
     def is_cut(self) -> bool:
         """Whether the supervisor is gone. It says nothing unasked."""
         try:
@@ -80,7 +91,8 @@ class Line:
             return True
 
     def _say(self, message: dict[str, Any]) -> None:
-        self.sock.sendall(json.dumps(message).encode() + b"\n")
+        with self._saying:
+            self.sock.sendall(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
 class Companion:
@@ -165,6 +177,7 @@ def main(arguments: Sequence[str]) -> None:
     """mitmdump with these arguments, as one of several."""
     line = Line(socket.socket(fileno=int(os.environ.pop(handover.WORKER))))
     handover.share = share = line.share()
+    handover.keep = line.keep
     if lacking := missing(FACTS_OF_WORKERS):
         raise SystemExit(f"sidestep: mitmproxy {version.VERSION} lacks what --workers relies on: {'; '.join(lacking)}")
     listening.share_sockets(line)

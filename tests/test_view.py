@@ -65,7 +65,7 @@ def test_a_story_says_who_answered_and_why_not_another() -> None:
     assert lines[3].endswith("(begun at 0 ms, headers after 12, end after 13)")
     assert lines[4] == "   a note"
     assert lines[5] == "2. b 200 good (begun at 20 ms, headers after 12, first content after 40, end after 60)"
-    assert lines[6:] == ["not asked: c, which is open", "set a key", ""]
+    assert lines[6:] == ["not asked: c's circuit is open", "set a key", ""]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_asks_for_a_response_bears_its_story() -> None:
     lines = shown(flow, ASKED)
     assert lines[:3] == told
     assert lines[3].startswith("before its handshake: a 503 ")
-    assert lines[4:6] == ["not asked: c, which is open", "set a key"]
+    assert lines[4:6] == ["not asked: c's circuit is open", "set a key"]
     assert lines[6:] == ["", "model: m", "", "── user", "hi there"]
     later = frame(2.0, {"type": "response.create"}, by_client=True)
     assert shown(flow, later) == [*told, "", '{"type": "response.create"}']

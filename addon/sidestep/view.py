@@ -11,7 +11,7 @@ from mitmproxy.contentviews import Contentview, Metadata
 from mitmproxy.flow import Flow
 from mitmproxy.websocket import WebSocketMessage
 
-from sidestep.breaker.outcomes import reason_in_words
+from sidestep.breaker.outcomes import reason_in_words, refusal_in_words
 from sidestep.dialects.transcript import read, read_messages
 
 LARGE = 4 << 20
@@ -144,7 +144,7 @@ def _counted(attempts: list[dict[str, Any]]) -> str:
 
 
 def _refused(story: dict[str, Any]) -> list[str]:
-    return [f"not asked: {r['provider']}, which is {r['reason']}" for r in story["refused"]]
+    return [f"not asked: {refusal_in_words(r['provider'], r['reason'])}" for r in story["refused"]]
 
 
 def _attempt(attempt: dict[str, Any], first: str = "headers", named: str | None = None) -> str:

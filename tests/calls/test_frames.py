@@ -870,7 +870,7 @@ def test_a_comment_says_what_came_before_the_handshake() -> None:
     w.engine.hold("a", State.FORCED_OPEN)
     socket = Socket(w)
     socket.say(CREATE)
-    assert socket.session.flow.comment == "app.test → b: 1 response of m; its handshake after a is forced_open"
+    assert socket.session.flow.comment == "app.test → b: 1 response of m; its handshake after a is held open by hand"
 
 
 def test_a_socket_tells_of_its_last_responses_alone() -> None:

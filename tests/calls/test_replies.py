@@ -72,8 +72,8 @@ def test_where_nobody_may_be_asked_the_app_is_told_when_the_first_may(a: float, 
     assert (code, fields["retry-after"]) == (503, first)
     seconds = [int(-(-s // 1)) for s in (a, b)]
     text = (
-        f"no provider may be asked now: a is open, may be asked in {seconds[0]} s;"
-        f" b is open, may be asked in {seconds[1]} s"
+        f"no provider may be asked now: a's circuit is open, may be asked in {seconds[0]} s;"
+        f" b's circuit is open, may be asked in {seconds[1]} s"
     )
     assert message(made) == text
     assert body == json.loads(DIALECTS["openai"].phrase_error(503, ErrorKind.OVERLOADED, text))
@@ -91,7 +91,8 @@ def test_a_probe_may_be_over_at_any_moment() -> None:
     exchange = ended(opened(20, 30))
     exchange.refused = (Refused("a", "probing", 694.0), Refused("b", "open", 9.0))
     assert told(made := replies.exhausted(exchange))[1]["retry-after"] == "1"
-    assert message(made) == "no provider may be asked now: a is being probed; b is open, may be asked in 9 s"
+    why = "a is being tried again; b's circuit is open, may be asked in 9 s"
+    assert message(made) == f"no provider may be asked now: {why}"
 
 
 def test_without_a_known_time_there_is_no_retry_after() -> None:
@@ -101,7 +102,7 @@ def test_without_a_known_time_there_is_no_retry_after() -> None:
     world.engine.hold("b", State.FORCED_OPEN)
     code, fields, _ = told(made := replies.exhausted(ended(world)))
     assert (code, sorted(fields)) == (503, ["content-length", "content-type"])
-    assert message(made) == "no provider may be asked now: a is forced_open; b is forced_open"
+    assert message(made) == "no provider may be asked now: a is held open by hand; b is held open by hand"
 
 
 @pytest.mark.parametrize(("outcome", "code", "word"), [(DOWN, 502, "503"), (judging.TIMEOUT, 504, "timeout")])
@@ -124,7 +125,7 @@ def test_where_all_have_failed_the_app_is_told_how(outcome: Outcome, code: int, 
     assert isinstance(exchange.next(world.now), Exhausted)
     made = replies.exhausted(exchange)
     assert made.status_code == code
-    assert message(made) == f"no provider gave an answer: a:{word}; not asked: b is forced_open"
+    assert message(made) == f"no provider gave an answer: a:{word}; not asked: b is held open by hand"
 
 
 def test_a_handshake_is_sent_back_to_http() -> None:
@@ -139,7 +140,7 @@ def test_a_handshake_is_sent_back_to_http() -> None:
     assert message(replies.exhausted(exchange)) == "no provider takes this WebSocket now: see HTTP"
     world.engine.hold("a", State.FORCED_OPEN)
     assert isinstance(exchange.next(world.now), Exhausted)
-    assert message(replies.exhausted(exchange)) == "no provider takes this WebSocket now: a is forced_open"
+    assert message(replies.exhausted(exchange)) == "no provider takes this WebSocket now: a is held open by hand"
 
 
 def test_in_place_of_a_page() -> None:

@@ -278,7 +278,7 @@ def test_a_call_that_went_elsewhere_at_once_says_for_which_reason() -> None:
     told.world.engine.hold("home", State.FORCED_OPEN)
     told.answers()
     told.exchange.refused = (Refused("home", "forced_open", None),)
-    assert told.shown() == ("app.test → away for home is forced_open", ":twisted_rightwards_arrows:")
+    assert told.shown() == ("app.test → away as home is held open by hand", ":twisted_rightwards_arrows:")
     assert told.metadata()["refused"] == [{"provider": "home", "reason": "forced_open"}]
 
 
@@ -446,3 +446,9 @@ def test_a_line_says_why_a_call_was_answered_elsewhere_that_nobody_failed(stays_
     told.exchange.stays_with = stays_with
     told.fails(LACKS, 404).answers()
     assert story.line(told.session, Result.REROUTED)[1] == f"a call to app.test (m) was answered by away: {why}"
+
+
+def test_a_line_says_that_a_route_sends_its_calls_elsewhere() -> None:
+    told = Told().answers()
+    line = story.line(told.session, Result.REROUTED)[1]
+    assert line == "a call to app.test (m) was answered by home: its route sends it there"

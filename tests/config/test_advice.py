@@ -176,5 +176,5 @@ def test_an_empty_file(text: str) -> None:
 )
 def test_hosts_that_mitmproxy_leaves_out(allow: list[str], ignore: list[str], lines: list[str]) -> None:
     settings = reading.parse('[[providers]]\nname = "openai"\n', {})
-    said = "mitmproxy's option {} leaves out api.openai.com: calls to it pass unopened, without failover"
+    said = "mitmproxy's option {} leaves out api.openai.com: what goes there passes unopened, without failover"
     assert left_out(settings, allow, ignore) == [said.format(line) for line in lines]

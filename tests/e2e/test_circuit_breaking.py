@@ -46,8 +46,8 @@ def test_all_circuits_open_is_a_503_at_once(stream: bool, provider: Make, proxy:
     assert refused.headers["x-sidestep-attempts"] == ""
     assert 20 <= int(refused.headers["retry-after"]) <= 33
     message = str(refused.error)
-    assert "a is open" in message
-    assert "b is open" in message
+    assert "a's circuit is open" in message
+    assert "b's circuit is open" in message
     status, page = m.page("/health")
     assert status == 503
     assert json.loads(page)["status"] == "unhealthy"

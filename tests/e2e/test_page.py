@@ -215,7 +215,7 @@ def test_the_buttons_need_the_token(provider: Make, proxy: Start, tmp_path: Path
         page.click("[data-key='a open']")
         page.shows("OpenAI calls: served by b", "#routes")
         page.shows("held open by hand: it gets no calls", "#providers")
-        page.shows("a is forced_open", "#events")
+        page.shows("a is held open by hand", "#events")
         assert ask(m, a, "held") == ["b"]
         keep(page, "held", tmp_path)
         page.click("[data-key='a auto']")

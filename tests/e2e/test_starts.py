@@ -55,7 +55,7 @@ def trustme_other(folder: Path) -> Path:
 def test_hosts_that_mitmproxy_leaves_out_are_told(provider: Make, stack: ExitStack, tmp_path: Path) -> None:
     """By which option, wherever its user has set it."""
     with Mitmdump(tmp_path / "m", config("chat", provider("a")), "--set", "ignore_hosts=openai") as m:
-        m.wait_for_log("mitmproxy's option ignore_hosts leaves out api.openai.com: calls to it pass unopened")
+        m.wait_for_log("mitmproxy's option ignore_hosts leaves out api.openai.com: what goes there passes unopened")
 
 
 def shell(*arguments: str, closed: str = "", **env: str) -> subprocess.CompletedProcess[str]:

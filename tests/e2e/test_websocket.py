@@ -406,8 +406,8 @@ def test_the_app_gets_426_when_all_circuits_are_open(a: Echo, b: Echo, proxy: St
         assert app.answer()[0] in (426, 503)
     asked = len(a.seen) + len(b.seen)
     error = _refusal(m, "row0.test")
-    assert "a0 is open" in str(error["message"])
-    assert "b0 is open" in str(error["message"])
+    assert "a0's circuit is open" in str(error["message"])
+    assert "b0's circuit is open" in str(error["message"])
     assert len(a.seen) + len(b.seen) == asked
 
 

@@ -134,7 +134,7 @@ def test_a_provider_that_fails_in_frames_is_left(talker: Make, proxy: Start) -> 
         status = at_rest(m)["a"]
         assert (status["failure_count"], status["failures"], status["successes"]) == (failures, failures, 0)
     assert (status["state"], status["models"]) == ("open", {"": "closed", "gpt-5": "open"})
-    assert "a is open" in refusal(m, base=a.base)["message"]
+    assert "a's circuit is open" in refusal(m, base=a.base)["message"]
     assert (len(a.handshakes), len(a.calls)) == (3, 0)
     code, headers, body = post(m, a.base)
     assert (code, headers["x-sidestep-provider"], b"from b" in body) == (200, "b", True)

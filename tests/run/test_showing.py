@@ -130,3 +130,8 @@ def test_names_are_shown_as_they_are() -> None:
             console.print(line)
     assert captured.get().count(name) >= 7
     assert "[/b]5h" in captured.get()
+
+
+@pytest.mark.parametrize(("dollars", "words"), [(0, "$0.00"), (0.0004, "$0.0004"), (0.01, "$0.01"), (12.5, "$12.50")])
+def test_less_than_a_cent_is_told(dollars: float, words: str) -> None:
+    assert showing.money(dollars) == words

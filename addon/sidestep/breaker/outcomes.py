@@ -159,6 +159,19 @@ NAMES = {
 """What a reason means, where its own word does not say it."""
 
 
+_REFUSALS = {
+    "open": "{}'s circuit is open",
+    "forced_open": "{} is held open by hand",
+    "probing": "{} is being tried again",
+    "recovering": "{} is given calls again little by little",
+}
+
+
+def refusal_in_words(provider: str, reason: str) -> str:
+    """Why a provider was not asked."""
+    return _REFUSALS.get(reason, f"{{}} is {reason}").format(provider)
+
+
 def reason_in_words(reason: str, status: int | None, cause: str | None = None) -> str:
     """What an attempt that ended so has met: never a quotation."""
     if cause:

@@ -50,7 +50,7 @@ OURS = {
 }
 
 SAID = {
-    "open": "is forced_open: held open by hand, it gets no calls",
+    "open": "is held open by hand: it gets no calls",
     "disable": "is disabled: held by hand, it gets calls, whatever fails",
     "auto": "is automatic: its circuit decides",
 }

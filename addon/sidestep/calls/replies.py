@@ -6,7 +6,7 @@ import math
 
 from mitmproxy import http
 
-from sidestep.breaker.outcomes import ErrorKind
+from sidestep.breaker.outcomes import ErrorKind, refusal_in_words
 from sidestep.dialects.base import Dialect
 from sidestep.routing.engine import Refused
 from sidestep.routing.exchange import Exchange, Exhausted
@@ -39,10 +39,11 @@ def exhausted(exchange: Exchange) -> http.Response:
 
 
 def _reason(refused: Refused) -> str:
+    words = refusal_in_words(refused.provider, refused.reason)
     if refused.reason == "probing":
-        return f"{refused.provider} is being probed"
+        return words
     when = "" if refused.retry_after is None else f", may be asked in {math.ceil(refused.retry_after)} s"
-    return f"{refused.provider} is {refused.reason}{when}"
+    return f"{words}{when}"
 
 
 def forbidden(text: str) -> http.Response:

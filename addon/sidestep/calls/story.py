@@ -11,7 +11,7 @@ from typing import Any
 
 from mitmproxy import http
 
-from sidestep.breaker.outcomes import Kind, Result, Then
+from sidestep.breaker.outcomes import Kind, Result, Then, refusal_in_words
 from sidestep.calls.session import Session
 from sidestep.routing.engine import Attempt
 
@@ -134,7 +134,7 @@ def _comment(session: Session, came: Result) -> str:
     elif before:
         comment += f" after {before}"
     elif refused and _stood_in(session, answer):
-        comment += f" for {', '.join(f'{r.provider} is {r.reason}' for r in refused)}"
+        comment += f" as {', '.join(refusal_in_words(r.provider, r.reason) for r in refused)}"
     if came is Result.LEFT:
         killed = error is not None and error.msg == error.KILLED_MESSAGE
         comment += ", killed by hand" if killed else ", but the app left"
@@ -160,7 +160,7 @@ def _of_a_socket(session: Session, responses: Collection[Mapping[str, Any]]) -> 
     if tokens:
         text += f"; {sum(t['input'] for t in tokens):,} tokens in, {sum(t['output'] for t in tokens):,} out"
     before = [a.label for a in exchange.attempts if a.candidate.provider is not by and is_broken(a)]
-    before += [f"{r.provider} is {r.reason}" for r in exchange.refused]
+    before += [refusal_in_words(r.provider, r.reason) for r in exchange.refused]
     return text + (f"; its handshake after {', '.join(dict.fromkeys(before))}" if before else "")
 
 
@@ -190,7 +190,7 @@ def line(session: Session, came: Result) -> tuple[str, str]:
         for a in exchange.attempts
         if a.outcome is not None and a.outcome.kind in _BAD
     )
-    causes.update(dict.fromkeys(f"{r.provider} is {r.reason}" for r in exchange.refused))
+    causes.update(dict.fromkeys(refusal_in_words(r.provider, r.reason) for r in exchange.refused))
     why = "; ".join(causes)
     host = session.match.intercept.host
     model = (exchange.call.model or "")[:MODEL_LENGTH]
@@ -199,9 +199,13 @@ def line(session: Session, came: Result) -> tuple[str, str]:
     by = "nobody" if session.answered_by is None else session.answered_by.name
     what = f"was answered by {by}" if came is Result.REROUTED else "failed"
     stays = session.answered_by is not None and exchange.stays_with == by
-    why = why or ("its conversation stays there" if stays else "see its flow")
+    if not why and stays:
+        why = "its conversation stays there"
+    elif not why:
+        at_once = came is Result.REROUTED and len(exchange.attempts) == 1
+        why = "its route sends it there" if at_once else "see its flow"
     text = f"a call to {host}{f' ({model})' if model else ''} {what}: {why}"
-    return f"{exchange.match.route.name} {what} {why}", text
+    return f"{exchange.match.route.name} {what} {'; '.join(sorted(causes)) or why}", text
 
 
 def _url(session: Session) -> str:

@@ -33,7 +33,9 @@ def left_out(settings: Settings, allow: Sequence[str], ignore: Sequence[str]) ->
         found = [p for p in places if any(re.search(x, p, re.IGNORECASE) for x in patterns) is not opened_where_found]
         if patterns and found:
             hosts = ", ".join(p.rpartition(":")[0] for p in found)
-            lines.append(f"mitmproxy's option {name} leaves out {hosts}: calls to it pass unopened, without failover")
+            lines.append(
+                f"mitmproxy's option {name} leaves out {hosts}: what goes there passes unopened, without failover"
+            )
     return lines
 
 

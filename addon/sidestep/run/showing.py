@@ -31,6 +31,11 @@ def span(ms: float | None) -> str:
     return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
 
 
+def money(dollars: float) -> str:
+    """`$1.20`; less than a cent is told, too."""
+    return f"${dollars:.4f}" if 0 < dollars < 0.01 else f"${dollars:.2f}"
+
+
 def clock(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at))
 
@@ -40,7 +45,7 @@ def status(picture: dict[str, Any], *, events: int = 5) -> RenderableType:
     totals, hour = picture["totals"], picture["hour"]
     parts: list[RenderableType] = []
     for state, line in lines_of(picture):
-        parts.append(Prose(Text.assemble((f"{state}  ", COLOURS.get(state, "")), line), 4))
+        parts.append(Prose(Text.assemble((f"{state}  ", COLOURS.get(state, "")), line), len(state) + 2))
     if picture["mode"] != "enforce":
         parts.append(Text(f"mode {picture['mode']}", "yellow"))
     if (workers := of_workers(picture)) is not None:
@@ -53,7 +58,7 @@ def status(picture: dict[str, Any], *, events: int = 5) -> RenderableType:
         share = "-" if p["error_share"] is None else f"{p['error_share']:.0%}"
         words = Text(p["words"], STATES.get(p["state"], "") if p["words"] not in ("well", "not asked yet") else "")
         times = f"{span(p['p50_ms'])} / {span(p['p95_ms'])}" if p["attempts"] else "-"
-        rows.append((p["name"], words, times, share, f"${p['cost']:.2f}"))
+        rows.append((p["name"], words, times, share, money(p["cost"])))
     table = Fitted(("provider", "how it is", "p50 / p95", "failed", "cost"), rows, below="how it is")
     parts += ["", table, ""]
     bars = [_bars(p["name"], told) for p in picture["providers"] for told in p["plans"]]
@@ -61,7 +66,7 @@ def status(picture: dict[str, Any], *, events: int = 5) -> RenderableType:
     numbers = (
         f"last hour: {sum(hour['calls'])} calls, {sum(hour['failed'])} failed, first content after {span(hour['p50'])} "
         f"(p95 {span(hour['p95'])}); since the start: {totals['calls']} calls, {totals['rerouted']} rerouted, "
-        f"{totals['failed']} failed, ${totals['cost']:.2f}"
+        f"{totals['failed']} failed, {money(totals['cost'])}"
     )
     parts.append(Prose(numbers))
     if picture["events"] and events:

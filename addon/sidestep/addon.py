@@ -111,8 +111,9 @@ class Sidestep:
 
         calls = Calls(self.core)
         calls.direct_hosts = direct_hosts
-        self.addons = [Connections(self.core, calls), calls]
-        self._quickened = [Dispatch(ctx.master.addons), QuickCheck(), QuickLookup()]
+        dispatch = Dispatch(ctx.master.addons)
+        self.addons = [Connections(self.core, calls, dispatch.at_once), calls]
+        self._quickened = [dispatch, QuickCheck(), QuickLookup()]
         for quick in self._quickened:
             quick.install()
         contentviews.add(LLM())

@@ -8,6 +8,7 @@ from mitmproxy import ctx
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import events
+from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 from mitmproxy.proxy.server import ConnectionHandler
 
 from sidestep.calls.clients import address_of
@@ -25,6 +26,13 @@ def client_is_slow(client: Connection) -> bool:
         return False
     # The streams of WireGuard and local mode do not tell.
     return isinstance(io.writer, asyncio.StreamWriter) and io.writer.transport.get_write_buffer_size() > 0
+
+
+def asks_the_manager(client: Connection) -> bool:
+    """Whether a client connection's hooks are given to the addon manager and to nobody else. That of a replay looks at
+    them itself."""
+    handler = _handler_of(client)
+    return handler is not None and type(handler).handle_hook is ProxyConnectionHandler.handle_hook
 
 
 def report_end(client: Connection, server: Server) -> None:

@@ -293,6 +293,7 @@ FACTS: tuple[Fact, ...] = (
             "Http1Client.stream_id": Value(),
             "Http1Client.state": Value(),
             "Http1Client.buf": Kept(),
+            "Http1Client.body_reader": Kept("read_headers"),
             "Http1Client.conn": Kept(),
             "Http1Client.done": _step("event"),
             "Http1Client.mark_done": _step("request", "response"),
@@ -305,7 +306,24 @@ FACTS: tuple[Fact, ...] = (
         },
     ),
     *_facts("mitmproxy.net.http.validate", "stream", {"validate_headers": Function(("message",))}),
-    *_facts("h11._receivebuffer", "protocols", {"ReceiveBuffer.maybe_extract_lines": Function()}),
+    *_facts(
+        "h11._receivebuffer",
+        "protocols",
+        {
+            "ReceiveBuffer.__bytes__": Function(),
+            "ReceiveBuffer.maybe_extract_at_most": Function(("count",)),
+            "ReceiveBuffer.maybe_extract_lines": Function(),
+        },
+    ),
+    *_facts(
+        "h11._readers",
+        "protocols",
+        {
+            "ChunkedReader": Made(),
+            "ChunkedReader.__call__": Function(("buf",)),
+            **{f"ChunkedReader.{n}": Kept() for n in ("_bytes_in_chunk", "_bytes_to_discard", "_reading_trailer")},
+        },
+    ),
     *_facts(
         f"{_HTTP}._http2",
         "protocols layer",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sidestep.config.trusting import Untrusted
     from sidestep.fleet.member import Member
     from sidestep.mitm.dispatch import Dispatch
-    from sidestep.mitm.messages import QuickCheck, QuickLookup
+    from sidestep.mitm.messages import QuickCheck, QuickLookup, QuickOptions
     from sidestep.mitm.terminal import Dress
     from sidestep.otel import Exporter
 
@@ -73,7 +73,7 @@ class Sidestep:
         self._found: dict[str, tuple[str, ...]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._runs = False
-        self._quickened: list[Dispatch | QuickCheck | QuickLookup] = []
+        self._quickened: list[Dispatch | QuickCheck | QuickLookup | QuickOptions] = []
         self._exporter: Exporter | None = None
         self._fleet: Member | None = None
 
@@ -106,14 +106,14 @@ class Sidestep:
         from sidestep.calls.hooks import Calls
         from sidestep.mitm.connections import Connections
         from sidestep.mitm.dispatch import Dispatch
-        from sidestep.mitm.messages import QuickCheck, QuickLookup
+        from sidestep.mitm.messages import QuickCheck, QuickLookup, QuickOptions
         from sidestep.view import LLM
 
         calls = Calls(self.core)
         calls.direct_hosts = direct_hosts
         dispatch = Dispatch(ctx.master.addons)
         self.addons = [Connections(self.core, calls, dispatch.at_once), calls]
-        self._quickened = [dispatch, QuickCheck(), QuickLookup()]
+        self._quickened = [dispatch, QuickCheck(), QuickLookup(), QuickOptions()]
         for quick in self._quickened:
             quick.install()
         contentviews.add(LLM())

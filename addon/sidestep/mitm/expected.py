@@ -417,13 +417,18 @@ FACTS: tuple[Fact, ...] = (
     *_facts("mitmproxy.hooks", "dispatch", {"Hook": Made(), "UpdateHook": Made(("flows",), "Hook")}),
     *_facts(
         "mitmproxy.optmanager",
-        "addon.py calls/clients.py",
+        "addon.py messages calls/clients.py",
         {
             "unset": Value(),
             "OptManager._options": Kept(),
             "OptManager.__contains__": Function(("k",)),
             "_Option.value": Kept(),
         },
+    ),
+    *_facts(
+        "mitmproxy.optmanager",
+        "messages",
+        {"_Option": Made(), "_Option.current": Function(), "_Option._default": Kept()},
     ),
     *_facts(
         "mitmproxy.http",

@@ -76,6 +76,8 @@ class JoinedChunks(ChunkedReader):
 
     def __call__(self, buf: ReceiveBuffer) -> Data | EndOfMessage | None:
         data, before = bytes(buf), self._bytes_to_discard
+        if not data:
+            return None
         if self._bytes_in_chunk or self._reading_trailer or not data.startswith(before):
             return super().__call__(buf)
         at, chunks = len(before), list[bytes]()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sidestep.fleet.member import Member
     from sidestep.handover import Kept
     from sidestep.mitm.dispatch import Dispatch
-    from sidestep.mitm.messages import QuickCheck, QuickLookup
+    from sidestep.mitm.messages import QuickCheck, QuickLookup, QuickOptions
     from sidestep.mitm.terminal import Dress
     from sidestep.otel import Exporter
 
@@ -80,7 +80,7 @@ class Sidestep:
         self._troubles = 0
         """Attempts that had failed or met limits when servers of this machine were last looked for."""
         self._runs = False
-        self._quickened: list[Dispatch | QuickCheck | QuickLookup] = []
+        self._quickened: list[Dispatch | QuickCheck | QuickLookup | QuickOptions] = []
         self._exporter: Exporter | None = None
         self._fleet: Member | None = None
 
@@ -113,13 +113,14 @@ class Sidestep:
         from sidestep.calls.hooks import Calls
         from sidestep.mitm.connections import Connections
         from sidestep.mitm.dispatch import Dispatch
-        from sidestep.mitm.messages import QuickCheck, QuickLookup
+        from sidestep.mitm.messages import QuickCheck, QuickLookup, QuickOptions
         from sidestep.view import LLM
 
         calls = Calls(self.core)
         calls.direct_hosts = direct_hosts
-        self.addons = [Connections(self.core, calls), calls]
-        self._quickened = [Dispatch(ctx.master.addons), QuickCheck(), QuickLookup()]
+        dispatch = Dispatch(ctx.master.addons)
+        self.addons = [Connections(self.core, calls, dispatch.at_once), calls]
+        self._quickened = [dispatch, QuickCheck(), QuickLookup(), QuickOptions()]
         for quick in self._quickened:
             quick.install()
         contentviews.add(LLM())

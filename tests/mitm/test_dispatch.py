@@ -153,6 +153,126 @@ def test_errors_and_halts_of_mitmproxy_s_own_addons(caplog: pytest.LogCaptureFix
     with_master(test)
 
 
+def test_what_is_no_function_is_told_of_and_a_module_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    class Names:
+        request = asyncio  # a module, as after `from mitmproxy import log`
+
+    class Wrong:
+        request = "not a function"
+
+    async def test(manager: AddonManager) -> None:
+        Dispatch(manager).install()
+        script = Script()
+        manager.chain += [Names(), script]
+        await call(manager)
+        assert len(script.seen) == 1
+        assert "not callable" not in caplog.text
+        manager.chain[-1:] = [Wrong(), script]
+        await call(manager)
+        assert len(script.seen) == 2
+        assert "not callable" in caplog.text
+
+    with_master(test)
+
+
+def test_after_each_hook_of_a_flow_comes_an_update() -> None:
+    class Script:
+        seen: list[object]
+
+        def update(self, flows: list[http.HTTPFlow]) -> None:
+            self.seen.append(flows)
+
+        def request(self, flow: http.HTTPFlow) -> None:
+            self.seen.append(flow)
+
+    async def test(manager: AddonManager) -> None:
+        Dispatch(manager).install()
+        manager.add(script := Script())
+        script.seen = []
+        flow = await call(manager)
+        assert script.seen == [flow, [flow]]
+
+    with_master(test)
+
+
+# --- at once
+
+
+class Waits(Script):
+    async def request(self, flow: http.HTTPFlow) -> None:  # type: ignore[override]
+        self.seen.append(flow)
+        await asyncio.sleep(0)
+        self.seen.append(flow)
+
+
+def test_hooks_that_nobody_waits_for_are_over_at_once() -> None:
+    async def test(manager: AddonManager) -> None:
+        dispatch = Dispatch(manager)
+        manager.add(script := Script())
+        event = HttpRequestHook(flow_of())
+        assert not dispatch.at_once(event)
+        assert script.seen == []  # it is not installed
+        dispatch.install()
+        assert dispatch.at_once(event)
+        assert script.seen == [event.flow]
+        dispatch.remove()
+        assert not dispatch.at_once(event)
+        assert script.seen == [event.flow]
+
+    with_master(test)
+
+
+def test_a_hook_that_waits_is_begun_and_goes_on_where_mitmproxy_waits_for_it() -> None:
+    async def test(manager: AddonManager) -> None:
+        dispatch = Dispatch(manager)
+        dispatch.install()
+        manager.add(waits := Waits("waits"), after := Script("after"))
+        event = HttpRequestHook(flow_of())
+        assert not dispatch.at_once(event)
+        assert (waits.seen, after.seen) == ([event.flow], [])
+        await manager.handle_lifecycle(event)
+        assert (waits.seen, after.seen) == ([event.flow] * 2, [event.flow])
+        await manager.handle_lifecycle(event)  # it is asked for anew
+        assert len(after.seen) == 2
+
+    with_master(test)
+
+
+def test_a_flow_that_a_user_looks_at_is_waited_for() -> None:
+    class Holds(Script):
+        def request(self, flow: http.HTTPFlow) -> None:
+            super().request(flow)
+            flow.intercept()
+
+    async def test(manager: AddonManager) -> None:
+        dispatch = Dispatch(manager)
+        dispatch.install()
+        manager.add(holds := Holds())
+        event = HttpRequestHook(flow_of())
+        assert not dispatch.at_once(event)
+        await manager.handle_lifecycle(event)
+        assert holds.seen == [event.flow]
+
+    with_master(test)
+
+
+def test_an_error_that_mitmproxy_raises_is_raised_where_it_waits() -> None:
+    class Refuses:
+        def request(self, flow: http.HTTPFlow) -> None:
+            raise exceptions.OptionsError("no")
+
+    async def test(manager: AddonManager) -> None:
+        dispatch = Dispatch(manager)
+        dispatch.install()
+        manager.add(Refuses())
+        event = HttpRequestHook(flow_of())
+        assert not dispatch.at_once(event)
+        with pytest.raises(exceptions.OptionsError):
+            await manager.handle_lifecycle(event)
+
+    with_master(test)
+
+
 def test_it_is_installed_once_and_leaves_no_trace() -> None:
     async def test(manager: AddonManager) -> None:
         first, second = Dispatch(manager), Dispatch(manager)

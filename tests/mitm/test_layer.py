@@ -51,6 +51,19 @@ def test_a_call_and_its_answer(driver: Driver) -> None:
     assert (states(driver), driver.engine.in_flight) == (CLEAN, set())
 
 
+def test_hooks_that_are_over_at_once_pause_nothing() -> None:
+    driver = Driver(toml("priority", "attempts = { per_provider = 1 }", a="", b=""), at_once=True)
+    driver.says(driver.client, CALL)
+    driver.says(driver.servers[0], BROKEN)
+    driver.says(driver.servers[1], ANSWER)
+    assert driver.answer().endswith(GOOD)
+    assert driver.hooks == ["requestheaders", "request", "sidestep_next", "responseheaders", "response"]
+    assert driver.later == []
+    driver.says(driver.client, CALL)
+    driver.says(driver.servers[0], ANSWER)
+    assert driver.answer().endswith(GOOD)
+
+
 def test_a_503_moves_on_before_the_app_has_seen_a_byte(driver: Driver) -> None:
     driver.says(driver.client, CALL)
     driver.says(driver.servers[0], BROKEN)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mitmproxy import http
+from mitmproxy import http, options
+from mitmproxy.optmanager import _Option
 
-from sidestep.mitm.messages import QuickCheck, QuickLookup
+from sidestep.mitm.messages import QuickCheck, QuickLookup, QuickOptions
 
 REQUEST: dict[str, Any] = {
     "host": "h",
@@ -162,3 +163,29 @@ def test_looking_fields_up_leaves_no_trace() -> None:
     assert vars(http.Headers)["get_all"] is not before["get_all"]
     first.remove()
     assert vars(http.Headers) == before
+
+
+# --- options
+
+
+def test_options_are_read_as_mitmproxy_reads_them() -> None:
+    """All that there are, by default and set; what may be changed is a copy, as it is without us."""
+
+    def read() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+        made = options.Options()
+        before = {name: getattr(made, name) for name in made.keys()}  # noqa: SIM118
+        made.update(ssl_insecure=True, listen_host="127.0.0.1", confdir="c", ignore_hosts=["a"])
+        after = {name: getattr(made, name) for name in made.keys()}  # noqa: SIM118
+        made.ignore_hosts.append("b")
+        return before, after, made.ignore_hosts
+
+    own, original = read(), vars(_Option)["current"]
+    quick = QuickOptions()
+    quick.install()
+    try:
+        assert vars(_Option)["current"] is not original
+        assert read() == own
+        assert own[2] == ["a"]
+    finally:
+        quick.remove()
+    assert vars(_Option)["current"] is original

@@ -37,8 +37,9 @@ class Driver:
     """State: the time, what was sent to whom, connections that are being made, timers; `connects` says whether the
     next ones are made at once."""
 
-    def __init__(self, text: str, engine: Engine | None = None) -> None:
-        """`engine`: that of an earlier connection, where this is another one of the same proxy."""
+    def __init__(self, text: str, engine: Engine | None = None, *, at_once: bool = False) -> None:
+        """`engine`: that of an earlier connection, where this is another one of the same proxy. `at_once`: hooks are
+        carried out where they are met, else once all that was under way has been."""
         self.now = 1000.0
         self.connects = True
         self.sent: dict[Connection, bytes] = defaultdict(bytes)
@@ -47,6 +48,8 @@ class Driver:
         self.closed: list[Connection] = []
         self.timers: list[commands.RequestWakeup] = []
         self.hooks: list[str] = []
+        self.later: list[str] = []
+        """Those of the hooks that were given to mitmproxy."""
         core = Core()
         core.clock = lambda: self.now
         self.engine = core.engine = engine or Engine(reading.parse(text, {}), jitter=lambda: 0.5)
@@ -54,7 +57,7 @@ class Driver:
         self.client = Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2), state=ConnectionState.OPEN)
         core.adopted.add(self.client.id)
         layer: Any = HttpLayer(Context(self.client, OPTIONS), HTTPMode.regular)
-        FailoverLayer.adopt(layer, self.calls, core.clock)
+        FailoverLayer.adopt(layer, self.calls, core.clock, *((self.ask,) if at_once else ()))
         self.layer: FailoverLayer = layer
         self.feed(events.Start())
 
@@ -76,10 +79,15 @@ class Driver:
                 elif isinstance(command, commands.RequestWakeup):
                     self.timers.append(command)
                 elif isinstance(command, commands.StartHook):
-                    self.hooks.append(command.name)
-                    if (hook := getattr(self.calls, command.name, None)) is not None:
-                        assert hook(*command.args()) is None, "a hook that waits needs a proxy"
+                    self.later.append(command.name)
+                    self.ask(command)
                     waiting.append(events.HookCompleted(command, None))
+
+    def ask(self, hook: commands.StartHook) -> bool:
+        self.hooks.append(hook.name)
+        if (function := getattr(self.calls, hook.name, None)) is not None:
+            assert function(*hook.args()) is None, "a hook that waits needs a proxy"
+        return True
 
     def connected(self, command: commands.OpenConnection) -> events.OpenConnectionCompleted:
         """The connection that was asked for is there."""

@@ -20,8 +20,8 @@ from sidestep.calls import replies
 from sidestep.calls.clients import may_use_keys
 from sidestep.calls.shared import Core
 from sidestep.mitm.causes import CLOSED, RESET, UNTRUSTED, cause_of, issuer_of
-from sidestep.mitm.handlers import close, leads_back, report_end, was_reset
-from sidestep.mitm.layer import FailoverLayer
+from sidestep.mitm.handlers import asks_the_manager, close, leads_back, report_end, was_reset
+from sidestep.mitm.layer import AtOnce, FailoverLayer, never
 from sidestep.mitm.stream import Conductor
 from sidestep.routing.engine import Engine
 
@@ -32,14 +32,15 @@ DISTRUSTED = 100
 
 
 class Connections:
-    """State: what the layers ask, hosts whose certificates clients did not take, kinds of HTTP layer that are not
-    mitmproxy's own and were told of, mitmproxy's own replay handler while ours is in its place."""
+    """State: what the layers ask, who carries out hooks, hosts whose certificates clients did not take, kinds of HTTP
+    layer that are not mitmproxy's own and were told of, mitmproxy's own replay handler while ours is in its place."""
 
     name = "sidestep.connections"
 
-    def __init__(self, core: Core, conductor: Conductor) -> None:
+    def __init__(self, core: Core, conductor: Conductor, at_once: AtOnce | None = None) -> None:
         self.core = core
         self._conductor = conductor
+        self._at_once = at_once
         self._distrusted: set[str] = set()
         self._foreign: set[type[HttpLayer]] = set()
         self._replay_handler: type[clientplayback.ReplayHandler] | None = None
@@ -66,7 +67,8 @@ class Connections:
             if not isinstance(found, HttpLayer) or found.connections:
                 return  # another protocol, or a layer that has begun its work
             if type(found) is HttpLayer:
-                FailoverLayer.adopt(found, self._conductor, self.core.clock)
+                at_once = self._at_once if self._at_once is not None and asks_the_manager(client) else never
+                FailoverLayer.adopt(found, self._conductor, self.core.clock, at_once)
                 self.core.adopted.add(client.id)
             elif type(found) not in self._foreign:
                 self._foreign.add(type(found))

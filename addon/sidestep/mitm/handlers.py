@@ -11,6 +11,7 @@ from mitmproxy import ctx
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import events
+from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 from mitmproxy.proxy.server import ConnectionHandler
 
 from sidestep.calls.clients import address_of
@@ -46,6 +47,13 @@ def reset_at_end(client: Connection) -> None:
     found = io.writer.transport.get_extra_info("socket") if isinstance(io.writer, asyncio.StreamWriter) else None
     if isinstance(found, TransportSocket):
         found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def asks_the_manager(client: Connection) -> bool:
+    """Whether a client connection's hooks are given to the addon manager and to nobody else. That of a replay looks at
+    them itself."""
+    handler = _handler_of(client)
+    return handler is not None and type(handler).handle_hook is ProxyConnectionHandler.handle_hook
 
 
 def report_end(client: Connection, server: Server) -> None:

@@ -30,6 +30,15 @@ FIRST_WRITE_BYTES = 1024
 """A response's head with the first event of a stream."""
 
 
+AtOnce = Callable[[commands.StartHook], bool]
+"""Carries out a hook. False: that is not all of it, mitmproxy is to wait for it as usual."""
+
+
+def never(hook: commands.StartHook) -> bool:
+    """All hooks are left to mitmproxy."""
+    return False
+
+
 class FailoverLayer(HttpLayer):
     """mitmproxy's HTTP layer with failover streams, connects that can be withdrawn, and one timer for all deadlines.
 
@@ -38,17 +47,25 @@ class FailoverLayer(HttpLayer):
 
     conductor: Conductor
     clock: Callable[[], float]
+    at_once: AtOnce
     timers: dict[commands.Command, float]
     next_timer: float
     used: set[Connection]
 
     @classmethod
-    def adopt(cls, layer: HttpLayer, conductor: Conductor, clock: Callable[[], float]) -> None:
+    def adopt(
+        cls,
+        layer: HttpLayer,
+        conductor: Conductor,
+        clock: Callable[[], float],
+        at_once: AtOnce = never,
+    ) -> None:
         """Make a layer that has not started yet one of these, in its place."""
         layer.__class__ = cls
         assert isinstance(layer, cls)
         layer.conductor = conductor
         layer.clock = clock
+        layer.at_once = at_once
         layer.timers = {}
         layer.next_timer = math.inf
         layer.used = set()

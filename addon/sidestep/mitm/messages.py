@@ -1,10 +1,11 @@
-"""Makes mitmproxy's messages cheaper.
+"""Makes mitmproxy's messages and options cheaper.
 
-Each checks the types of its fields by way of `typing`, every time it is made: with two messages a call that takes about
-as long as reading the request does. Fields of exactly the types that are named are let through at once here; for all
-others mitmproxy's own check decides.
+Each message checks the types of its fields by way of `typing`, every time it is made: with two messages a call that
+takes about as long as reading the request does. Fields of exactly the types that are named are let through at once
+here; for all others mitmproxy's own check decides.
 
-And header fields are looked up some twenty times a call, each time through six functions: here it is one.
+And header fields are looked up some twenty times a call, each time through six functions: here it is one. As often an
+option is read, and copied twice, with all that it may hold: what holds nothing is given out as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from mitmproxy.http import Headers, MessageData
+from mitmproxy.optmanager import _Option, unset
 
 Check = Callable[[MessageData], None]
 
@@ -64,8 +66,10 @@ class QuickLookup:
             key = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
             if not isinstance(key, bytes):
                 return list(own(fields, name))  # which raises
-            key = key.lower()
-            return [v.decode("utf-8", "surrogateescape") for k, v in fields.fields if k.lower() == key]
+            key, size = key.lower(), len(key)
+            return [
+                v.decode("utf-8", "surrogateescape") for k, v in fields.fields if len(k) == size and k.lower() == key
+            ]
 
         def get(fields: Headers, name: str | bytes, default: Any = None) -> Any:
             values = get_all(fields, name)
@@ -85,6 +89,33 @@ class QuickLookup:
             self._own = None
 
 
+class QuickOptions:
+    """In place of how an option's value is read. State: mitmproxy's own way, while this one is in its place."""
+
+    def __init__(self) -> None:
+        self._own: Any = None
+
+    def install(self) -> None:
+        """Until `remove`. What is not mitmproxy's own any more is left alone."""
+        own: Any = vars(_Option).get("current")
+        if own is None or own.__module__ != _Option.__module__:
+            return
+        self._own = own
+
+        def current(option: _Option) -> Any:
+            value = option._default if option.value is unset else option.value
+            return value if type(value) in _ATOMS else own(option)
+
+        setattr(_Option, "current", current)  # noqa: B010
+
+    def remove(self) -> None:
+        if self._own is not None:
+            setattr(_Option, "current", self._own)  # noqa: B010
+            self._own = None
+
+
+_ATOMS = frozenset({bool, float, int, str, type(None)})
+"""Types whose values nobody can change."""
 _DERIVED = ("get", "__contains__")
 """What a `Mapping` makes of looking one up."""
 

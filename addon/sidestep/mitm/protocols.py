@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from h2.errors import ErrorCodes
 from h2.events import Event, StreamReset
+from h11 import Data, EndOfMessage
+from h11._readers import ChunkedReader
+from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
@@ -49,10 +52,53 @@ MAX_HEAD_BYTES = 1 << 20
 """Of one head that does not end. Clients and other proxies take 8 to 256 KB."""
 
 
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+"""What a chunk begins with, in the form that nearly all have (RFC 9112, 7.1): without extensions."""
+
+
+class JoinedChunks(ChunkedReader):
+    """h11's reader of chunks gives them out one by one, in some ten steps each. This one gives out those that have come
+    whole together: what it cannot read at a glance is for h11 to read.
+
+    State beside the base's: how many are given out at once, next. Of what has come in one read the first does not wait
+    for the others, then it is twice as many each time.
+    """
+
+    at_once: int
+
+    @classmethod
+    def adopt(cls, reader: object) -> None:
+        """Make a reader of chunks one of these, to which something has come."""
+        if isinstance(reader, ChunkedReader):
+            reader.__class__ = cls
+            assert isinstance(reader, cls)
+            reader.at_once = 1
+
+    def __call__(self, buf: ReceiveBuffer) -> Data | EndOfMessage | None:
+        data, before = bytes(buf), self._bytes_to_discard
+        if not data:
+            return None
+        if self._bytes_in_chunk or self._reading_trailer or not data.startswith(before):
+            return super().__call__(buf)
+        at, chunks = len(before), list[bytes]()
+        while len(chunks) < self.at_once and (head := _CHUNK.match(data, at)) is not None:
+            begin = head.end()
+            end = begin + int(head[1], 16)
+            if end == begin or data[end : end + 2] != b"\r\n":
+                break
+            chunks.append(data[begin:end])
+            at = end + 2
+        if not chunks:
+            return super().__call__(buf)
+        buf.maybe_extract_at_most(at)
+        self._bytes_to_discard = b""
+        self.at_once *= 2
+        return Data(data=b"".join(chunks))
+
+
 class PatientHttp1Client(Http1Client):
     """mitmproxy's HTTP/1 client takes a 103 for the answer itself; this one passes over all 1xx but 101, and over
-    trailers. What has come of a body in one read it gives on in a few pieces, whatever the chunks it came in: one chunk
-    first, so that it does not wait for the others, then twice as many each time.
+    trailers. What has come of a body in one read it gives on in a few pieces, whatever the chunks it came in.
 
     State beside the base's: whether the head that is coming is an informational one (None: it is not known yet), how
     many of these there were before this answer.
@@ -112,34 +158,14 @@ class PatientHttp1Client(Http1Client):
             self.informational += 1
 
     def read_body(self, event: events.Event) -> Commands:
-        pieces: list[bytes] = []
-        enough = 1
+        JoinedChunks.adopt(self.body_reader)
         try:
-            for command in super().read_body(event):
-                if type(command) is ReceiveHttp and type(command.event) is ResponseData:
-                    pieces.append(command.event.data)
-                    if len(pieces) == enough:
-                        yield self._received(pieces)
-                        enough *= 2
-                    continue
-                if pieces:
-                    yield self._received(pieces)
-                yield command
+            yield from super().read_body(event)
         except NotImplementedError:
             # So mitmproxy takes trailers, once it has read them. HTTP/1 clients are told of none: they are left out.
             assert self.stream_id is not None
-            if pieces:
-                yield self._received(pieces)
             yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
             yield from self.mark_done(response=True)
-        if pieces:
-            yield self._received(pieces)
-
-    def _received(self, pieces: list[bytes]) -> ReceiveHttp:
-        assert self.stream_id is not None
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        return ReceiveHttp(ResponseData(self.stream_id, data))
 
 
 class QuickHttp1Server(Http1Server):

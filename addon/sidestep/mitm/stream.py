@@ -15,7 +15,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -126,6 +126,7 @@ class Parent(Protocol):
     streams: dict[int, HttpStream]
     connections: dict[Connection, layer.Layer]
     next_timer: float
+    at_once: Callable[[commands.StartHook], bool]
 
     def arm(self, at: float) -> Commands: ...
 
@@ -214,19 +215,28 @@ class FailoverStream(PageStream):
             return
         nested, self.busy = self.busy, True
         try:
-            for command in self._route(event):
-                if not isinstance(command, (SendHttp, DropStream)) or self._addressed(command):
-                    yield command
-            while self.inbox and not nested:
+            self.inbox.appendleft(event)
+            while self.inbox:
                 for command in self._route(self.inbox.popleft()):
-                    if not isinstance(command, (SendHttp, DropStream)) or self._addressed(command):
+                    if isinstance(command, (SendHttp, DropStream)):
+                        if self._addressed(command):
+                            yield command
+                    elif isinstance(command, commands.StartHook) and self._is_done(command):
+                        self.inbox.append(events.HookCompleted(command, None))
+                    else:
                         yield command
+                if nested:
+                    break
         except Exception as e:
             if self.session is None:
                 raise
             yield from self._crashed(self.session, e)
         finally:
             self.busy = nested
+
+    def _is_done(self, hook: commands.StartHook) -> bool:
+        """Carry out a hook for which this stream is paused, and no layer inside it; whether that was all."""
+        return hook.blocking is self and self.parent.at_once(hook)  # type: ignore[comparison-overlap]
 
     def _is_recursion(self, event: events.Event) -> bool:
         """Whether the base class gives itself a body that it has collected (`stream_large_bodies`): now, or it would

@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 from types import SimpleNamespace
 from typing import Any
 
+from mitmproxy import ctx
 from mitmproxy.connection import Client, Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
@@ -31,6 +32,8 @@ OPTIONS: Any = SimpleNamespace(
     websocket=True,
 )
 """mitmproxy's own as they are by default, of those that the layers look at."""
+NO_MASTER: Any = SimpleNamespace(addons={})
+"""Whoever asks it for the handler of a connection is told that there is none."""
 
 
 class Driver:
@@ -40,6 +43,8 @@ class Driver:
     def __init__(self, text: str, engine: Engine | None = None, *, at_once: bool = False) -> None:
         """`engine`: that of an earlier connection, where this is another one of the same proxy. `at_once`: hooks are
         carried out where they are met, else once all that was under way has been."""
+        if not hasattr(ctx, "master"):
+            ctx.master = NO_MASTER
         self.now = 1000.0
         self.connects = True
         self.sent: dict[Connection, bytes] = defaultdict(bytes)

@@ -377,7 +377,7 @@ class Interleavings(RuleBasedStateMachine):
             self.stored = 0, 0.0
             return
         level, ends = int(found_there[3].split(" ")[1]), found_there[1]
-        assert ends >= self.stored[1] - slack
+        assert ends >= self.stored[1] - late
         assert level >= self.stored[0] or ends > self.stored[1] + 1e-3
         self.stored = level, ends
 

@@ -144,6 +144,15 @@ def _is_cut(error: BaseException | None) -> bool:
     return False
 
 
+def _in_words(error: BaseException | None) -> str:
+    """With what is behind it: an SDK's own words say little."""
+    found = []
+    while error is not None:
+        found.append(repr(error))
+        error = error.__cause__ or error.__context__
+    return " ← ".join(found)
+
+
 def _is_the_sdks_own(error: BaseException | None) -> bool:
     return type(error).__module__.partition(".")[0] in ("openai", "anthropic", "google")
 
@@ -191,11 +200,13 @@ def run(
                     apps.append(local.app)
                 rng = random.Random(f"{seed} {number}")
                 api, stream = rng.choice(APIS), rng.random() < 0.6
+                # Since the call before it to this host began: that one may have had its whole answer from a worker that
+                # was dead when it was read, and its connection was idle from then on.
+                began = time.monotonic()
+                since, local.last[DIALECT[api]] = local.last.get(DIALECT[api], began), began
                 result = local.app.call(api, stream=stream)
-                # Since the call before it to this host: its connection was idle from then on.
-                since, local.last[DIALECT[api]] = local.last.get(DIALECT[api], 0.0), (now := time.monotonic())
                 tell(api)
-                was_killed = reaper.killed_between(since, now)
+                was_killed = reaper.killed_between(since, time.monotonic())
                 with lock:
                     if result.error is None and result.text in good:
                         report.answered_by[good[result.text]] += 1
@@ -204,7 +215,7 @@ def run(
                     elif was_killed and _is_cut(result.error):
                         report.lost += 1
                     else:
-                        what = f"{result.error!r} {result.text!r} after {result.attempts}"
+                        what = f"{_in_words(result.error)} {result.text!r} after {result.attempts}"
                         report.errors.append(f"#{number} {api} stream={stream}: {what}")
 
             began = time.monotonic()

@@ -273,6 +273,34 @@ def test_the_budget_bounds_second_attempts(driver: Driver) -> None:
     assert sum(driver.engine.hedges_total.values()) == 3
 
 
+def test_with_nothing_to_spend_no_call_waits_for_one_that_hangs(driver: Driver) -> None:
+    """It goes to the next provider at once, and back when the first answers again."""
+    for _ in range(3):
+        driver.says(driver.client, asked())
+        driver.passes(LATE + 0.1)
+        driver.says(driver.servers[-1], HEAD + said(b"x") + END)
+        driver.answer()
+    asked_of = []
+    for _ in range(25):
+        driver.says(driver.client, asked())
+        asked_of.append(driver.servers[-1].address)
+        driver.says(driver.servers[-1], HEAD + said(b"x") + END)
+        driver.answer()
+    assert asked_of[:3] == [("b.test", 80)] * 3
+    assert asked_of[-1] == ("a.test", 80)
+    assert len(driver.engine.hanging) == 0
+
+
+@pytest.mark.parametrize(("seconds", "hangs"), [(LATE - 1, 1), (LATE + 1, 0)])
+def test_one_that_is_as_slow_as_all_are_does_not_hang(seconds: float, hangs: int, driver: Driver) -> None:
+    driver.says(driver.client, asked())
+    driver.passes(LATE + 0.1)
+    driver.passes(seconds)
+    driver.says(driver.servers[-1], HEAD + said(b"x") + END)
+    driver.answer()
+    assert len(driver.engine.hanging) == hangs
+
+
 def test_what_was_spent_beside_one_that_then_failed_is_given_back(driver: Driver) -> None:
     late(driver)
     driver.says(driver.servers[0], BROKEN)

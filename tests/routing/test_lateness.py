@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from sidestep.routing.lateness import (
     BURST,
     HALF_LIFE_SECONDS,
+    HANGING_SECONDS,
     KNOWN_CALLS,
     LATE_FACTOR,
     LATE_LEAST_SECONDS,
     MOST_SECONDS,
     STEP,
+    TRIED_SECONDS,
     Budget,
+    Hanging,
     Learnt,
     Sketch,
     Times,
@@ -278,3 +281,30 @@ def test_never_more_than_the_share_of_requests_and_a_burst(steps: list[str]) -> 
         elif step == "take":
             taken += budget.take()
         assert taken - back <= BURST + 0.05 * earned + 1e-6
+
+
+# --- who hangs
+
+
+def test_who_was_outdone_is_avoided_where_nothing_insures_a_call() -> None:
+    """Then one call at a time goes there that is insured, until one is answered."""
+    hanging = Hanging()
+    assert not hanging.avoids("a", "m", 0, insured=False)
+    hanging.outdone("a", "m", 0)
+    assert [hanging.avoids("a", "m", 1, insured=True) for _ in range(3)] == [False] * 3
+    assert [hanging.avoids("a", other, 1, insured=False) for other in ("m", "n", None)] == [True, False, False]
+    assert [hanging.avoids("a", "m", 2, insured=True) for _ in range(3)] == [False, True, True]
+    hanging.outdone("a", "m", 3)
+    assert hanging.avoids("a", "m", 1.9 + TRIED_SECONDS, insured=True)
+    assert hanging.avoids("a", "m", 2 + TRIED_SECONDS, insured=False)
+    assert not hanging.avoids("a", "m", 2 + TRIED_SECONDS, insured=True)
+    hanging.answered("a", "m")
+    assert (len(hanging), hanging.avoids("a", "m", 20, insured=False)) == (0, False)
+
+
+def test_what_is_held_against_one_that_hung_is_forgotten() -> None:
+    hanging = Hanging()
+    hanging.outdone("a", None, 0)
+    assert hanging.avoids("a", None, HANGING_SECONDS - 1, insured=False)
+    assert not hanging.avoids("a", None, HANGING_SECONDS, insured=False)
+    assert len(hanging) == 0

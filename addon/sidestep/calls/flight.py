@@ -436,7 +436,9 @@ class Flight:
     def outpaced(self, *, queued: bool) -> None:
         """Another attempt of this call has answered before it. `queued`: it has waited inside mitmproxy."""
         if self.is_sent and not queued:
-            self.exchange.outpaced(self.attempt, self.size, self.session.clock())
+            now = self.session.clock()
+            self.exchange.outpaced(self.attempt, self.size, now)
+            self.exchange.outdone(self.attempt, now)
         self.drop(judging.HEDGE_LOST if self.attempt.beside is not None or queued else judging.SLOW)
 
     def take(self, usage: Usage | None, ids: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ from sidestep.config.settings import Provider, Settings
 from sidestep.dialects.base import Usage
 from sidestep.leaks import Keys
 from sidestep.routing.histograms import Histograms
-from sidestep.routing.lateness import Budget, CallKind, Times
+from sidestep.routing.lateness import Budget, CallKind, Hanging, Times
 from sidestep.routing.recent import Recent
 from sidestep.routing.repeats import Repeats
 from sidestep.routing.sharing import Question, Sharing
@@ -145,6 +145,7 @@ class Engine:
         self.plans = Plans()
         self.times = Times()
         self.budget = Budget()
+        self.hanging = Hanging()
         self.repeats = Repeats()
         self.hedges_total: Counter[tuple[str, str]] = Counter()
         """Attempts made beside a late one, by provider and by what came of them: `won`, `lost`, `failed`, `unsent`."""

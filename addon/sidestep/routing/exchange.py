@@ -248,17 +248,32 @@ class Exchange:
             candidates = [*candidates, *(c for c in plan.candidates if c.provider.last_resort)]
         if keeper is not None:
             candidates = [keeper, *(c for c in candidates if c is not keeper)]
-        if candidates is plan.candidates and not failed_at:
+        hanging = self._hanging(plan, now)
+        if candidates is plan.candidates and not failed_at and not hanging:
             return plan
         # Neither a strategy nor a stay brings a provider before those that honour more of what is sealed; only that
         # those have just failed does, and coming home, where no turn is under way that needs its reasoning.
         conversation = self.conversation if self.going_home is not None else None
         home = keeper if conversation is not None and conversation.opens_turn else None
 
-        def place(c: Candidate) -> tuple[bool, bool, bool, int]:
-            return c.provider.name in failed_at, c is not home, c.provider.last_resort, c.tier
+        def place(c: Candidate) -> tuple[bool, bool, bool, int, bool]:
+            behind = bool(hanging) and (c.provider.name in hanging or not c.provider.hedge.enabled)
+            return c.provider.name in failed_at, c is not home, c.provider.last_resort, c.tier, behind
 
         return replace(plan, candidates=tuple(sorted(candidates, key=place)))
+
+    def _hanging(self, plan: Plan, now: float) -> frozenset[str]:
+        """The providers that this call had better not wait for: they hang, and no other may be asked beside them."""
+        engine, call = self.engine, self.call
+        if not engine.hanging or call.pin is not None or plan.pinned or call.is_websocket:
+            return frozenset()
+        insured = self.may_hedge and engine.budget.enough
+
+        def avoids(candidate: Candidate) -> bool:
+            model = None if candidate.model is None else short(candidate.model)
+            return engine.hanging.avoids(candidate.provider.name, model, now, insured=insured)
+
+        return frozenset(c.provider.name for c in plan.candidates if c.provider.hedge.enabled and avoids(c))
 
     def _keeper(self, plan: Plan, now: float) -> Candidate | None:
         """The candidate that the conversation stays with, None if it is not to be asked now; its home's, where it has
@@ -634,6 +649,17 @@ class Exchange:
         head = None if attempt.headers_at is None else attempt.headers_at - attempt.started
         self.engine.times.waited(self._times(attempt), head, now - attempt.started, now)
 
+    def outdone(self, late: Attempt, now: float) -> None:
+        """The attempt beside a late one has content before it. Where that took no longer than the late one had been
+        given before, it is not that all are slow: that one hangs."""
+        hedge = self._hedge
+        if hedge is None or hedge.beside is not late or late.content_at is not None:
+            return
+        began = now if hedge.content_at is None else hedge.content_at
+        if began - hedge.started <= hedge.started - late.started:
+            kind = self._times(late)
+            self.engine.hanging.outdone(kind.provider, kind.model, now)
+
     def _times(self, attempt: Attempt) -> CallKind:
         """What the times of an attempt are comparable with."""
         if attempt.times_like is None:
@@ -664,7 +690,10 @@ class Exchange:
         if self.call.is_websocket:
             content = None  # the first of its responses began with the handshake
         if content is not None:
-            engine.times.began(self._times(attempt), began - attempt.started, content, now)
+            kind = self._times(attempt)
+            engine.times.began(kind, began - attempt.started, content, now)
+            if engine.hanging:
+                engine.hanging.answered(kind.provider, kind.model)
         engine.plan_told(attempt.subject, windows(headers, wall_now) if headers else (), now)
         seconds = exhausted(headers, wall_now - (now - began))
         if seconds is not None:

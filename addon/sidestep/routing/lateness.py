@@ -248,9 +248,14 @@ class Budget:
         """A request came for which a second attempt would be possible."""
         self._holds = min(BURST, self._holds + share)
 
+    @property
+    def enough(self) -> bool:
+        """There is enough for one more attempt."""
+        return round(self._holds, 6) >= 1.0
+
     def take(self) -> bool:
         """Whether there is enough for one more attempt, which is then taken."""
-        if round(self._holds, 6) < 1.0:
+        if not self.enough:
             return False
         self._holds -= 1.0
         return True
@@ -261,3 +266,52 @@ class Budget:
 
     def __repr__(self) -> str:
         return f"Budget({self._holds:.2f} of {BURST:.0f})"
+
+
+HANGING_SECONDS = 300.0
+"""How long it is held against a provider that it hung, if it is not seen to answer."""
+TRIED_SECONDS = 15.0
+"""How long after one call that it gets all the same the next one follows."""
+MAX_HANGING = 1_000
+
+
+class Hanging:
+    """Providers that were clearly outdone: one asked beside them had content sooner than they had been given before
+    that. Where nothing is left for a second attempt, a call that went to one of them would wait for its last deadline.
+
+    State: by provider and model until when that counts, and from when on one more call may go there (0: that was not
+    asked yet).
+    """
+
+    def __init__(self) -> None:
+        self._of: Bounded[tuple[str, str | None], tuple[float, float]] = Bounded(MAX_HANGING, MAX_HANGING * 500)
+
+    def outdone(self, provider: str, model: str | None, now: float) -> None:
+        known = self._of.get((provider, model))
+        self._of.put((provider, model), (now + HANGING_SECONDS, 0.0 if known is None else known[1]))
+
+    def answered(self, provider: str, model: str | None) -> None:
+        self._of.pop((provider, model))
+
+    def avoids(self, provider: str, model: str | None, now: float, *, insured: bool) -> bool:
+        """Whether a call had better go elsewhere. `insured`: another could be asked beside it. As long as all are, they
+        need not; once one was not, one at a time of those that are goes there again."""
+        known = self._of.get((provider, model))
+        if known is None:
+            return False
+        until, again_at = known
+        if now >= until:
+            self._of.pop((provider, model))
+            return False
+        if not insured:
+            self._of.put((provider, model), (until, again_at or now))
+            return True
+        if not again_at:
+            return False
+        if now < again_at:
+            return True
+        self._of.put((provider, model), (until, now + TRIED_SECONDS))
+        return False
+
+    def __len__(self) -> int:
+        return len(self._of)

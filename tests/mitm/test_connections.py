@@ -14,6 +14,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers import ClientTLSLayer, HttpLayer, ServerTLSLayer, TCPLayer
 from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 from mitmproxy.proxy.server import ConnectionIO
 from mitmproxy.proxy.tunnel import LayerStack
 from mitmproxy.test import taddons, tflow
@@ -22,7 +23,7 @@ from sidestep.calls.hooks import Calls
 from sidestep.calls.shared import Core
 from sidestep.mitm.connections import Connections
 from sidestep.mitm.handlers import client_is_slow
-from sidestep.mitm.layer import FailoverLayer
+from sidestep.mitm.layer import FailoverLayer, never
 
 
 class Theirs(HttpLayer):
@@ -110,3 +111,26 @@ async def test_a_slow_client(io: ConnectionIO | None, slow: bool) -> None:
         handler: Any = mock.Mock(transports={} if io is None else {client: io})
         server.connections[client.id] = handler
         assert client_is_slow(client) is slow
+
+
+class Looks(ProxyConnectionHandler):
+    """A handler of connections that sees each hook itself, as that of a replay does."""
+
+    async def handle_hook(self, hook: Any) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("kind", "at_once"), [(ProxyConnectionHandler, True), (Looks, False), (None, False)])
+async def test_hooks_are_carried_out_at_once_where_nobody_else_sees_them(kind: Any, at_once: bool) -> None:
+    def ask(hook: Any) -> bool:
+        raise AssertionError
+
+    server = Proxyserver()
+    with taddons.context(server):
+        core = Core()
+        within = context()
+        if kind is not None:
+            server.connections[within.client.id] = kind.__new__(kind)
+        inner: Any = HttpLayer(within, HTTPMode.regular)
+        asked(Connections(core, Calls(core), ask), inner, within)
+        assert inner.at_once is (ask if at_once else never)

@@ -32,8 +32,8 @@ print(urllib.request.urlopen(call, timeout=20).headers["x-sidestep-provider"])
 
 
 def block(kind: str) -> str:
-    [found] = re.findall(rf"^```{kind}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-    return str(found)
+    """The first one of a kind."""
+    return str(re.findall(rf"^```{kind}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)[0])
 
 
 @pytest.fixture

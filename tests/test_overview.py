@@ -40,6 +40,7 @@ def story(result: str = "answered", model: str = "m") -> dict[str, Any]:
         "outcome": "failure",
         "reason": "http_5xx",
         "status": 503,
+        "cause": "",
         "started_ms": 10.0,
         "headers_ms": 2.0,
         "content_ms": None,

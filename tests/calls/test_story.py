@@ -452,3 +452,20 @@ def test_a_line_says_that_a_route_sends_its_calls_elsewhere() -> None:
     told = Told().answers()
     line = story.line(told.session, Result.REROUTED)[1]
     assert line == "a call to app.test (m) was answered by home: its route sends it there"
+
+
+def test_lines_are_of_one_kind_where_what_was_done_and_why_are_alike() -> None:
+    """Whatever the model: of a kind one line is written in a while. A neutral end is no cause."""
+    neutral = Outcome(Kind.NEUTRAL, "conflict", Then.NEXT, 409)
+    kinds = [
+        story.line(told.session, came)[0]
+        for told, came in (
+            (Told().fails(DOWN, 503).answers(), Result.REROUTED),
+            (Told().fails(DOWN, 503).answers(), Result.REROUTED),
+            (Told().fails(DOWN, 503).fails(DOWN, 503).nobody(), Result.FAILED),
+            (Told().fails(neutral, 409).answers(), Result.REROUTED),
+        )
+    ]
+    assert len(set(kinds)) == 3
+    assert kinds[0] == kinds[1]
+    assert story.line(Told().fails(neutral, 409).answers().session, Result.REROUTED)[1].endswith(": see its flow")

@@ -125,12 +125,13 @@ def test_keys_for_sidestep_alone_reach_no_command(ab: tuple[Provider, Provider],
     _, b = ab
     shell.config.write_text(shell.config.read_text().replace(key_of("b"), "${SIDESTEP_B_API_KEY}"))
     keys = {"SIDESTEP_B_API_KEY": "sk-b-ALONE-0123456789", "SIDESTEP_OPENAI_API_KEY": "sk-o-ALONE-0123456789"}
+    keys["SIDESTEP_TOKEN"] = "t-ALONE-0123456789"
     done = shell.run("sh", "-c", f"env; {shlex.join(CURL)}", options=(), **keys, B_API_KEY="mine")
     assert b.requests[-1].header("authorization") == "Bearer sk-b-ALONE-0123456789", done.stderr
     assert "B_API_KEY=mine\n" in done.stdout
     assert "HTTPS_PROXY=" in done.stdout
     assert "ALONE" not in done.stdout + done.stderr
-    assert not re.search(r"^SIDESTEP_\w*API_KEY", done.stdout, re.MULTILINE)
+    assert not re.search(r"^SIDESTEP_(\w*API_KEY|TOKEN)", done.stdout, re.MULTILINE)
 
 
 def test_a_command_waits_as_long_as_its_calls_may_be_held(ab: tuple[Provider, Provider], shell: Shell) -> None:

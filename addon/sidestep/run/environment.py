@@ -22,6 +22,9 @@ _OURS_IN_JAVA = re.compile(
 )
 _JAVA_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 
+TOKEN = "SIDESTEP_TOKEN"
+"""Holds what those who hold circuits by hand must know, where a user has set it."""
+
 
 def variables(env: Mapping[str, str], port: int, trust: Trust, *, intercepted: Collection[str] = ()) -> dict[str, str]:
     """What to set for a proxy on this loopback port. `intercepted`: hosts that must not be passed by."""
@@ -52,9 +55,9 @@ def time_limits(env: Mapping[str, str], held_seconds: float) -> dict[str, str]:
 
 
 def for_the_command(env: Mapping[str, str]) -> dict[str, str]:
-    """What a command is given of an environment: all but the keys that are for Sidestep alone. An app that finds a key
-    may leave its plan for it."""
-    return {name: value for name, value in env.items() if not keys.is_for_sidestep(name)}
+    """What a command is given of an environment: all but the keys that are for Sidestep alone, and the token with which
+    circuits are held. An app that finds a key may leave its plan for it."""
+    return {name: value for name, value in env.items() if not (keys.is_for_sidestep(name) or name == TOKEN)}
 
 
 def java_options(users: str, port: int, store: PurePath, passed_by: Collection[str]) -> str:

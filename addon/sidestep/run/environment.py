@@ -22,7 +22,7 @@ _OURS_IN_JAVA = re.compile(
 )
 _JAVA_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 
-TOKEN = "SIDESTEP_TOKEN"
+HOLDERS_WORD = "SIDESTEP_TOKEN"
 """Holds what those who hold circuits by hand must know, where a user has set it."""
 
 
@@ -57,7 +57,7 @@ def time_limits(env: Mapping[str, str], held_seconds: float) -> dict[str, str]:
 def for_the_command(env: Mapping[str, str]) -> dict[str, str]:
     """What a command is given of an environment: all but the keys that are for Sidestep alone, and the token with which
     circuits are held. An app that finds a key may leave its plan for it."""
-    return {name: value for name, value in env.items() if not (keys.is_for_sidestep(name) or name == TOKEN)}
+    return {name: value for name, value in env.items() if not (keys.is_for_sidestep(name) or name == HOLDERS_WORD)}
 
 
 def java_options(users: str, port: int, store: PurePath, passed_by: Collection[str]) -> str:

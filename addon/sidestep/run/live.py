@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sidestep.config.settings import MODES
 from sidestep.run import streams, trust
-from sidestep.run.environment import TOKEN
+from sidestep.run.environment import HOLDERS_WORD
 from sidestep.run.tables import Prose
 
 AGAIN_SECONDS = 1.0
@@ -25,7 +25,7 @@ SHOWN_BEFORE = 10
 
 URL_OPTION = click.option("--url", metavar="URL", help="The proxy's own address; by default the one that runs.")
 TOKEN_OPTION = click.option(
-    "--token", envvar=TOKEN, metavar="TOKEN", help="What its log tells; for proxies of other users."
+    "--token", envvar=HOLDERS_WORD, metavar="TOKEN", help="What its log tells; for proxies of other users."
 )
 
 

@@ -52,16 +52,29 @@ def test_a_call_and_its_answer(driver: Driver) -> None:
 
 
 def test_hooks_that_are_over_at_once_pause_nothing() -> None:
+    """Only the next attempt is made once all that its failed one's server has said is taken in."""
     driver = Driver(toml("priority", "attempts = { per_provider = 1 }", a="", b=""), at_once=True)
     driver.says(driver.client, CALL)
     driver.says(driver.servers[0], BROKEN)
     driver.says(driver.servers[1], ANSWER)
     assert driver.answer().endswith(GOOD)
     assert driver.hooks == ["requestheaders", "request", "sidestep_next", "responseheaders", "response"]
-    assert driver.later == []
+    assert driver.later == ["sidestep_next"]
     driver.says(driver.client, CALL)
     driver.says(driver.servers[0], ANSWER)
     assert driver.answer().endswith(GOOD)
+
+
+def test_a_client_that_does_not_wait_for_answers() -> None:
+    """Its next call is read while the answer before it ends: only then its connection is ready for another."""
+    driver = Driver(toml(a=""), at_once=True)
+    driver.says(driver.client, CALL + CALL)
+    for _ in range(2):
+        assert driver.sent[driver.servers[0]].count(b"POST ") == 1
+        driver.sent[driver.servers[0]] = b""
+        driver.says(driver.servers[0], ANSWER)
+        assert driver.answer().endswith(GOOD)
+    assert len(driver.servers) == 1
 
 
 def test_a_503_moves_on_before_the_app_has_seen_a_byte(driver: Driver) -> None:

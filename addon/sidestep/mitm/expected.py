@@ -277,6 +277,7 @@ FACTS: tuple[Fact, ...] = (
         "stream",
         {
             "HttpErrorHook": Made(("flow",), "StartHook"),
+            "HttpRequestHeadersHook": Made(("flow",), "StartHook"),
             "HttpRequestHook": Made(("flow",), "StartHook"),
             "HttpResponseHeadersHook": Made(("flow",), "StartHook"),
         },

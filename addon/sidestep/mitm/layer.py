@@ -42,7 +42,8 @@ def never(hook: commands.StartHook) -> bool:
 class FailoverLayer(HttpLayer):
     """mitmproxy's HTTP layer with failover streams, connects that can be withdrawn, and one timer for all deadlines.
 
-    State beside the base class's: the armed timers, the server connections that a request has gone out on.
+    State beside the base class's: the armed timers, the server connections that a request has gone out on, whether what
+    is carried out now came from a server.
     """
 
     conductor: Conductor
@@ -51,6 +52,7 @@ class FailoverLayer(HttpLayer):
     timers: dict[commands.Command, float]
     next_timer: float
     used: set[Connection]
+    hears_server: bool
 
     @classmethod
     def adopt(
@@ -69,6 +71,7 @@ class FailoverLayer(HttpLayer):
         layer.timers = {}
         layer.next_timer = math.inf
         layer.used = set()
+        layer.hears_server = False
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = self.streams[stream_id] = FailoverStream(self.context.fork(), stream_id)
@@ -81,7 +84,9 @@ class FailoverLayer(HttpLayer):
             return
         if isinstance(event, events.ConnectionEvent) and self._is_forgotten(event.connection):
             return
+        self.hears_server = isinstance(event, events.ConnectionEvent) and isinstance(event.connection, Server)
         yield from _joined(super()._handle_event(event))
+        self.hears_server = False
         if isinstance(event, events.ConnectionClosed) and isinstance(event.connection, Server):
             self._forget(event.connection)
         elif isinstance(event, events.Start):

@@ -47,7 +47,12 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
     ResponseTrailers,
 )
-from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHook, HttpResponseHeadersHook
+from mitmproxy.proxy.layers.http._hooks import (
+    HttpErrorHook,
+    HttpRequestHeadersHook,
+    HttpRequestHook,
+    HttpResponseHeadersHook,
+)
 from mitmproxy.proxy.mode_specs import ReverseMode
 
 from sidestep.breaker import judging
@@ -127,6 +132,7 @@ class Parent(Protocol):
     connections: dict[Connection, layer.Layer]
     next_timer: float
     at_once: Callable[[commands.StartHook], bool]
+    hears_server: bool
 
     def arm(self, at: float) -> Commands: ...
 
@@ -145,6 +151,9 @@ class SidestepNextHook(commands.StartHook):
 
     name = "sidestep_next"
     flow: http.HTTPFlow
+
+
+_ASKING = HttpRequestHeadersHook, HttpRequestHook, SidestepNextHook
 
 
 class FreshConnection(GetHttpConnection):
@@ -235,7 +244,14 @@ class FailoverStream(PageStream):
             self.busy = nested
 
     def _is_done(self, hook: commands.StartHook) -> bool:
-        """Carry out a hook for which this stream is paused, and no layer inside it; whether that was all."""
+        """Carry out a hook for which this stream is paused, and no layer inside it; whether that was all.
+
+        Not one that leads to a request while a server is heard: at the end of its answer its connection is not ready
+        for the next one (that of the next attempt, of a client that does not wait for answers) or is about to be
+        closed.
+        """
+        if self.parent.hears_server and isinstance(hook, _ASKING):
+            return False
         return hook.blocking is self and self.parent.at_once(hook)  # type: ignore[comparison-overlap]
 
     def _is_recursion(self, event: events.Event) -> bool:

@@ -79,6 +79,8 @@ def test_whichever_is_asked_shows_all(provider: Make, tmp_path: Path) -> None:
         both = wires_at_both(m, stack)
         with tailing(m) as lines:
             calls_at_both(both, a)
+            for wire in both.values():
+                until(lambda w=wire: get(w, "/state")["totals"]["calls"] == 5, "what the app has had is counted")  # type: ignore[misc]
             for number, wire in both.items():
                 p = get(wire, "/state")
                 assert (p["worker"], p["totals"]["calls"], p["totals"]["rerouted"]) == (number, 5, 1)

@@ -66,7 +66,8 @@ KEPT_MESSAGES_BYTES = 64 << 20
 
 class Calls:
     """State: live sessions by flow id, originals of finished requests for a replay, the hosts that a user's proxy is
-    not asked for, what was said of calls that are not read, what tells web pages from programs."""
+    not asked for, what was said of calls that are not read, and those of them whose answers have not begun, what tells
+    web pages from programs."""
 
     name = "sidestep.calls"
 

@@ -58,35 +58,46 @@ addons = [Rewrite()]
 # --- the provider
 
 
-def serve(pipe: Connection) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                fields = dict(x.lower().split(b": ", 1) for x in head.split(b"\r\n")[1:] if x)
-                body = await reader.readexactly(int(fields[b"content-length"]))
-                events = int(fields.get(b"x-stainless-events", b"0"))
-                if not events:
-                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
-                    writer.write(b"content-length: %d\r\n\r\n" % len(ANSWER) + ANSWER)
-                    continue
-                writer.write(
-                    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-                )
-                writer.write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
-                if b"x-stainless-hold" in fields:
-                    await asyncio.sleep(3600)
-                for _ in range(events):
-                    writer.write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
-                    await asyncio.sleep(0)
-                writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(LAST), LAST))
-                await writer.drain()
-                del body
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+class Answers(asyncio.Protocol):
+    """One connection. Without streams of asyncio's: what the provider costs, the proxy beside it has not."""
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport, self.heard, self.wanted = transport, b"", 0
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += data
+        if len(self.heard) < self.wanted or b"\r\n\r\n" not in self.heard:
+            return
+        head = self.heard.partition(b"\r\n\r\n")[0]
+        fields = dict(x.lower().split(b": ", 1) for x in head.split(b"\r\n")[1:] if x)
+        self.wanted = len(head) + 4 + int(fields[b"content-length"])
+        if len(self.heard) < self.wanted:
+            return
+        self.heard, self.wanted = b"", 0
+        if events := int(fields.get(b"x-stainless-events", b"0")):
+            self.task = asyncio.ensure_future(self.stream(events, b"x-stainless-hold" in fields))
+        else:
+            self.transport.write(
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER)
+                + ANSWER
+            )
+
+    async def stream(self, events: int, hold: bool) -> None:
+        write = self.transport.write
+        write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
+        if hold:
+            return
+        for _ in range(events):
+            write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
+            await asyncio.sleep(0)
+        write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(LAST), LAST))
+
+
+def serve(pipe: Connection) -> None:
     async def run() -> None:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=2048, limit=1 << 24)
+        server = await asyncio.get_running_loop().create_server(Answers, "127.0.0.1", 0, backlog=2048)
         pipe.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -117,17 +128,46 @@ def payload(size: int, *headers: str) -> bytes:
     return f"{head}{''.join(h + chr(13) + chr(10) for h in headers)}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
+class Whole(asyncio.Protocol):
+    """A client that asks again as soon as it is answered; `done` when the time is over."""
+
+    def __init__(self, request: bytes, until: float, times: list[float]) -> None:
+        self.request, self.until, self.times = request, until, times
+        self.done = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.ask()
+
+    def ask(self) -> None:
+        self.heard, self.wanted, self.began = b"", 0, time.perf_counter()
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += data
+        if not self.wanted and b"\r\n\r\n" in self.heard:
+            head = self.heard.partition(b"\r\n\r\n")[0].lower()
+            assert b" 200 " in head[:15], head
+            self.wanted = len(head) + 4 + int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        if not self.wanted or len(self.heard) < self.wanted:
+            return
+        now = time.perf_counter()
+        self.times.append(now - self.began)
+        if now < self.until:
+            self.ask()
+        else:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.done.set_result(None)
+
+
 async def _whole(port: int, request: bytes, until: float, times: list[float]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 24)
-    while time.perf_counter() < until:
-        began = time.perf_counter()
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert b" 200 " in head[:15], head
-        size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        await reader.readexactly(size)
-        times.append(time.perf_counter() - began)
-    writer.close()
+    _, client = await asyncio.get_running_loop().create_connection(
+        lambda: Whole(request, until, times), "127.0.0.1", port
+    )
+    await client.done
 
 
 async def _stream(port: int, request: bytes, until: float, firsts: list[float], gaps: list[float]) -> int:
@@ -306,7 +346,8 @@ def main(
 
         if workers:
             counts = [count for count in (1, 2, 4, 8, 16, 32) if count <= workers]
-            report_workers(console, folder, configuration(port, 10, down=False), counts, run_load, rounds, seconds)
+            config = configuration(port, 10, down=False)
+            report_workers(console, folder, config, counts, run_load, provider.pid or 0, rounds, seconds)
             provider.kill()
             return
         if watched:

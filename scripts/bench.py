@@ -354,7 +354,7 @@ def main(
             ten = start("10 providers", configuration(port, 10, down=False))
             ten.measure("whole", 1_000, 10, 2.0)
             pairs = PAIRS_A_ROUND * rounds
-            report_watched(console, ten.proxy.port, lambda: ten.measure("whole", 1_000, 10, seconds), pairs)
+            report_watched(console, ten.proxy.port, ten.cpu, lambda: ten.measure("whole", 1_000, 10, seconds), pairs)
             provider.kill()
             return
         variants = [

@@ -7,6 +7,7 @@ import http.client
 import math
 import statistics
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sidestep.run.steps import steps
+
+IDLE_SECONDS = 10.0
 
 
 class Figures(Protocol):
@@ -54,9 +57,18 @@ def looking(port: int) -> Iterator[None]:
             thread.join()
 
 
-def report(console: Console, port: int, measure: Callable[[], Figures], pairs: int) -> None:
-    """Pairs of rounds, with and without, of which now one comes first and now the other: what a busy machine does in
-    the meantime hits both alike. What is told is what the second of a pair has cost of the first."""
+def report(console: Console, port: int, cpu: Callable[[], float], measure: Callable[[], Figures], pairs: int) -> None:
+    """What looking takes of a proxy without calls, in CPU, which a busy machine blurs little; and pairs of rounds, with
+    and without, of which now one comes first and now the other: what the machine does in the meantime hits both alike.
+    What is told of them is what the second of a pair has cost of the first.
+
+    `cpu`: seconds that the proxy's process has had."""
+    idle = {}
+    for watched in (False, True):
+        with looking(port) if watched else contextlib.nullcontext():
+            before = cpu()
+            time.sleep(IDLE_SECONDS)
+            idle[watched] = (cpu() - before) / IDLE_SECONDS
     found: list[dict[bool, Figures]] = []
     with steps(console, 2 * pairs) as step:
         for number in range(pairs):
@@ -75,6 +87,9 @@ def report(console: Console, port: int, measure: Callable[[], Figures], pairs: i
         told = f"{middle:+.1%} ({middle - half:+.1%} to {middle + half:+.1%})"
         table.add_row(label, f"{alone:.4g}", f"{seen:.4g}", told)
     console.print(table)
+    console.print(
+        f"Without calls: {1e3 * idle[False]:.1f} ms of CPU a second, and while somebody looks {1e3 * idle[True]:.1f}."
+    )
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

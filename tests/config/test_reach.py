@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 
 import pytest
 
@@ -27,6 +28,12 @@ base_url = "https://west.test/v1"
 auth = "none"
 """
 CALLS = "https://api.openai.com/v1"
+
+
+def header(name: str, value: str) -> str:
+    return f"the header {name}?{sha256(value.encode()).hexdigest()}"
+
+
 REACHED = {
     f"{CALLS} → https://api.openai.com/v1",
     f"{CALLS} → https://east.test/v1?api-version=1",
@@ -34,6 +41,7 @@ REACHED = {
     f"{CALLS} → https://west.test/v1",
     "${EAST_KEY} → https://east.test/v1?api-version=1",
     "${TEAM} → https://east.test/v1?api-version=1",
+    f"{header('X-Team', '${TEAM} blue')} → https://east.test/v1?api-version=1",
     "${GROQ_API_KEY} → https://api.groq.com/openai/v1",
 }
 
@@ -43,7 +51,9 @@ def test_all_that_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     for environment in ({}, {"EAST_KEY": "a-secret", "GROQ_API_KEY": "a-secret", "TEAM": "t"}):
         monkeypatch.setattr(os, "environ", environment)
         assert reach(BASE, "f") == REACHED
-    assert "api-version" not in str([in_words(r) for r in REACHED]), "a query is not shown"
+    shown = [in_words(r) for r in REACHED]
+    assert "api-version" not in str(shown), "a query is not shown"
+    assert "the header X-Team → https://east.test/v1" in shown, "nor what stands for a header's value"
 
 
 def test_servers_of_this_machine_are_reached_by_calls_of_their_own_dialect() -> None:
@@ -66,8 +76,7 @@ def edited(old: str, new: str) -> set[str]:
         ("\n[[providers]]", '\nmode = "observe"\n[[providers]]'),
         ('"west"', '"the west"'),
         ('auth = "none"', 'auth = "none"\nmodels = { "a" = "b" }\nonly = ["a"]\ndrop_fields = ["store"]\nweight = 2'),
-        ('auth = "none"', 'auth = "none"\nheaders = { "X-Title" = "here" }'),
-        ('headers = { "X-Team" = "${TEAM} blue" }', 'headers = { "X-Other" = "red ${TEAM}" }'),
+        ('headers = { "X-Team" = "${TEAM} blue" }', ""),
         ("\n[[providers]]", "\n[circuit]\nopen_seconds = 5\n[timeouts]\nidle = 5\n[[providers]]"),
         (
             "\n[[providers]]",
@@ -90,18 +99,28 @@ MORE = [
     ("https://west.test/v1", "https://west.test/evil/v1", [f"{CALLS} → https://west.test/evil/v1"]),
     ("https://west.test/v1", "https://west.test/v1?to=evil", [f"{CALLS} → https://west.test/v1?to=evil"]),
     # A variable more, also one that only the catalog names, and one to where it did not go.
-    ("${TEAM} blue", "${TEAM} ${HOME}", [f"${{HOME}} → {EAST}"]),
+    ("${TEAM} blue", "${TEAM} ${HOME}", [f"${{HOME}} → {EAST}", f"{header('X-Team', '${TEAM} ${HOME}')} → {EAST}"]),
     ('auth = "none"', 'api_key = "${TEAM}"', ["${TEAM} → https://west.test/v1"]),
     (
         'name = "groq"',
         'name = "groq"\nheaders = { X = "${EAST_KEY}" }',
-        ["${EAST_KEY} → https://api.groq.com/openai/v1"],
+        [
+            "${EAST_KEY} → https://api.groq.com/openai/v1",
+            f"{header('X', '${EAST_KEY}')} → https://api.groq.com/openai/v1",
+        ],
     ),
     (
         'name = "groq"',
         'name = "groq"\nbase_url = "https://evil.test/v1"',
         ["${GROQ_API_KEY} → https://evil.test/v1", f"{CALLS} → https://evil.test/v1"],
     ),
+    # What tells a relay where calls go on to, or to whom they are shown.
+    (
+        'auth = "none"',
+        'auth = "none"\nheaders = { "Target-URL" = "https://evil.test" }',
+        [f"{header('Target-URL', 'https://evil.test')} → https://west.test/v1"],
+    ),
+    ("${TEAM} blue", "${TEAM} red", [f"{header('X-Team', '${TEAM} red')} → {EAST}"]),
     # Whose key it is, the calls can be read there.
     ("${EAST_KEY}", "sk-evil", [f"a key written in the file → {EAST}"]),
     ('name = "openai"', 'name = "openai"\napi_key = "sk-evil"', [f"a key written in the file → {CALLS}"]),

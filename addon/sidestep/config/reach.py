@@ -7,6 +7,7 @@ reaches nothing new needs no second word.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 
 from sidestep.config import catalog, keys, reading
 from sidestep.config.settings import Provider, Settings
@@ -73,6 +74,10 @@ def _goes_along(provider: Provider) -> Iterator[str]:
     if key is not None and not REFERENCE.search(key):
         # Calls are seen by whoever owns the key.
         yield WRITTEN_KEY
+    for name, value in provider.headers:
+        # Relays are told by such fields where a call goes on to, and whose it is. The value may be a secret.
+        digest = sha256(value.reveal().encode()).hexdigest()
+        yield f"the header {name}?{digest}"
     for text in (key or "", *(value.reveal() for _, value in provider.headers)):
         yield from (f"${{{name}}}" for name in REFERENCE.findall(text))
 
@@ -83,6 +88,6 @@ def _place(base: BaseURL) -> str:
 
 
 def in_words(reached: str) -> str:
-    """One of them as it is shown: without the query of a base URL."""
+    """One of them as it is shown: without the query of a base URL, and the digest of a header's value."""
     what, arrow, where = reached.partition(" → ")
-    return what + arrow + where.partition("?")[0]
+    return what.partition("?")[0] + arrow + where.partition("?")[0]

@@ -39,6 +39,13 @@ def test_a_proxy_is_found_by_what_it_leaves() -> None:
     assert runtime.record(told) == path
 
 
+def test_one_without_a_page_is_known_by_its_ports() -> None:
+    """No shell can ask it; other proxies see that it is one."""
+    runtime.record(Running(os.getpid(), "", "secret", ports=(8081, 8082)))
+    assert runtime.running() == []
+    assert runtime.ports() == {8081, 8082}
+
+
 def test_what_is_left_of_proxies_that_are_gone_is_cleared_away() -> None:
     old = runtime.record(Running(gone(), "http://127.0.0.1:8080", "secret"))
     assert old is not None

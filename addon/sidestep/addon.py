@@ -279,8 +279,7 @@ class Sidestep:
         if settings is None or settings.mode == "off":
             return
         # llama.cpp listens where mitmproxy does by default.
-        listener = ctx.master.addons.get("proxyserver")
-        ours = set() if listener is None else {port for _, port, *_ in listener.listen_addrs()}
+        ours = _own_ports()
         wanted = [p for p in local.looked_for(settings) if p.base_url.port not in ours]
         if not wanted:
             return
@@ -363,13 +362,15 @@ class Sidestep:
 
     def _show_door(self) -> None:
         """Say where the page is, and let a shell find this proxy."""
-        url = own_url()
-        if url is None or self.engine is None:
+        if self.engine is None:
             return
+        url = own_url()
         # All workers of one supervisor answer there, and leave one file.
         pid = os.getpid() if handover.share is None else handover.share.pid
-        told = runtime.Running(pid, url, self.core.token, self.engine.settings.source, time.time())
-        self._runtime = runtime.record(told)
+        source, ports = self.engine.settings.source, tuple(sorted(_own_ports()))
+        self._runtime = runtime.record(runtime.Running(pid, url or "", self.core.token, source, time.time(), ports))
+        if url is None:
+            return
         logger.info(
             f"sidestep: what happens is shown at {url}/#{self.core.token} (after the #: the token for its buttons)"
         )
@@ -527,6 +528,12 @@ def fleet_of(settings: Settings) -> FleetSettings | None:
         return settings.fleet
     url, secret = handover.share.store
     return FleetSettings(Secret(url), "sidestep", Secret(secret), OWN_STORE, "the supervisor")
+
+
+def _own_ports() -> set[int]:
+    """At which this proxy listens, in whatever mode."""
+    server = ctx.master.addons.get("proxyserver")
+    return set() if server is None else {port for _, port, *_ in server.listen_addrs()}
 
 
 def own_url() -> str | None:

@@ -1,5 +1,5 @@
-"""Proxies that run on this machine, and how they are found from a shell: each leaves a file that its user alone may
-read, with its address and the token for its controls.
+"""Proxies that run on this machine, and how they are found from a shell and by one another: each leaves a file that its
+user alone may read, with its address, its ports and the token for its controls.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ CONNECT_SECONDS = 5.0
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A proxy that runs. `url`: its own port. `since`: seconds since 1970."""
+    """A proxy that runs. `url`: the port at which its pages can be asked for, empty where no mode has one. `since`:
+    seconds since 1970. `ports`: all at which it listens."""
 
     pid: int
     url: str
     token: str
     source: str = ""
     since: float = 0.0
+    ports: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"Running({self.pid}, {self.url})"
@@ -73,7 +75,17 @@ def record(running: Running) -> Path | None:
 
 
 def running() -> list[Running]:
-    """The proxies of this user that run, the latest last. Files of those that are gone are removed."""
+    """The proxies of this user that run and can be asked, the latest last."""
+    return [each for each in _all() if each.url]
+
+
+def ports() -> frozenset[int]:
+    """Those at which proxies of this user listen."""
+    return frozenset(port for each in _all() for port in each.ports)
+
+
+def _all() -> list[Running]:
+    """Files of those that are gone are removed."""
     place = folder()
     if place is None or os.name != "posix" or not _is_private(place):
         return []

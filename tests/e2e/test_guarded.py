@@ -117,6 +117,9 @@ GUARDED: dict[str, str] = {
         "e2e/test_other_users: test_programs_of_other_users_are_refused test_one_that_leaves_at_once_uses_no_key "
         "test_the_command_of_root_may_go_on_as_another_user"
     ),
+    "strangers at the port of another proxy, by way of one that they may use": (
+        "e2e/test_strangers: test_a_stranger_is_led_to_no_other_proxy_of_this_machine"
+    ),
     "requests that lead back to the proxy": "e2e/test_circles: test_it_goes_round_once",
     "all of them, by strangers, at random, for long": (
         "e2e/test_strangers: test_a_thousand_hostile_requests_of_strangers; "

@@ -26,7 +26,7 @@ from support.hostile import hostile
 from support.namespaces import GATEWAY, Networks, networks
 from support.provider import Behaviour, Provider, Seen, text_of
 from support.proxy import Mitmdump
-from support.raw import Wire, chat, request
+from support.raw import Wire, chat, request, to_server
 from support.settings import key_of, table
 from support.waiting import until
 
@@ -167,6 +167,32 @@ def test_a_stranger_uses_no_key(net: Networks, provider: Make, start: Callable[.
         assert wire.send(f"{handshake}Connection: upgrade\r\n\r\n".encode()).head()[0] == 403
     assert changed(before, known(m)) == {}
     assert (own.count, b.count) == (0, 0)
+
+
+@pytest.mark.parametrize("mode", ["regular", "reverse"])
+def test_a_stranger_is_led_to_no_other_proxy_of_this_machine(
+    net: Networks, provider: Make, start: Callable[..., Mitmdump], tmp_path: Path, mode: str
+) -> None:
+    """Which would take it for a program of this machine. Other servers of this machine it reaches, as without us."""
+    own, b = provider("own"), provider("b")
+    m = start(settings(own, b))
+    told = {"regular": r"HTTP\(S\) proxy", "reverse": "reverse proxy to .*"}[mode]
+    more = () if mode == "regular" else ("--mode", "reverse:http://keyed.test")
+    shared = {"XDG_RUNTIME_DIR": str(m.folder / "run")}
+    with Mitmdump(tmp_path / "other", settings(own, b), *more, env=shared, port_in=told) as other:
+        until(lambda: len(list((m.folder / "run").glob("**/*.json"))) == 2, "it can be found")
+        for host in ("127.0.0.1", "127.1"):
+            there = f"{host}:{other.port}"
+            for before in (b"", f"CONNECT {there} HTTP/1.1\r\nHost: {there}\r\n\r\n".encode()):
+                with stranger(net, m) as wire, contextlib.suppress(EOFError, ConnectionError):
+                    if before:
+                        wire.send(before).head()
+                    sent = chat(f"http://{there}/v1").replace(f"Host: {there}".encode(), b"Host: keyed.test")
+                    assert wire.send(to_server(sent) if before else sent).answer()[0] == 502
+        with stranger(net, m) as wire:
+            assert wire.send(chat(own.url())).answer()[0] == 200
+    assert "was kept from the port of another proxy" in m.log
+    assert b.count == 0
 
 
 def test_rights_are_given_by_a_reload_and_taken_again(

@@ -16,11 +16,12 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.proxy.tunnel import TunnelLayer
 from mitmproxy.tls import ClientHelloData, TlsData
 
+from sidestep import runtime
 from sidestep.calls import replies
 from sidestep.calls.clients import may_use_keys
 from sidestep.calls.shared import Core
 from sidestep.mitm.causes import CLOSED, RESET, UNTRUSTED, cause_of, issuer_of
-from sidestep.mitm.handlers import asks_the_manager, close, leads_back, report_end, was_reset
+from sidestep.mitm.handlers import asks_the_manager, close, leads_back, report_end, stays_here, was_reset
 from sidestep.mitm.layer import AtOnce, FailoverLayer, never
 from sidestep.mitm.stream import Conductor
 from sidestep.routing.engine import Engine
@@ -144,10 +145,25 @@ class Connections:
                 text = "a request that leads back to this proxy's own port was ended"
                 self.core.tell(text, text)
                 close(data.client, data.server)
+            elif self._leads_on(data.client, data.server):
+                text = (
+                    "a client that may use no key was kept from the port of another proxy with Sidestep of this machine: "
+                    "that would take it for a program of this machine"
+                )
+                self.core.tell(text, text)
+                close(data.client, data.server)
             if data.client.id in self.core.adopted:
                 report_end(data.client, data.server)
         except Exception as e:
             self.core.log_bug("server_connected", e)
+
+    def _leads_on(self, client: Client, server: Server) -> bool:
+        """Whether a client that may use no key is about to reach another proxy of this user's, which trusts whoever
+        comes from this machine."""
+        allowed = () if self.core.engine is None else self.core.engine.settings.proxy.allow_clients
+        if not stays_here(server) or may_use_keys(client, allowed):
+            return False
+        return server.peername is not None and server.peername[1] in runtime.ports()
 
     def _adopt_replay(self) -> None:
         """Let `replay.client` go through our layer as well."""

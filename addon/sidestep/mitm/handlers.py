@@ -86,12 +86,19 @@ def leads_back(server: Server) -> bool:
     it connects; any other (`127.1`, `0.0.0.0`, a name that a page has come to resolve to this machine) would be
     asked again and again, by itself, until there are no sockets left."""
     proxies = ctx.master.addons.get("proxyserver")
-    if not isinstance(proxies, Proxyserver) or server.peername is None or server.sockname is None:
+    if not isinstance(proxies, Proxyserver) or server.peername is None:
         return False
-    there, here, port = address_of(server.peername[0]), address_of(server.sockname[0]), server.peername[1]
-    own = there is not None and (there.is_loopback or there == here)
+    there, port = address_of(server.peername[0]), server.peername[1]
     listening = (address_of(host) for host, p, *_ in proxies.listen_addrs() if p == port)
-    return own and any(found is None or found.is_unspecified or found == there for found in listening)
+    return stays_here(server) and any(found is None or found.is_unspecified or found == there for found in listening)
+
+
+def stays_here(server: Server) -> bool:
+    """Whether a connection that is there leads to a port of this machine."""
+    if server.peername is None or server.sockname is None:
+        return False
+    there = address_of(server.peername[0])
+    return there is not None and (there.is_loopback or there == address_of(server.sockname[0]))
 
 
 def close(client: Connection, server: Server) -> None:

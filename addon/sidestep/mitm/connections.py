@@ -147,8 +147,8 @@ class Connections:
                 close(data.client, data.server)
             elif self._leads_on(data.client, data.server):
                 text = (
-                    "a client that may use no key was kept from the port of another proxy with Sidestep of this machine: "
-                    "that would take it for a program of this machine"
+                    "a client that may use no key was kept from the port of another proxy with Sidestep, for it "
+                    "would take it for a program of this machine"
                 )
                 self.core.tell(text, text)
                 close(data.client, data.server)

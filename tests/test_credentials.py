@@ -8,6 +8,7 @@ from sidestep.config import reading
 from sidestep.config.settings import Provider
 from sidestep.config.urls import is_credential
 from sidestep.credentials import (
+    MAX_COPIES,
     Field,
     as_bytes,
     as_text,
@@ -96,6 +97,15 @@ def test_parameters_that_are_none(name: str) -> None:
 def test_what_copies_are_looked_for(fields: list[Field], parameters: list[str], found: tuple[bytes, ...]) -> None:
     """The keys themselves, where they are long enough to be found nowhere else."""
     assert copies_to_find(fields, parameters) == found
+
+
+def test_not_more_copies_are_looked_for_than_a_call_has() -> None:
+    """A head has room for thousands, and for thousands of places to look at. Cookies come last."""
+    cookies = [(b"Cookie", b"; ".join(b"c=cookie%02d" % i for i in range(90)))] * 2
+    found = copies_to_find([*cookies, (b"x-api-key", b"sk-12345")], [f"key={i:08d}" for i in range(50)])
+    assert len(found) == MAX_COPIES
+    assert b"sk-12345" in found
+    assert b"00000049" in found
 
 
 def test_paths_survive_as_text() -> None:

@@ -41,6 +41,8 @@ _SEPARATORS = re.compile(rb"[\s,;\"']+")
 _PART_OF = re.compile(rb"[\s,;\"']|=[^=]")
 MAX_PARTS = 100
 """Of a field's value that are looked for."""
+MAX_COPIES = 100
+"""Strings that are looked for, in all: a head has room for thousands, and for thousands of places to look at."""
 _FINGERPRINT_KEY = token_bytes(32)
 """Of this process alone, or of its fleet: a fingerprint of a key is worth nothing elsewhere."""
 
@@ -63,16 +65,21 @@ def _names_an_account(entry: bytes) -> bool:
 
 def copies_to_find(fields: Iterable[Field], parameters: Iterable[str]) -> tuple[bytes, ...]:
     """The secret strings in fields that bear a credential, and in those of these query parameters that do, to find
-    copies of them."""
+    copies of them: not more than MAX_COPIES, those of cookies last, which are many and of which few are keys."""
     found: list[bytes] = []
-    for name, value in fields:
+    for name, value in sorted(fields, key=_is_cookie):
         if len(name) == len(SUBPROTOCOLS) and name.lower() == SUBPROTOCOLS:
             entries = [entry.strip() for entry in value.split(b",")]
             found += [entry.partition(b".")[2] for entry in entries if _names_an_account(entry.lower())]
         else:
             found += _secrets_in(value)
-    found += [as_bytes(part.partition("=")[2]) for part in parameters if is_credential(part)]
-    return tuple([v for v in found if len(v) >= SECRET_LENGTH])
+    named = [as_bytes(part.partition("=")[2]) for part in parameters if is_credential(part)]
+    secrets = dict.fromkeys([v for v in (*named, *found) if len(v) >= SECRET_LENGTH])
+    return tuple(secrets)[:MAX_COPIES]
+
+
+def _is_cookie(field: Field) -> bool:
+    return field[0].lower() == b"cookie"
 
 
 def _secrets_in(value: bytes) -> list[bytes]:

@@ -151,15 +151,16 @@ class AllowList:
         if not mark:
             return path
         parts = query.split("&")
-        kept = [part for part in parts if self._forwards(part) and not _repeats(part, copies)]
+        kept = _without(copies, [part for part in parts if self._forwards(part)])
         if len(kept) == len(parts):
             return path
         return f"{bare}?{'&'.join(kept)}" if kept else bare
 
     def kept_parameters(self, path: str, copies: Iterable[bytes] = ()) -> list[str]:
         """The others."""
-        query = path.partition("?")[2]
-        return [part for part in query.split("&") if part and (not self._forwards(part) or _repeats(part, copies))]
+        parts = [part for part in path.partition("?")[2].split("&") if part]
+        forwarded = set(_without(copies, [part for part in parts if self._forwards(part)]))
+        return [part for part in parts if part not in forwarded]
 
     def _forwards(self, part: str) -> bool:
         # Some servers part parameters by semicolons too; a second `=` or `?` is a query that was put together badly.
@@ -167,9 +168,14 @@ class AllowList:
         return not part or (parameter_of(part) in self._parameters and not any(c in value for c in ";=?#"))
 
 
-def _repeats(part: str, copies: Iterable[bytes]) -> bool:
-    """Whether a parameter, as a server reads it, holds one of these."""
-    return any(copy in unquote_to_bytes(as_bytes(part)) for copy in copies)
+def _without(copies: Iterable[bytes], parts: list[str]) -> list[str]:
+    """Those parameters that, as a server reads them, hold none of these. Each is decoded once."""
+    if not copies:
+        return parts
+    read = {part: unquote_to_bytes(as_bytes(part)) for part in parts}
+    whole = b"&".join(read.values())
+    repeating = {part for copy in copies if copy in whole for part, text in read.items() if copy in text}
+    return [part for part in parts if part not in repeating]
 
 
 _PARAMETER = re.compile(rb';[^=;"]*+=\s*+(?:"(?:[^"\\]|\\.)*+"|[^;\s"]*+)')

@@ -128,8 +128,24 @@ REQUESTS: dict[str, Callable[[], Request]] = {
     "a long name": lambda: (CALL, (JSON, ("X-" + "a" * 60_000, "a"))),
     "fields": lambda: (CALL, (JSON, *((f"X-A{i}", "abcdefgh") for i in range(2_500)))),
     "credentials": lambda: (CALL, (JSON, *((f"X-Auth-{i}", f"secret-{i:09}") for i in range(450)))),
+    "credentials in parts": lambda: (
+        CALL,
+        (
+            *(JSON, ("Accept", "00000000")),
+            *((f"X-Key-{i}", ",".join(f"{i:03}{j:05}" for j in range(13))) for i in range(200)),
+            *((f"X-Stainless-{i}", "a" * 20) for i in range(280)),
+        ),
+    ),
 }
-QUERIES = {"parameters": "?" + "a&" * 25_000, "credentials": "?" + "key=abcdefgh&" * 4_000}
+QUERIES = {
+    "parameters": "?" + "a&" * 25_000,
+    "credentials": "?" + "key=abcdefgh&" * 4_000,
+    # Each may repeat each of the others.
+    "different credentials": "?" + "".join(f"key={i:08}&" for i in range(2_000)) + "model=%41&" * 2_000,
+    "credentials, and different parameters": "?"
+    + "".join(f"key={i:08}&" for i in range(1_500))
+    + "".join(f"model=%41{i:05}&" for i in range(1_500)),
+}
 
 
 @pytest.mark.parametrize("name", REQUESTS)

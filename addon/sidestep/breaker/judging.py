@@ -143,7 +143,7 @@ def judge_plan(limited: Outcome, limit: PlanLimit, model: str | None) -> Outcome
 def _limited(status: int, kind: ErrorKind, retry_after: float | None) -> Outcome | None:
     """The outcome of a limit, whatever status it is told with; None if the error names none."""
     if kind is ErrorKind.QUOTA:
-        seconds = QUOTA_SECONDS if retry_after is None else retry_after
+        seconds = retry_after or QUOTA_SECONDS  # it came after a time that is over
         return Outcome(Kind.COOLDOWN, "quota", Then.NEXT, status, seconds, account=True)
     if kind is ErrorKind.SIZE_LIMITED:
         return Outcome(Kind.NEUTRAL, "size_limited", Then.NEXT, status, size_limited=True)

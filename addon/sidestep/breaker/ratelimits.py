@@ -18,8 +18,9 @@ from sidestep.breaker.numbers import MAX_LENGTH, decimal
 
 _DURATION = re.compile(r"([0-9]{1,20}(?:\.[0-9]{0,20})?)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-EPOCH_SECONDS = 1e9
-"""A plain number above this is a point in time, not a length: seconds, or milliseconds above 1e12."""
+EPOCH_SECONDS = 365 * 86400.0
+"""A plain number above this, a year, is a point in time, not a length: seconds, or milliseconds above a thousand times
+that."""
 MAX_SECONDS = 31 * 86400.0
 """No limit is waited for longer: the longest that providers announce is a month's."""
 

@@ -92,9 +92,7 @@ def windows(headers: Mapping[str, str], wall_now: float) -> tuple[Window, ...]:
     return (*_claude(headers, wall_now), *_codex(headers, wall_now))[:MAX_WINDOWS]
 
 
-def limit(
-    headers: Mapping[str, str], wall_now: float, model: str | None, *, used_up: bool = False
-) -> PlanLimit | None:
+def limit(headers: Mapping[str, str], wall_now: float, model: str | None, *, used_up: bool = False) -> PlanLimit | None:
     """The plan's limit that a refusal of a call for this model speaks of; None where it is not a plan's: a burst, while
     the plan allows more. `used_up`: the error itself says that it is a plan's.
 

@@ -229,6 +229,22 @@ def test_what_is_late_is_learnt(driver: Driver, stream: bool) -> None:
     assert len(driver.servers) == 2
 
 
+def test_a_whole_answer_is_late_where_it_breaks_off_in_silence(driver: Driver) -> None:
+    """As long as it comes, however slowly, it is not."""
+    known(driver, stream=False)
+    driver.says(driver.client, asked(stream=False))
+    a = driver.servers[0]
+    driver.says(a, b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n")
+    driver.passes(1.5)
+    driver.says(a, b'{"choices": [{')
+    driver.passes(1.5)
+    driver.says(a, b'"message": {')
+    driver.passes(LATE_WHEN_KNOWN - 0.3)
+    assert len(driver.servers) == 1
+    driver.passes(0.4)
+    assert len(driver.servers) == 2
+
+
 def test_of_whole_answers_nothing_is_late_before_one_was_seen(driver: Driver) -> None:
     driver.says(driver.client, asked(stream=False))
     driver.passes(60)

@@ -233,8 +233,9 @@ class Flight:
         if self.late_at is not None:
             self._heard_at = now
             self.expect()
-            if self.watch is not None and self.watch.shape is Shape.WHOLE and data.strip():
-                self.late_at = None  # it is being sent
+            if self.late_at is not None and self.watch is not None and self.watch.shape is Shape.WHOLE and data.strip():
+                # It is being sent, and late only once it pauses for as long as a whole one may take.
+                self.late_at += now - self.attempt.started
         step = self._taken(self.holding.feed(data, now))
         if self.attempt.content_at is not None and step.do is Do.HOLD:
             # `commit = "complete"`: another one may be through before it.

@@ -176,6 +176,15 @@ def test_a_refusal_by_a_stand_in_does_not_end_a_call_that_its_own_provider_may_a
     assert is_clean(driver)
 
 
+def test_a_refusal_by_the_late_one_is_the_app_s(driver: Driver) -> None:
+    """At once, as it would be if no other had been asked."""
+    late(driver)
+    driver.says(driver.servers[0], refused(MISTAKE))
+    assert driver.answer().endswith(MISTAKE)
+    assert driver.servers[1] in driver.closed
+    assert is_clean(driver)
+
+
 def test_a_second_one_is_asked_once_a_call(driver: Driver) -> None:
     late(driver)
     for _ in range(10):

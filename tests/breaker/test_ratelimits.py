@@ -197,7 +197,7 @@ def test_retry_after_in_odd_forms(headers: dict[str, str], seconds: float | None
         (b'{"error":{"resets_in_seconds":-5}}', None),
         (b'{"error":{"resets_in_seconds":1e308}}', None),
         (b'{"error":{"details":[{"retryDelay":"34', None),
-        (rb'{"error":{"message":"no","metadata":{"raw":"{\"error\":{\"details\":[{\"retryDelay\":\"34s\"}]}}"}}}', 34.0),
+        (rb'{"error":{"metadata":{"raw":"{\"error\":{\"details\":[{\"retryDelay\":\"34s\"}]}}"}}}', 34.0),
         (rb'{"type":"error","body":" {\"error\":{\"resets_in_seconds\":50}}"}', 50.0),
         (rb'{"error":{"message":"[1] try again in 5s"}}', 5.0),
         (rb'{"error":{"message":"{try again in 5s"}}', 5.0),

@@ -829,8 +829,8 @@ class Exchange:
         the first.
 
         What is said of the request itself stands above all, the original 400 about a context that is too long too; then
-        what the provider said that the app addressed; an answer about a credential or a model name of ours below all: it would blame the app for our
-        configuration.
+        what the provider said that the app addressed; an answer about a credential or a model name of ours below all:
+        it would blame the app for our configuration.
         """
         own, renamed = attempt.candidate.own, attempt.candidate.model != self.call.model
         if outcome.reason in ("context_too_long", "client_error"):

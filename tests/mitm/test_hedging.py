@@ -385,6 +385,16 @@ def test_a_whole_stream_that_comes_far_too_slowly_is_overtaken() -> None:
     assert is_clean(driver)
 
 
+@pytest.mark.parametrize(("end", "status"), [(b"0\r\n\r\n", b"502"), (END, b"200")])
+def test_a_part_of_a_stream_is_nobody_s_last_word(end: bytes, status: bytes) -> None:
+    """`commit = "complete"`: given to the app as it came, it would look whole."""
+    driver = Driver(toml("priority", 'stream = { commit = "complete" }\nattempts = { per_provider = 1 }', a=""))
+    driver.says(driver.client, asked())
+    driver.says(driver.servers[0], HEAD + said(b"from a") + end)
+    assert driver.answer().startswith(b"HTTP/1.1 " + status)
+    assert is_clean(driver)
+
+
 def test_an_app_that_gave_up_and_asks_again_starts_at_another() -> None:
     driver = Driver(toml("priority", "attempts = { per_provider = 1 }\n[hedge]\nenabled = false", a="", b=""))
     driver.says(driver.client, asked())

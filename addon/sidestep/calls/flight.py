@@ -507,9 +507,12 @@ class Flight:
 
     @property
     def is_answer(self) -> bool:
-        """Whether what is held is all that the provider has said: an answer that the app may get."""
+        """Whether what is held is all that the provider has said: an answer that the app may get. A part of a stream is
+        none: where it merely ends, it would look whole."""
         watch = self.watch
         if watch is not None and watch.leaked and watch.shape is not Shape.ERROR:
+            return False
+        if watch is not None and watch.shape is Shape.STREAM and watch.begun and not (watch.finished or watch.gave_up):
             return False
         return self.ended or (watch is not None and watch.gave_up)
 

@@ -139,7 +139,8 @@ def test_exhausted(headers: dict[str, str], seconds: float | None) -> None:
         ({"retry-after": "x, y"}, None),
         ({"retry-after": " " * 199 + "5"}, 5.0),
         ({"retry-after": " " * 200 + "5"}, None),
-        ({"retry-after": "1000000000"}, MAX_SECONDS),
+        ({"retry-after": "31536000"}, MAX_SECONDS),
+        ({"retry-after": "31536001"}, 0.0),
         *(
             ({"x-ratelimit-reset": f"2{unit}"}, 2 * seconds)
             for unit, seconds in (("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1), ("m", 60))
@@ -196,6 +197,10 @@ def test_retry_after_in_odd_forms(headers: dict[str, str], seconds: float | None
         (b'{"error":{"resets_in_seconds":-5}}', None),
         (b'{"error":{"resets_in_seconds":1e308}}', None),
         (b'{"error":{"details":[{"retryDelay":"34', None),
+        (rb'{"error":{"metadata":{"raw":"{\"error\":{\"details\":[{\"retryDelay\":\"34s\"}]}}"}}}', 34.0),
+        (rb'{"type":"error","body":" {\"error\":{\"resets_in_seconds\":50}}"}', 50.0),
+        (rb'{"error":{"message":"[1] try again in 5s"}}', 5.0),
+        (rb'{"error":{"message":"{try again in 5s"}}', 5.0),
         (b"[]", None),
         (b"", None),
     ],

@@ -117,6 +117,56 @@ ANTHROPIC = [
     Limit(
         "403", "anthropic", 600, ACCOUNT, {}, claude_error("permission_error", "You have reached your usage limit"), 403
     ),
+    Limit(
+        "families', of two",
+        "anthropic",
+        7_200,
+        FAMILY,
+        claude(_7d_opus=("rejected", 1, 400_000), _7d_sonnet=("rejected", 1, 7_200)),
+        model="claude-sonnet-4-5",
+    ),
+    Limit(
+        "a burst while another family's is used up",
+        "anthropic",
+        7,
+        MODEL,
+        {**claude("allowed", _5h=("allowed", 0.2, 900), _7d_opus=("rejected", 1, 400_000)), "retry-after": "7"},
+        model="claude-sonnet-4-5",
+        reason="rate_limit",
+    ),
+    Limit(
+        "a family's, together alone",
+        "anthropic",
+        7_200,
+        FAMILY,
+        {
+            f"{UNIFIED}-status": "rejected",
+            f"{UNIFIED}-reset": at(7_200),
+            f"{UNIFIED}-representative-claim": "seven_day_opus",
+            f"{UNIFIED}-5h-status": "allowed",
+            f"{UNIFIED}-5h-reset": at(60),
+        },
+    ),
+    Limit(
+        "its reset together alone",
+        "anthropic",
+        900,
+        ACCOUNT,
+        {f"{UNIFIED}-status": "rejected", f"{UNIFIED}-reset": at(900), f"{UNIFIED}-5h-status": "rejected"},
+    ),
+    Limit(
+        "billed beyond, together rejected, and a burst",
+        "anthropic",
+        30,
+        MODEL,
+        {
+            **claude("rejected", _5h=("rejected", 1.2, 3600)),
+            **OVERAGE["allowed"],
+            f"{UNIFIED}-reset": at(3600),
+            "retry-after": "30",
+        },
+        reason="rate_limit",
+    ),
     Limit("nothing at all", "anthropic", None, MODEL, {}, [], reason="rate_limit"),
     Limit("without a reset", "anthropic", 50, ACCOUNT, {f"{UNIFIED}-5h-status": "rejected", "retry-after": "50"}),
     Limit(
@@ -311,6 +361,27 @@ CHATGPT = [
         },
         chatgpt(),
     ),
+    Limit(
+        "a burst while another family's is used up, of ChatGPT's",
+        "openai",
+        None,
+        MODEL,
+        {
+            **codex(primary_used_percent="20", primary_window_minutes="300", primary_reset_at=at(60)),
+            **codex(bengalfox_primary_used_percent="100", bengalfox_primary_reset_at=at(80_000)),
+        },
+        {"error": {"type": "rate_limit_exceeded", "message": "Slow down."}},
+        reason="rate_limit",
+    ),
+    Limit(
+        "a time that is over by our clock",
+        "openai",
+        77,
+        ACCOUNT,
+        codex(primary_used_percent="100", primary_reset_at=at(-9), primary_reset_after_seconds="77"),
+        chatgpt(),
+    ),
+    Limit("resets_at that is over", "openai", 600, ACCOUNT, {}, chatgpt(resets_at=int(WALL) - 50)),
     Limit("a plan without it", "openai", 600, ACCOUNT, {}, {"error": {"type": "usage_not_included"}}),
     Limit("credits", "openai", 600, ACCOUNT, {}, {"error": {"code": "workspace_owner_credits_depleted"}}),
     Limit("resets_at in milliseconds", "openai", 60, ACCOUNT, {}, chatgpt(resets_at=int(WALL * 1000) + 60_000)),
@@ -489,13 +560,13 @@ def test_windows_that_a_good_answer_tells_of() -> None:
         Window("7d", "", Standing.ALLOWED, 0.4, 400_000),
         Window("primary", "", Standing.ALLOWED, 0.125, 60),
     )
-    assert limit(headers, WALL) is None
+    assert limit(headers, WALL, None) is None
 
 
 def test_beyond_its_window_a_plan_that_is_billed_goes_on() -> None:
     headers = {**claude("allowed", _5h=("rejected", 1.2, 900)), f"{UNIFIED}-overage-status": "allowed"}
     assert [w.standing for w in windows(headers, WALL)] == [Standing.ALLOWED]
-    assert limit(headers, WALL) is None
+    assert limit(headers, WALL, None) is None
 
 
 @pytest.mark.parametrize(

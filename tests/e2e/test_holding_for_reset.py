@@ -14,6 +14,7 @@ from support.provider import Behaviour, Provider, text_of
 from support.proxy import Mitmdump
 from support.raw import Wire, chat
 from support.settings import route, table
+from support.vendors import USED_UP
 from support.waiting import until
 
 Make = Callable[..., Provider]
@@ -62,6 +63,19 @@ def test_a_whole_call_gets_its_answer_with_status_and_headers(provider: Make, pr
     assert (status, headers["x-sidestep-attempts"]) == (200, "a:429, b:429, a:200")
 
 
+@pytest.mark.parametrize(("api", "dialect"), [("messages", "anthropic"), ("responses", "openai"), ("gemini", "gemini")])
+def test_the_window_of_a_plan_is_waited_for_by_the_call_that_finds_it_used_up(
+    api: str, dialect: str, provider: Make, proxy: Start
+) -> None:
+    a, b = provider("a"), provider("b")
+    m = proxy(HOLDS + route(api, a, b, intercept=HOSTS[dialect]))
+    a.then(USED_UP[dialect](time.time() + 4))
+    b.then(USED_UP[dialect](time.time() + 900))
+    with Client(m, {dialect: HOSTS[dialect]}, timeout=20) as app:
+        result = app.call(api, stream=False)
+    assert (result.error, result.attempts) == (None, "a:429, b:429, a:200")
+
+
 def test_without_it_the_app_is_told_at_once(provider: Make, proxy: Start) -> None:
     a = provider("a")
     a.default = LIMITED
@@ -75,12 +89,12 @@ def test_what_fails_in_the_end_is_told_in_band(provider: Make, proxy: Start) -> 
     """The head has gone out."""
     a = provider("a")
     a.then(LIMITED)
-    a.default = Behaviour(status=400)
+    a.default = Behaviour(status=400, message="no such field")
     m = proxy(HOLDS + route("chat", a, intercept=APP))
     with Wire(m) as wire:
         status, _, body = wire.send(chat(APP, stream=True)).answer()
     assert status == 200
-    assert b'"error"' in body
+    assert (b'"error"' in body, b"a answered 400: no such field" in body) == (True, True), body
     assert a.count == 2
 
 

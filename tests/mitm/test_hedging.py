@@ -176,6 +176,15 @@ def test_a_refusal_by_a_stand_in_does_not_end_a_call_that_its_own_provider_may_a
     assert is_clean(driver)
 
 
+def test_a_refusal_by_the_late_one_is_the_app_s(driver: Driver) -> None:
+    """At once, as it would be if no other had been asked."""
+    late(driver)
+    driver.says(driver.servers[0], refused(MISTAKE))
+    assert driver.answer().endswith(MISTAKE)
+    assert driver.servers[1] in driver.closed
+    assert is_clean(driver)
+
+
 def test_a_second_one_is_asked_once_a_call(driver: Driver) -> None:
     late(driver)
     for _ in range(10):
@@ -226,6 +235,22 @@ def test_what_is_late_is_learnt(driver: Driver, stream: bool) -> None:
     driver.passes(1.4)
     assert len(driver.servers) == 1
     driver.passes(0.8)
+    assert len(driver.servers) == 2
+
+
+def test_a_whole_answer_is_late_where_it_breaks_off_in_silence(driver: Driver) -> None:
+    """As long as it comes, however slowly, it is not."""
+    known(driver, stream=False)
+    driver.says(driver.client, asked(stream=False))
+    a = driver.servers[0]
+    driver.says(a, b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n")
+    driver.passes(1.5)
+    driver.says(a, b'{"choices": [{')
+    driver.passes(1.5)
+    driver.says(a, b'"message": {')
+    driver.passes(LATE_WHEN_KNOWN - 0.3)
+    assert len(driver.servers) == 1
+    driver.passes(0.4)
     assert len(driver.servers) == 2
 
 
@@ -357,6 +382,16 @@ def test_a_whole_stream_that_comes_far_too_slowly_is_overtaken() -> None:
     got = driver.answer()
     assert (got.count(b"from b"), got.count(b"from a"), got.count(b"still a")) == (1, 0, 0)
     assert ("a", "slow", "slow") in trail(driver)
+    assert is_clean(driver)
+
+
+@pytest.mark.parametrize(("end", "status"), [(b"0\r\n\r\n", b"502"), (END, b"200")])
+def test_a_part_of_a_stream_is_nobody_s_last_word(end: bytes, status: bytes) -> None:
+    """`commit = "complete"`: given to the app as it came, it would look whole."""
+    driver = Driver(toml("priority", 'stream = { commit = "complete" }\nattempts = { per_provider = 1 }', a=""))
+    driver.says(driver.client, asked())
+    driver.says(driver.servers[0], HEAD + said(b"from a") + end)
+    assert driver.answer().startswith(b"HTTP/1.1 " + status)
     assert is_clean(driver)
 
 

@@ -13,8 +13,8 @@ from support.world import World, toml
 TOP = "[attempts]\nwait_for_reset_seconds = 600\ntotal_seconds = 100\n"
 
 
-def limited(seconds: float | None) -> Outcome:
-    return Outcome(Kind.COOLDOWN, "rate_limit", Then.NEXT, 429, seconds)
+def limited(seconds: float | None, reason: str = "rate_limit") -> Outcome:
+    return Outcome(Kind.COOLDOWN, reason, Then.NEXT, 429, seconds)
 
 
 def world(top: str = TOP, **providers: str) -> World:
@@ -55,6 +55,37 @@ def test_it_is_held_until_the_first_limit_ends() -> None:
     assert held(exchange.next(w.now)) == pytest.approx(40)
     w.now += 40
     assert name_of(exchange.next(w.now)) == "b"
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds", "is_held"),
+    [
+        ("rate_limit", 40, True),
+        ("plan", 40, True),
+        ("quota", 40, True),
+        ("quota", judging.QUOTA_SECONDS, False),
+        ("credential", judging.CREDENTIAL_SECONDS, False),
+    ],
+)
+def test_what_may_be_waited_for(reason: str, seconds: float, is_held: bool) -> None:
+    """What a call has met itself: a window, or an account, whose end is told."""
+    w = world(a="")
+    exchange = w.exchange()
+    w.engine.cooldowns.start(exchange.next(w.now).subject, limited(seconds, reason), w.now)  # type: ignore[union-attr]
+    w.fail(exchange, limited(seconds, reason))
+    step = exchange.next(w.now)
+    if not is_held:
+        assert isinstance(step, Exhausted)
+        return
+    assert held(step) == pytest.approx(seconds)
+    w.now += seconds
+    assert name_of(exchange.next(w.now)) == "a"
+
+
+def test_no_call_waits_for_a_key_to_be_another() -> None:
+    w = world(a="")
+    w.engine.cooldowns.start(w.exchange().next(w.now).subject, limited(500, "credential"), w.now)  # type: ignore[union-attr]
+    assert name_of(w.exchange().next(w.now)) == "a"
 
 
 def test_limits_that_others_have_met_are_waited_for_as_well() -> None:

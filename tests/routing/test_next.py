@@ -261,7 +261,8 @@ def test_an_answer_that_would_blame_the_app_for_our_configuration_is_the_last_ch
     def rank(outcome: Outcome) -> int:
         return exchange.rank(exchange.attempts[-1], outcome)
 
-    assert rank(TOO_LONG) > rank(DOWN) > rank(credential) == rank(model)
+    mistake = Outcome(Kind.NEUTRAL, "client_error", Then.HAND_OVER, 400)
+    assert rank(TOO_LONG) == rank(mistake) > rank(DOWN) > rank(credential) == rank(model)
     assert rank(NOT_HERE) == rank(DOWN)
 
 

@@ -467,7 +467,7 @@ def limits(rng: random.Random) -> None:
     for window in windows.windows(headers, NOW):
         windows.nearly_used_up((window,), "m")
         assert window.resets_in is None or 0 <= window.resets_in <= MAX_SECONDS
-    windows.limit(headers, NOW)
+    windows.limit(headers, NOW, "claude-opus-4-5")
 
 
 _FRAMES = [

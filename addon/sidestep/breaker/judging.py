@@ -140,10 +140,17 @@ def judge_plan(limited: Outcome, limit: PlanLimit, model: str | None) -> Outcome
     return Outcome(Kind.COOLDOWN, "plan", then, limited.status, seconds, account=not limit.family, family=family)
 
 
+def ends(outcome: Outcome) -> bool:
+    """Whether a limit is one that begins anew: an account that is spent does so only where its end was told."""
+    return outcome.reason in ("rate_limit", "plan") or (
+        outcome.reason == "quota" and outcome.cooldown_seconds != QUOTA_SECONDS
+    )
+
+
 def _limited(status: int, kind: ErrorKind, retry_after: float | None) -> Outcome | None:
     """The outcome of a limit, whatever status it is told with; None if the error names none."""
     if kind is ErrorKind.QUOTA:
-        seconds = QUOTA_SECONDS if retry_after is None else retry_after
+        seconds = retry_after or QUOTA_SECONDS  # it came after a time that is over
         return Outcome(Kind.COOLDOWN, "quota", Then.NEXT, status, seconds, account=True)
     if kind is ErrorKind.SIZE_LIMITED:
         return Outcome(Kind.NEUTRAL, "size_limited", Then.NEXT, status, size_limited=True)

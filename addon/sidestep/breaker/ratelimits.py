@@ -18,8 +18,9 @@ from sidestep.breaker.numbers import MAX_LENGTH, decimal
 
 _DURATION = re.compile(r"([0-9]{1,20}(?:\.[0-9]{0,20})?)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-EPOCH_SECONDS = 1e9
-"""A plain number above this is a point in time, not a length: seconds, or milliseconds above 1e12."""
+EPOCH_SECONDS = 365 * 86400.0
+"""A plain number above this, a year, is a point in time, not a length: seconds, or milliseconds above a thousand times
+that."""
 MAX_SECONDS = 31 * 86400.0
 """No limit is waited for longer: the longest that providers announce is a month's."""
 
@@ -102,6 +103,19 @@ _LENGTHS = frozenset({"retrydelay", "quotaresetdelay", "resets_in_seconds", "ret
 _TIMES = frozenset({"resets_at", "reset_at", "quotaresettimestamp", "x-ratelimit-reset", "retry-after"})
 
 
+_WORDS = frozenset({"message", "detail", "msg", "error", "raw", "body"})
+"""Where words stand, or as a text the body of another answer: that of the provider behind an aggregator."""
+
+
+def _quoted(text: str) -> Any:
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return None
+
+
 def _delays(data: Any, wall_now: float) -> Iterator[float]:
     stack = [data]
     for _ in range(_MAX_VISITS):
@@ -111,7 +125,9 @@ def _delays(data: Any, wall_now: float) -> Iterator[float]:
         if isinstance(value, list):
             stack += value[:_MAX_VISITS]
         elif isinstance(value, str):
-            if (seconds := delay_in_text(value, wall_now)) is not None:
+            if (quoted := _quoted(value)) is not None:
+                stack.append(quoted)
+            elif (seconds := delay_in_text(value, wall_now)) is not None:
                 yield seconds
         elif isinstance(value, dict):
             for name, item in value.items():
@@ -121,7 +137,7 @@ def _delays(data: Any, wall_now: float) -> Iterator[float]:
                         yield seconds
                 elif word == "retry_after_ms" and (ms := decimal(_as_text(item))) is not None:
                     yield _clamped(ms / 1000)
-                elif isinstance(item, (dict, list)) or word in ("message", "detail", "msg", "error", "raw"):
+                elif isinstance(item, (dict, list)) or word in _WORDS:
                     stack.append(item)
 
 

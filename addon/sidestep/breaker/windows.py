@@ -24,7 +24,8 @@ NEARLY = 0.98
 SAME_SECONDS = 60.0
 """Two ends of a window that are no further apart are one, as two clocks have it."""
 
-_CLAUDE = re.compile(r"anthropic-ratelimit-unified-(\d{1,3}[mhdw](?:_([a-z0-9_.]{1,30}))?)-(status|utilization|reset)")
+_UNIFIED = "anthropic-ratelimit-unified"
+_CLAUDE = re.compile(rf"{_UNIFIED}-(\d{{1,3}}[mhdw](?:_([a-z0-9_.]{{1,30}}))?)-(status|utilization|reset)")
 _CODEX = re.compile(
     r"x-codex-(?:([a-z0-9_.-]{1,40})-)?(primary|secondary)-(used-percent|window-minutes|reset-at|reset-after-seconds)"
 )
@@ -91,20 +92,37 @@ def windows(headers: Mapping[str, str], wall_now: float) -> tuple[Window, ...]:
     return (*_claude(headers, wall_now), *_codex(headers, wall_now))[:MAX_WINDOWS]
 
 
-def limit(headers: Mapping[str, str], wall_now: float) -> PlanLimit | None:
-    """The plan's limit that a refusal speaks of; None where it is not a plan's: a burst, while the plan allows more.
+def limit(headers: Mapping[str, str], wall_now: float, model: str | None, *, used_up: bool = False) -> PlanLimit | None:
+    """The plan's limit that a refusal of a call for this model speaks of; None where it is not a plan's: a burst, while
+    the plan allows more. `used_up`: the error itself says that it is a plan's.
 
-    Of several windows that are used up the latest counts; one that is not says nothing. A time that is over, by the
-    clock of this machine, is none: the refusal came after it.
+    Of several windows that are used up the latest counts; one that is not, or that is another family's, says nothing. A
+    time that is over, by the clock of this machine, is none: the refusal came after it.
     """
+    refused = headers.get(f"{_UNIFIED}-status", "").strip().lower() == "rejected" and not _is_billed(headers)
+    told = point_in_time(headers.get(f"{_UNIFIED}-reset"), wall_now) if refused else None
     rejected = [w for w in windows(headers, wall_now) if w.standing is Standing.REJECTED]
-    for_all = [w for w in rejected if not w.family]
-    if for_all or rejected:
-        times = [w.resets_in for w in for_all or rejected if w.resets_in]
-        return PlanLimit(max(times, default=None), "" if for_all else rejected[0].family)
-    if headers.get("anthropic-ratelimit-unified-status", "").strip().lower() == "rejected":
-        return PlanLimit(point_in_time(headers.get("anthropic-ratelimit-unified-reset"), wall_now) or None)
+    found = [w for w in rejected if bars(w.family, model)]
+    # By their names not all families' models are known: it is theirs where the vendor says that a plan refuses.
+    found = found or [w for w in rejected if used_up or _speaks(w.family, headers)]
+    if for_all := [w for w in found if not w.family]:
+        found = for_all
+    if found:
+        times = [w.resets_in for w in found if w.resets_in]
+        return PlanLimit(max(times, default=told) or None, found[0].family)
+    if refused:
+        # `five_hour`, `seven_day`, `seven_day_opus`.
+        family = headers.get(f"{_UNIFIED}-representative-claim", "").strip().lower().partition("_day_")[2]
+        return PlanLimit(told or None, family)
     return None
+
+
+def _speaks(family: str, headers: Mapping[str, str]) -> bool:
+    """Whether headers name the windows of this family as those that refuse."""
+    active = headers.get("x-codex-active-limit", "").strip().lower().replace("_", "-")
+    if active:
+        return family.replace("_", "-") == active
+    return headers.get(f"{_UNIFIED}-status", "").strip().lower() == "rejected"
 
 
 def nearly_used_up(told: tuple[Window, ...], model: str | None) -> Window | None:
@@ -118,15 +136,19 @@ def bars(family: str, model: str | None) -> bool:
     return not family or (model is not None and family in model.lower())
 
 
+def _is_billed(headers: Mapping[str, str]) -> bool:
+    """Calls go on beyond a window, and are billed: it refuses nothing."""
+    return headers.get(f"{_UNIFIED}-overage-status", "").strip().lower().startswith("allowed")
+
+
 def _claude(headers: Mapping[str, str], wall_now: float) -> list[Window]:
     told: dict[str, dict[str, str]] = {}
     families: dict[str, str] = {}
     for name, value in headers.items():
-        if name.startswith("anthropic-ratelimit-unified-") and (found := _CLAUDE.fullmatch(name)) is not None:
+        if name.startswith(f"{_UNIFIED}-") and (found := _CLAUDE.fullmatch(name)) is not None:
             told.setdefault(found[1], {})[found[3]] = value
             families[found[1]] = found[2] or ""
-    # Calls go on beyond the window, and are billed: it refuses nothing.
-    billed = headers.get("anthropic-ratelimit-unified-overage-status", "").strip().lower().startswith("allowed")
+    billed = _is_billed(headers)
     made = []
     for window, fields in told.items():
         status = fields.get("status", "").strip().lower()
@@ -155,9 +177,10 @@ def _codex(headers: Mapping[str, str], wall_now: float) -> list[Window]:
     made = []
     for (family, which), fields in told.items():
         used = shares[family, which]
+        # By a clock of this machine that is ahead the time may be over.
         resets_in = point_in_time(fields.get("reset-at"), wall_now)
-        if resets_in is None:
-            resets_in = point_in_time(fields.get("reset-after-seconds"), wall_now)
+        if not resets_in:
+            resets_in = point_in_time(fields.get("reset-after-seconds"), wall_now) or resets_in
         standing = Standing.REJECTED if used is not None and used >= 1.0 else Standing.ALLOWED
         bound = "" if family.replace("_", "-") in plans else family
         made.append(Window(f"{family}-{which}" if family else which, bound, standing, used, resets_in))

@@ -233,8 +233,9 @@ class Flight:
         if self.late_at is not None:
             self._heard_at = now
             self.expect()
-            if self.watch is not None and self.watch.shape is Shape.WHOLE and data.strip():
-                self.late_at = None  # it is being sent
+            if self.late_at is not None and self.watch is not None and self.watch.shape is Shape.WHOLE and data.strip():
+                # It is being sent, and late only once it pauses for as long as a whole one may take.
+                self.late_at += now - self.attempt.started
         step = self._taken(self.holding.feed(data, now))
         if self.attempt.content_at is not None and step.do is Do.HOLD:
             # `commit = "complete"`: another one may be through before it.
@@ -506,9 +507,12 @@ class Flight:
 
     @property
     def is_answer(self) -> bool:
-        """Whether what is held is all that the provider has said: an answer that the app may get."""
+        """Whether what is held is all that the provider has said: an answer that the app may get. A part of a stream is
+        none: where it merely ends, it would look whole."""
         watch = self.watch
         if watch is not None and watch.leaked and watch.shape is not Shape.ERROR:
+            return False
+        if watch is not None and watch.shape is Shape.STREAM and watch.begun and not (watch.finished or watch.gave_up):
             return False
         return self.ended or (watch is not None and watch.gave_up)
 

@@ -370,8 +370,10 @@ class Frames:
         outcome = judging.judge_no_answer(
             STATUS, error, own_provider=candidate.own, own_credential=candidate.own_credential, retry_after=seconds
         )
-        if outcome.reason in ("rate_limit", "quota") and (limit := windows.limit(headers, wall_now)) is not None:
-            outcome = judging.judge_plan(outcome, limit, candidate.model)
+        if outcome.reason in ("rate_limit", "quota"):
+            used_up = outcome.reason == "quota"
+            limit = windows.limit(headers, wall_now, candidate.model, used_up=used_up)
+            outcome = outcome if limit is None else judging.judge_plan(outcome, limit, candidate.model)
         broke = turn is not None and turn.content and outcome.kind is not Kind.NEUTRAL
         return judging.STREAM_ERROR if broke else outcome
 

@@ -567,7 +567,8 @@ class Watch:
         """The outcome of a limit, as a plan's windows explain it if they do."""
         if not self.tells_limits or outcome.reason not in ("rate_limit", "quota"):
             return outcome
-        limit = windows.limit(self.headers, self._wall_now)
+        used_up = outcome.reason == "quota"
+        limit = windows.limit(self.headers, self._wall_now, self.call.model, used_up=used_up)
         return outcome if limit is None else judging.judge_plan(outcome, limit, self.call.model)
 
     def _judge_whole(self) -> Outcome:

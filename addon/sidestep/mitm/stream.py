@@ -972,7 +972,7 @@ class FailoverStream(PageStream):
 
 def _is_preferred(flight: Flight) -> bool:
     """Whether an answer is the app's although another attempt is still under way: an error is, where it is the word of
-    the provider that the app addressed."""
+    the provider that the app addressed, or of the one that was late: the app would have it if no other were asked."""
     watch, outcome = flight.watch, flight.attempt.outcome
     good = watch is not None and watch.status < 400 and (outcome is None or outcome.kind is Kind.SUCCESS)
-    return good or flight.attempt.candidate.own
+    return good or flight.attempt.candidate.own or flight.attempt.beside is None

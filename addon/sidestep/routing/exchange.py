@@ -455,6 +455,11 @@ class Exchange:
         cooling = self.engine.cooldowns.find(self.subject(candidate), now)
         return None if cooling is None or cooling.source is not Source.ANNOUNCED else cooling.seconds
 
+    def _reset(self, candidate: Candidate, now: float) -> float | None:
+        """The same of a limit. That a key may be another in a while is none."""
+        cooling = self.engine.cooldowns.find(self.subject(candidate), now)
+        return None if cooling is None or cooling.reason == "credential" else self._announced(candidate, now)
+
     def _until_a_reset(self, now: float) -> Wait | None:
         """Where the user would have it so, nobody is asked against a limit that ends soon enough: the call is held
         until the first does, and has as much time after that as it would have had before."""
@@ -468,7 +473,7 @@ class Exchange:
             spent = self._spent.get(name, now)
             if spent == NEVER_AGAIN:
                 continue
-            seconds = self._announced(candidate, now) if limits.wait_for_reset_seconds else None
+            seconds = self._reset(candidate, now) if limits.wait_for_reset_seconds else None
             refused = self._refusal(candidate, now, insist=True)
             if refused is not None:
                 sooner.append(max(spent, now + (refused.retry_after or 0.0)))
@@ -761,7 +766,7 @@ class Exchange:
         elif outcome.then is Then.LARGER:
             self._spend_not_larger_than(candidate)
         else:
-            passes = outcome.kind is Kind.FAILURE or outcome.reason == "rate_limit"
+            passes = outcome.kind is Kind.FAILURE or judging.ends(outcome)
             pause = max(candidate.provider.circuit.open_seconds, announced or 0.0)
             self._spent[name] = now + pause if passes else NEVER_AGAIN
 
@@ -823,12 +828,12 @@ class Exchange:
         """How fit an attempt's answer is to be handed to the app when no provider could do better; of equals
         the first.
 
-        The original 400 about a context that is too long stands above all; then what the provider said that the app
-        addressed; an answer about a credential or a model name of ours below all: it would blame the app for our
-        configuration.
+        What is said of the request itself stands above all, the original 400 about a context that is too long too; then
+        what the provider said that the app addressed; an answer about a credential or a model name of ours below all:
+        it would blame the app for our configuration.
         """
         own, renamed = attempt.candidate.own, attempt.candidate.model != self.call.model
-        if outcome.reason == "context_too_long":
+        if outcome.reason in ("context_too_long", "client_error"):
             return 3
         if outcome.reason == "credential" or (outcome.reason == "unknown_model" and (renamed or not own)):
             return 0

@@ -560,6 +560,15 @@ def test_a_request_that_could_not_be_read() -> None:
     assert (seen.outcome, seen.begun_at is not None) == (OK, True)
 
 
+def test_a_whisper_that_streams() -> None:
+    """At OpenAI its models answer whole, at vLLM they do as they are asked: either is the answer."""
+    call = Call("openai", "audio/transcriptions", "whisper-large-v3", stream=False)
+    chunk = b'data: {"object":"transcription.chunk","choices":[{"delta":{"content":"Hi"}}]}\n\n'
+    seen = see(watch_of(call, SSE), [chunk, b"data: [DONE]\n\n"])
+    assert (seen.outcome, seen.begun_at is not None) == (OK, True)
+    assert judged(call, b'{"text":"Hi"}') == OK
+
+
 def choices(**choice: Any) -> dict[str, Any]:
     return {"choices": [choice], "usage": {"completion_tokens": 1}}
 

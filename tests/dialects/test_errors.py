@@ -173,6 +173,22 @@ WORDS: list[tuple[int, str, str, ErrorKind]] = [
     (0, "", "x", K.SERVER),
     (0, "", "no such model", K.UNKNOWN_MODEL),
     (0, "", "maximum context length", K.CONTEXT_TOO_LONG),
+    # What the provider could not get of what the request names is no failure of its own, whatever it was told.
+    (400, "invalid_image_url", "Error while downloading https://x.test/y.png. Upstream status code: 503.", K.LACKS),
+    (400, "", "Fetching image failed with HTTP status 503 Service Unavailable.", K.LACKS),
+    (400, "", "Failed to download the file: upstream request timed out", K.LACKS),
+    (400, "", "Error fetching the upstream: HTTP 503", K.RELAYED),
+    (400, "", "Function id 'x': DEGRADED function cannot be invoked", K.RELAYED),
+    # Lengths, in the words of SGLang, LM Studio, and Hugging Face's server.
+    (400, "", "The input (9 tokens) is longer than the model's context length (8 tokens).", K.CONTEXT_TOO_LONG),
+    (0, "BadRequest", "Input length (9 tokens) exceeds the maximum allowed length (8 tokens).", K.CONTEXT_TOO_LONG),
+    (0, "", "the model is loaded with context length of only 8 tokens", K.CONTEXT_TOO_LONG),
+    (0, "", "Reached context length of 8 tokens with model (arch: x)", K.CONTEXT_TOO_LONG),
+    (422, "validation", "`inputs` tokens + `max_new_tokens` must be <= 8. Given: 9", K.CONTEXT_TOO_LONG),
+    (422, "validation", "`inputs` must have less than 8 tokens. Given: 9", K.CONTEXT_TOO_LONG),
+    (400, "invalid_request_error", "The long context beta is not yet available for this subscription.", K.LACKS),
+    (400, "unavailable_model", "Unavailable model: x", K.UNKNOWN_MODEL),
+    (403, "token_quota_reached", "x", K.QUOTA),
     # Further on it may quote a prompt.
     (400, "", "x" * 400 + " insufficient funds", K.INVALID),
     (400, "", "x" * 381 + " insufficient funds", K.QUOTA),

@@ -248,6 +248,7 @@ OPEN = (False, False, None, None, ())
         ),
         # A candidate that says nothing ends well where its reason, or the counts, tell that it may.
         ([chunk({"finishReason": "STOP"})], [T], (True, False, None, None, ())),
+        ([chunk(says(finish_reason="STOP"))], [T], (True, False, None, None, ())),
         ([chunk({"finishReason": "STOP"}, usageMetadata={})], [T], (True, False, Usage(0, 0, 0), None, ())),
         (
             [chunk({"finishReason": "STOP"}, usageMetadata={"promptTokenCount": 1})],

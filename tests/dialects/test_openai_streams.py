@@ -11,6 +11,7 @@ from sidestep.breaker.outcomes import ErrorFacts, ErrorKind
 from sidestep.dialects.base import Call, Mark, Usage
 from sidestep.dialects.common import BREAKDOWN, digest
 from sidestep.dialects.openai import OpenAI
+from sidestep.dialects.openai_streams import EventReader
 from sidestep.dialects.reader import HALF_A_CALL, Reader
 
 LIFECYCLE, CONTENT, TERMINAL, MALFORMED = Mark.LIFECYCLE, Mark.CONTENT, Mark.TERMINAL, Mark.MALFORMED
@@ -306,12 +307,58 @@ EVENTS: list[tuple[str, list[Any], list[Any], tuple[Any, ...]]] = [
         [CONTENT, TERMINAL],
         (True, True, False, None, None, ()),
     ),
+    (
+        "audio/transcriptions",
+        [
+            typed("transcription.language", audio_language="en"),
+            typed("transcription.text.delta", text="Hi"),
+            typed("transcription.done", text="Hi", usage={"input_tokens": 3, "output_tokens": 2}),
+        ],
+        [LIFECYCLE, CONTENT, TERMINAL],
+        (True, True, False, SPENT, None, ()),
+    ),
+    # In other forms than OpenAI's: what says something is content.
+    (
+        "audio/transcriptions",
+        [{"object": "transcription.chunk", "choices": [{"delta": {"content": "Hi"}}]}, {"choices": []}, DONE],
+        [CONTENT, LIFECYCLE, TERMINAL],
+        (True, True, False, None, None, ()),
+    ),
+    (
+        "audio/transcriptions",
+        [{"text": ""}, {"text": None}, {"text": "Hi"}, {"error": {"message": "overloaded"}}],
+        [LIFECYCLE, LIFECYCLE, CONTENT, ErrorFacts(ErrorKind.OVERLOADED, "overloaded")],
+        OPEN,
+    ),
+    (
+        "audio/speech",
+        [typed("speech.audio.delta", audio_data="x"), typed("speech.audio.delta", audio_data="")],
+        [CONTENT, LIFECYCLE],
+        OPEN,
+    ),
+    (
+        "images/generations",
+        [typed("image_generation.partial_succeeded", url="x"), typed("image_generation.completed")],
+        [CONTENT, TERMINAL],
+        (True, True, False, None, None, ()),
+    ),
+    ("responses", [{"text": "Hi"}, typed("response.new", url="x")], [LIFECYCLE, LIFECYCLE], OPEN),
 ]
 
 
 @pytest.mark.parametrize(("operation", "events", "marks", "known"), EVENTS)
 def test_events(operation: str, events: list[Any], marks: list[Any], known: tuple[Any, ...]) -> None:
     assert told(operation, *events) == (marks, known)
+
+
+@pytest.mark.parametrize(("kind", "whole"), [({}, True), ({"type": "transcription.text.delta"}, False)])
+def test_what_has_no_type_is_ended_by_its_connection(kind: dict[str, str], whole: bool) -> None:
+    """Until then it is not whole, and one whose events have types never is without the last of them."""
+    reader = EventReader(lambda kind, message: b"", "audio/transcriptions")
+    reader.feed(event({"text": "Hi", **kind}))
+    before = reader.answered
+    reader.close()
+    assert (before, reader.answered) == (False, whole)
 
 
 @pytest.mark.parametrize(

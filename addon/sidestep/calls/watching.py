@@ -170,8 +170,10 @@ class Watch:
             self.unread = True
             return Shape.OPAQUE
         kind = common.media_type(self._content_type)
-        # What is asked for is not known of a request that could not be read.
-        if self.call.stream or (self.call.model is None and kind == EVENT_STREAM):
+        # What is asked for is not known of a request that could not be read. And a whisper that is asked to stream
+        # answers whole at OpenAI, at vLLM and Speaches it streams.
+        unsure = self.call.model is None or self.call.operation == "audio/transcriptions"
+        if self.call.stream or (unsure and kind == EVENT_STREAM):
             return Shape.FLOWING if kind.startswith(_SOUND) else Shape.STREAM
         sound = self.call.operation == "audio/speech" or (
             self.call.operation.startswith("audio/") and kind == "application/octet-stream"

@@ -32,7 +32,7 @@ def _words(*lines: str) -> re.Pattern[str]:
 _QUOTA_CODES = _words(
     r"insufficient_quota | insufficient_balance | insufficient_credits | insufficient_user_quota",
     r"exceeded_current_quota | billing_ | quota_exceeded_permanently | payment_required | credits_exhausted",
-    r"budget_exceeded | arrearage | accountoverdue | overdue | freetieronly | token_quota_failed",
+    r"budget_exceeded | arrearage | accountoverdue | overdue | freetieronly | token_quota_(?:failed|reached)",
     r"usage_limit_reached | usage_limit_exceeded | spend_limit | organization_restricted | blocked_api_access",
     r"usage_not_included | credits?_depleted",
     r"account_deactivated | account_disabled | account_suspended | consumer_suspended | organization_disabled",
@@ -40,8 +40,8 @@ _QUOTA_CODES = _words(
 )
 _MODEL_CODES = _words(
     r"model_not_found | modelnotfound | model_not_available | model_not_supported | model_not_exist",
-    r"unknown_model | invalid_model | model_decommissioned | deploymentnotfound | invalidendpointormodel",
-    r"model_permission_blocked | model\.accessdenied | model_access_denied | modelnotopen",
+    r"unknown_model | unavailable_model | invalid_model | model_decommissioned | deploymentnotfound",
+    r"invalidendpointormodel | model_permission_blocked | model\.accessdenied | model_access_denied | modelnotopen",
     r"operationnotsupported | \b121[12]\b",
 )
 _CONTEXT_CODES = _words(
@@ -138,6 +138,10 @@ _CONTEXT = _words(
     r"reduce the length of the | exceeded model token limit | range of input length should be",
     r"request too large for model | too many tokens:  | greater than the context length | prompt too long",
     r"contextwindowexceeded | context length.{0,40}exceed | exceeds?.{0,40}context length",
+    # SGLang, LM Studio, Hugging Face's server and Together.
+    r"longer than the model's context length | input length\b.{0,40}exceeds the maximum allowed length",
+    r"loaded with context length of | reached context length",
+    r"`inputs` tokens \+ `max_new_tokens` must be | `inputs` must have less than",
 )
 _SIZE_LIMITED = _words(
     r"too large for .{0,120}(?:per (?:min|day|hour)|\btp[md]\b|\brp[md]\b|rate limit)",
@@ -177,7 +181,7 @@ _LACKS = _words(
     r"\bunknown (?:name|field|parameter|argument|key|property|type|value|variant|role) | cannot find field",
     r"unrecogni[sz]ed (?:\w+ ){0,2}(?:argument|parameter|field|key|value|property)",
     r"unexpected (?:keyword|value|field|parameter|argument|property) | extra (?:inputs|fields|properties)",
-    r"additional propert | not (?:permitted|allowed|enabled|implemented|available)\b | supported values are",
+    r"additional propert | not (?:yet )?(?:permitted|allowed|enabled|implemented|available)\b | supported values are",
     r"(?:is not|must be|should be) one of | input should be | is too large | too many (?:tools|images|stop)",
     r"maximum allowed | (?:above|exceeds?) (?:the )?(?:\w+ ){0,3}maximum | (?:less|smaller) than or equal",
     r"array too long | string too long | no endpoints found that | no endpoints available",
@@ -186,6 +190,12 @@ _LACKS = _words(
     r"\b(?:type|format|feature|option|tool|field|parameter) is (?:\w+ ){0,2}unavailable | valid (?:range|enum)",
     r"requires? (?:--\w|`--) | schema is (?:invalid|not valid) | invalid schema | invalid json schema",
 )
+_FETCHED = _words(
+    r"\b(?:download|fetch)(?:ing)? (?:the |an? )?(?:https?:// | image | file | document | media | video)",
+    r"invalid_image_url",
+)
+"""The provider could not get what the request names: a status or a timeout that is told with it is of whoever keeps
+that (OpenAI: `Error while downloading https://… Upstream status code: 503.`)."""
 _INVALID = _words(
     r"\binvalid\b | must (?:be|have|contain) | \bis required | missing | malformed | could not parse",
     r"bad request | validation error | expected .{0,60} got",
@@ -198,6 +208,7 @@ _SERVER = _words(
     r"all (?:\w+ )?(?:providers|upstreams|deployments) (?:have )?failed",
     r"\b(?:request|inference|operation|generation|provider|upstream|server|model)\b[^.]{0,40} timed out",
     r"deadline (?:expired|exceeded) | capacity exceeded | \bis currently loading",
+    r"\bdegraded function",  # NVIDIA
     # Servers of one's own.
     r"\b(?:runner|model|engine|worker) (?:process )?(?:has |was )?(?:crashed|terminated|died)",
     r"enginecore | enginedead | \bout of memory\b | \bcuda (?:error|out)",
@@ -313,6 +324,8 @@ def _refusal(status: int, said: _Said, words: str, text: str) -> ErrorKind:
     """A 4xx that names neither a limit, nor a model, nor a credential in its codes."""
     if _POLICY_CODES.search(words) or _POLICY.search(text):
         return ErrorKind.INVALID
+    if _FETCHED.search(words) or _FETCHED.search(text):
+        return ErrorKind.LACKS
     if said.relayed or _RELAYED_CODES.search(words) or _SERVER.search(text):
         return ErrorKind.RELAYED
     if _RATE.search(text):

@@ -239,7 +239,7 @@ def _speaks(candidate: dict[str, Any]) -> bool:
 
 def _reason(candidate: dict[str, Any]) -> Any:
     """Why a candidate has ended, in the provider's word or number; None if it does not say."""
-    reason = candidate.get("finishReason")
+    reason = candidate.get("finishReason", candidate.get("finish_reason"))  # the Python SDK reads both
     return None if isinstance(reason, (dict, list)) else reason
 
 

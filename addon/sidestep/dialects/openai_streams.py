@@ -14,7 +14,7 @@ import msgspec
 from sidestep.breaker import numbers
 from sidestep.breaker.outcomes import ErrorKind
 from sidestep.dialects import common, sealed_openai
-from sidestep.dialects.base import Mark, Usage
+from sidestep.dialects.base import Event, Mark, Usage
 from sidestep.dialects.common import int_of, items_of, texts, value_of
 from sidestep.dialects.reader import (
     BROKE_DOWN,
@@ -96,11 +96,30 @@ class _Item(msgspec.Struct):
         return [*texts(self.id, self.container_id), *sealed]
 
 
+class _Media(msgspec.Struct):
+    """What an event of sound, a transcript or images holds where it is in no form of OpenAI's: vLLM sends a transcript
+    as chunks of a chat, Speaches as bare objects with a text, Volcengine an image as a URL."""
+
+    text: msgspec.Raw = msgspec.Raw()
+    choices: msgspec.Raw = msgspec.Raw()
+    audio: msgspec.Raw = msgspec.Raw()
+    audio_data: msgspec.Raw = msgspec.Raw()
+    b64_json: msgspec.Raw = msgspec.Raw()
+    url: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def says(self) -> bool:
+        held = (self.text, self.choices, self.audio, self.audio_data, self.b64_json, self.url)
+        return any(memoryview(raw).nbytes > 4 or bytes(raw) not in _EMPTY for raw in held)
+
+
+_EMPTY = (b"", b"null", b'""', b"[]", b"{}")
 CHUNK = msgspec.json.Decoder(Chunk)
 CHOICES = msgspec.json.Decoder(list[Choice])
 _response_event = msgspec.json.Decoder(_ResponseEvent)
 RESPONSE = msgspec.json.Decoder(Response)
 _item = msgspec.json.Decoder(_Item)
+_media = msgspec.json.Decoder(_Media)
 
 
 def decoded[T](decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> T | None:
@@ -272,17 +291,22 @@ def _begins_call(delta: dict[str, Any]) -> bool:
 
 class EventReader(Reader):
     """Responses, and the streams of images and audio, which are built like it: events with a `type`. State beside
-    the base's: whether a tool call has begun and not ended."""
+    the base's: whether a tool call has begun and not ended, whether what is said has no type, so that no event is known
+    that ends it, and its connection does."""
 
     _COMPLETED = frozenset({"response.completed", "response.incomplete", "response.cancelled", "response.done"})
     _LAST = frozenset(
-        {"speech.audio.done", "transcript.text.done", "image_generation.completed", "image_edit.completed"}
+        {
+            *("speech.audio.done", "transcript.text.done", "transcription.done"),  # the last: Mistral's
+            *("image_generation.completed", "image_edit.completed"),
+        }
     )
 
     def __init__(self, phrase: Callable[[ErrorKind, str], bytes], operation: str) -> None:
         super().__init__(phrase)
         self._operation = operation
         self._calls = False
+        self._untyped = False
 
     def raises(self, name: bytes, data: bytes) -> bool:
         return raises_openai(data)
@@ -290,6 +314,11 @@ class EventReader(Reader):
     @property
     def calling(self) -> bool:
         return self._calls
+
+    def close(self) -> list[Event]:
+        events = super().close()
+        self.finished = self.finished or self._untyped
+        return events
 
     def read(self, name: bytes, data: bytes) -> Reading:
         if data.startswith(b"[DONE]"):
@@ -304,7 +333,9 @@ class EventReader(Reader):
         if kind.endswith(".delta"):
             self._calls = self._calls or kind in _CALL_DELTAS
             # Sound comes as `audio`.
-            return CONTENT if event.delta or (not event.delta and b'"audio":' in data) else LIFECYCLE
+            if event.delta or b'"audio":' in data:
+                return CONTENT
+            return self._in_other_form(kind, data)
         if kind == "error" or event.error:
             return error_reading(data)
         if kind == "response.failed":
@@ -335,7 +366,16 @@ class EventReader(Reader):
         # A compaction, or a call of a tool of the provider's own, may come without any delta.
         if kind.endswith((".done", ".partial_image", ".segment")):
             return CONTENT
-        return LIFECYCLE
+        return self._in_other_form(kind, data)
+
+    def _in_other_form(self, kind: str, data: bytes) -> Reading:
+        if self._operation == "responses":
+            return LIFECYCLE
+        media = decoded(_media, data)
+        if media is None or not media.says:
+            return LIFECYCLE
+        self._untyped = self._untyped or not kind
+        return CONTENT
 
 
 def _ends_mute(kind: str, event: _ResponseEvent) -> bool:

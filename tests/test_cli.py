@@ -70,6 +70,13 @@ def test_check_gives_advice(runner: CliRunner) -> None:
     assert len(json.loads(runner.invoke(main, ["check", "--json"]).output)["advice"]) == 1
 
 
+@pytest.mark.parametrize("words", [[], ["circuit"]])
+def test_without_a_command_the_help_is_told_once(words: list[str], runner: CliRunner) -> None:
+    told = runner.invoke(main, words)
+    assert told.output.count("Usage:") == 1
+    assert "Error" not in told.output
+
+
 def test_check_reports_every_problem(runner: CliRunner) -> None:
     """A bad file: exit code 1 and each problem with its place."""
     Path("bad.toml").write_text('mode = "x"\n[circuit]\nopen_seconds = 0\n')
@@ -336,7 +343,7 @@ def test_explain_shows_the_chain(runner: CliRunner, monkeypatch: pytest.MonkeyPa
     assert {p["name"]: p["why"] for p in data["missing"]} == {
         "aihubmix": "AIHUBMIX_API_KEY is not set",
         **{
-            name: f"no server that talks answers at {catalog.CATALOG[name].base_urls['anthropic']}"
+            name: f"no server with a chat model answers at {catalog.CATALOG[name].base_urls['anthropic']}"
             for name in ("lm-studio", "llama.cpp", "vllm")
         },
     }

@@ -48,6 +48,8 @@ def _minded() -> Iterator[None]:
         yield
     except BrokenPipeError:
         streams.end_of_pipe()
+    except click.exceptions.NoArgsIsHelpError:
+        raise  # a help, which has its width already
     except click.ClickException as e:
         message = streams.wrapped(f"Error: {e.format_message()}").removeprefix("Error: ")
         if isinstance(e, click.UsageError):

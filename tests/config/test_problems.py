@@ -39,7 +39,7 @@ def test_a_problem(more: dict[str, Any], words: str) -> None:
         ("x" * 59, f"'{'x' * 56}…'"),
         (10**59, "1" + "0" * 59),
         (10**70, "1" + "0" * 59),
-        (True, "True"),
+        (True, "true"),
     ],
 )
 def test_a_value(value: object, words: str) -> None:
@@ -102,6 +102,7 @@ strategy = 'x'
         ("circuit.open_seconds", 3),
         ("circuit.missing", 2),
         ("circuitry", None),
+        ("provider", None),
         ("providers[0]", 5),
         ("providers[0].name", 6),
         ("providers[0].base_url", 7),

@@ -375,7 +375,7 @@ EXACT: list[tuple[str, str, list[str]]] = [
     (
         "boolean for a number",
         "[timeouts]\nidle = true\n",
-        ["timeouts.idle: expected a number greater than 0, found True"],
+        ["timeouts.idle: expected a number greater than 0, found true"],
     ),
     (
         "number for a boolean",

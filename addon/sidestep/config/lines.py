@@ -17,10 +17,12 @@ _ENTRY = re.compile(rf"\s*({_DOTTED})\s*=")
 
 
 def line_of(text: str, path: str) -> int | None:
-    """The line, counted from 1, of what is there, else of the table that it would be in; None: it is nowhere."""
-    found: int | None = None
+    """The line, counted from 1, of what is there, else of the table that it would be in, else of the first of what it
+    would hold (`[[provider]]`); None: it is nowhere."""
+    places = _places(text)
+    found = next((number for number, place in places if place.startswith((f"{path}.", f"{path}["))), None)
     depth = -1
-    for number, place in _places(text):
+    for number, place in places:
         if len(place) > depth and (path == place or (path.startswith(place) and path[len(place)] in ".[")):
             found, depth = number, len(place)
     return found

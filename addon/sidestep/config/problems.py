@@ -46,6 +46,8 @@ def in_words(value: object) -> str:
             return "a table"
         case list():
             return "an array"
+        case bool():
+            return str(value).lower()
         case str():
             text = repr(value)
             return text if len(text) <= 60 else text[:57] + "…'"

@@ -34,6 +34,8 @@ OWN_CREDENTIAL = "the app's own credential goes only to the host that the app ad
 LOADING_SECONDS = 300.0
 """A local server reads a model of some ten GB from the disk before its first word, and long prompts slowly."""
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""A name that a shell can give a variable."""
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A header name (RFC 9110, 5.6.2)."""
 CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key")
@@ -41,7 +43,7 @@ FRAMING_HEADERS = (
     *("host", "content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive"),
     *("te", "trailer", "upgrade", "expect"),
 )
-_PROVIDER_KEYS = (
+PROVIDER_KEYS = (
     *("name", "dialect", "base_url", "base_urls", "api_key", "auth", "models", "only", "drop_fields", "headers"),
     *("issuer", "weight", "price", "context_window"),
     *TABLES,
@@ -97,7 +99,7 @@ class ProviderReader(Values):
         for i, raw in enumerate(raw_providers):
             path = f"providers[{i}]"
             before = len(self.problems)
-            self.known_keys(raw, path, _PROVIDER_KEYS)
+            self.known_keys(raw, path, PROVIDER_KEYS)
             name = self.name(raw, path)
             if name is None:
                 continue
@@ -311,7 +313,10 @@ class ProviderReader(Values):
     def expand(self, text: str, path: str) -> str | None:
         missing = dict.fromkeys(name for name in REFERENCE.findall(text) if name not in self.env)
         for name in missing:
-            self.problem(path, f"the environment variable {name!r}", "it unset")
+            if _NAME.fullmatch(name):
+                self.problem(path, f"the environment variable {name!r}", "it unset")
+            else:
+                self.problem(path, "a reference written ${NAME}", repr(f"${{{name}}}"), "it knows no defaults")
         return None if missing else REFERENCE.sub(lambda m: self.env[m[1]], text)
 
     def headers(self, raw: dict[str, Any], path: str, auths: Iterable[str]) -> tuple[tuple[str, Secret], ...]:

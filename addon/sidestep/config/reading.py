@@ -13,8 +13,10 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from sidestep.config import catalog, keys, local
@@ -25,6 +27,7 @@ from sidestep.config.providers import (
     CREDENTIAL_HEADERS,
     FRAMING_HEADERS,
     OWN_CREDENTIAL,
+    PROVIDER_KEYS,
     TOKEN,
     chosen,
     spoken,
@@ -36,6 +39,9 @@ from sidestep.config.urls import is_credential
 MAX_FILE_BYTES = 4 << 20
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.(?!-)[a-z0-9_-]{1,63})*")
 _TOP_KEYS = ("mode", "local", "providers", "routes", "proxy", "fleet", *TABLES)
+_PLAIN_TABLES: dict[str, type[msgspec.Struct]] = {**TABLES, "proxy": ProxySettings}
+_HOMES = {key: f"it belongs in [{name}]" for name, kind in _PLAIN_TABLES.items() for key in kind.__struct_fields__}
+_HOMES |= {"mode": (top := "it belongs at the top of the file"), "local": top}
 
 
 def load(path: Path, env: Mapping[str, str]) -> Settings:
@@ -122,6 +128,8 @@ def _error(source: str, expected: str, found: str) -> ConfigError:
 
 class _Reader(RouteReader, FleetReader):
     """Walks a parsed file table by table. State: as of the bases."""
+
+    homes = MappingProxyType({key: home for key, home in _HOMES.items() if key not in PROVIDER_KEYS})
 
     # --- the whole file
 

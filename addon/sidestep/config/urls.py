@@ -48,6 +48,8 @@ class BaseURL:
             raise ValueError(f"expected a URL that begins with http:// or https://, found {found!r}")
         if not parts.hostname:
             raise ValueError(f"expected a URL with a host name, found {found!r}")
+        if "*" in parts.hostname or parts.netloc.lower() in ("http:", "https:"):
+            raise ValueError(f"expected a URL with the name of one host, found {found!r}")
         if "#" in text:
             raise ValueError(f"expected a URL without a fragment, found one after {found!r}")
         if any(is_credential(part) for part in query.split("&")):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 import msgspec
@@ -24,7 +25,10 @@ def at(path: str, key: str) -> str:
 
 
 class Values:
-    """State: the problems met so far."""
+    """State: the problems met so far. `homes`: where a key belongs, in words, that is known in one
+    table alone."""
+
+    homes: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -36,7 +40,7 @@ class Values:
     def known_keys(self, raw: dict[str, Any], path: str, known: Iterable[str]) -> None:
         for key in raw:
             if key not in known:
-                hint = did_you_mean(key, known) or f"known are {', '.join(sorted(known))}"
+                hint = self.homes.get(key) or did_you_mean(key, known) or f"known are {', '.join(sorted(known))}"
                 self.problem(at(path, key), "a known key", in_words(key), hint)
 
     def tables(self, data: dict[str, Any], key: str) -> list[dict[str, Any]] | None:

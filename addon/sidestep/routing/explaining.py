@@ -89,7 +89,7 @@ def missing(settings: Settings, found: dict[str, Any], env: Mapping[str, str]) -
         looked_for = next((p for p in settings.local if p.name == name), None)
         variables = catalog.variables_of(name, entry)
         if looked_for is not None and name not in answers:
-            why = f"no server that talks answers at {local.address(looked_for)}"
+            why = f"no server with a chat model answers at {local.address(looked_for)}"
         elif entry.is_local or keys.variable_of(name, entry, env) is not None:
             why = f"{settings.source} does not name it"
         else:

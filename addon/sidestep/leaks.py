@@ -233,10 +233,6 @@ class Leaks:
         """Whether a head, or an error, repeats a secret."""
         return self._are_new(self._keys.words.find(text.lower()))
 
-    def in_content(self, content: bytes) -> bool:
-        """Whether a whole content does: a document, a message."""
-        return self._are_new(self._keys.content.find(content))
-
     def sieve(self) -> Sieve:
         """For one answer."""
         return Sieve(self._keys.content, self._are_new)

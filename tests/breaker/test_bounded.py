@@ -48,7 +48,8 @@ def test_what_is_put_again_is_weighed_anew() -> None:
     assert (table.pop("a"), table.pop("a"), table.bytes, table.oldest()) == ("", None, 0, None)
 
 
-STEPS = st.lists(st.tuples(st.sampled_from("pugk"), st.text(max_size=3), st.text(max_size=400)), max_size=60)
+VALUES = st.builds(lambda letter, times: letter * times, st.sampled_from("xéж漢🙂"), st.integers(0, 400))
+STEPS = st.lists(st.tuples(st.sampled_from("pugk"), st.text(max_size=3), VALUES), max_size=60)
 
 
 @given(STEPS)

@@ -117,6 +117,7 @@ def watched(call: Call, body: bytes, content_type: str, status: int = 200) -> Wa
     for at in range(0, len(body), 4096):
         watch.feed(body[at : at + 4096])
     watch.rest()
+    watch.note_usage()
     outcome = watch.judge_end()
     if watch.bug is not None:
         raise watch.bug

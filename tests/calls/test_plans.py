@@ -11,7 +11,7 @@ import pytest
 from sidestep.breaker.cooldown import Cooldowns, Subject
 from sidestep.breaker.outcomes import Kind
 from sidestep.breaker.plans import Plans
-from sidestep.breaker.windows import Standing, Window, limit, tells_windows, windows
+from sidestep.breaker.windows import Standing, Window, limit, windows
 from sidestep.calls.watching import Watch
 from sidestep.dialects import DIALECTS
 from sidestep.dialects.base import Call
@@ -673,16 +673,3 @@ def test_of_several_windows_that_which_begins_anew_last_is_told() -> None:
     plans.told(Subject("p", KEY, "messages", "m"), (), 1.0)
     found = plans.nearly_used_up(Subject("p", KEY, "other", "n"), 100.0)
     assert found == Window("7d", "", Standing.WARNING, 0.9, 500)
-
-
-@pytest.mark.parametrize(
-    ("name", "tells"),
-    [
-        (b"Anthropic-Ratelimit-Unified-5h-status", True),
-        (b"X-Codex-Primary-Used-Percent", True),
-        (b"anthropic-ratelimit-tokens-reset", False),
-        (b"content-type", False),
-    ],
-)
-def test_which_headers_may_tell_of_windows(name: bytes, tells: bool) -> None:
-    assert tells_windows(name) is tells

@@ -434,7 +434,7 @@ def test_each_attempt_is_named_by_what_is_known_of_it(outcome: Outcome | None, s
     told = Told()
     attempt = ask(told.world, told.exchange)
     attempt.outcome, attempt.status = outcome, status
-    assert story.trail(told.exchange.attempts, None) == word
+    assert story.trail(told.exchange.attempts) == word
 
 
 @pytest.mark.parametrize(

@@ -842,7 +842,7 @@ def test_an_end_that_says_so_after_content(row: Row, reports: Reports) -> None:
     result: Result = reports.call(row)
     assert result.error is not None
     assert result.text == row.recipe.text
-    assert reports.settled()[row.provider(0)]["failures"] == 1
+    assert reports.m.settled()[row.provider(0)]["failures"] == 1
 
 
 @of("spent")

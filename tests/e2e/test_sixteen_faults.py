@@ -244,18 +244,6 @@ class World:
         found: dict[str, Any] = json.loads(self.m.wait_for_log(rf'STORY (\{{"request_id": "{number}".*\}})')[1])
         return found
 
-    def settled(self) -> dict[str, Any]:
-        """What `/health` says of each provider once no attempt is in flight."""
-        last: dict[str, Any] = {}
-
-        def over() -> bool:
-            last.update(self.m.health())
-            return bool(last["in_flight"] == 0)
-
-        until(over, "no attempt is in flight")
-        found: dict[str, Any] = last["providers"]
-        return found
-
 
 def _api(shape: Shape) -> str:
     return "messages" if shape == "messages" else "chat"
@@ -327,7 +315,7 @@ def test_fault(row: int, world: World) -> None:
     asked = [step.partition(":")[0] for step in trail.split(", ")]
     assert result.provider == f"{asked[-1]}row{row}"
     assert [p.count for p in (world.a, world.b, world.c)] == [asked.count(name) for name in "abc"]
-    health = world.settled()
+    health = world.m.settled()
     status = health[f"arow{row}"]
     succeeded = trail.endswith("a:200") and not breaks
     assert (status["failures"], status["successes"], status["permits_out"]) == (fault.failures, succeeded, 0)
@@ -354,12 +342,12 @@ def test_a_malformed_event_that_bore_a_word(shape: Shape, world: World) -> None:
     row = f"row{next(i for i, (f, s) in enumerate(CASES) if f.name == 'malformed tenth event' and s == shape)}"
     world.is_well()
     world.a.default = _good(malformed_at=9)
-    failures = world.settled()[f"a{row}"]["failures"]
+    failures = world.m.settled()[f"a{row}"]["failures"]
     result = world.call(row, shape)
     assert result.error is None
     assert result.text == text_of("a", GOOD).replace(" w9 ", " ")
     assert "no SDK could read" in " ".join(world.story(result)["attempts"][-1]["notes"])
-    assert world.settled()[f"a{row}"]["failures"] == failures
+    assert world.m.settled()[f"a{row}"]["failures"] == failures
 
 
 @pytest.mark.parametrize("row", range(len(FILTERED)), ids=[f"{name}-{shape}" for name, shape, _ in FILTERED])
@@ -382,7 +370,7 @@ def test_a_content_filter_is_nobodys_failure(row: int, world: World) -> None:
         assert (result.text, result.finish) == (text_of("a", behaviour), behaviour.finish)
     assert result.attempts == f"a:{behaviour.status}"
     assert [p.count for p in (world.a, world.b, world.c)] == [1, 0, 0]
-    assert world.settled()[f"afilter{row}"]["failures"] == 0
+    assert world.m.settled()[f"afilter{row}"]["failures"] == 0
 
 
 @pytest.mark.parametrize("row", range(len(REJECTED)), ids=REJECTED)
@@ -394,7 +382,7 @@ def test_a_fallbacks_rejection_that_nothing_was_configured_for(row: int, world: 
     result = world.call(f"reject{row}", REJECTED[row], store=True)
     assert result.error is None
     assert result.attempts == "a:503, a:503, b:400, c:200"
-    assert world.settled()[f"breject{row}"]["failures"] == 0
+    assert world.m.settled()[f"breject{row}"]["failures"] == 0
 
 
 @pytest.mark.parametrize("row", range(len(ACCOUNTED)), ids=ACCOUNTED)
@@ -409,7 +397,7 @@ def test_accounting_goes_by_who_answered(row: int, world: World) -> None:
     result = world.call(f"count{row}", shape, **more)
     assert (result.error, result.text) == (None, text_of("b", GOOD))
     assert world.b.requests[0].json["model"] == f"my-{model}"
-    world.settled()
+    world.m.settled()
     cost = (7 * 2.5 + TOKENS * 10) / 1e6
     story = world.story(result)
     assert (story["model"], story["provider"]) == (model, f"bcount{row}")

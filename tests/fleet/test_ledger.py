@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidestep.fleet import ledger as ledger_room
-from sidestep.fleet.ledger import MAX_ENTRIES, PULLED_AT_ONCE, Ledger, Message, News, is_suspect
+from sidestep.fleet.ledger import PULLED_AT_ONCE, Ledger, Message, News, is_suspect
 from sidestep.fleet.scripts import Script
 
 
@@ -144,13 +144,14 @@ def test_a_process_whose_providers_have_all_failed_at_once_is_suspect() -> None:
     assert not is_suspect([], 100)
 
 
-def test_what_stays_for_ever_has_a_bound_too() -> None:
+def test_what_stays_for_ever_has_a_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever writes to the store fills nobody's memory: neither with entries nor with long ones."""
+    monkeypatch.setattr(ledger_room, "MAX_ENTRIES", 900)
     ledger = Ledger("me")
-    for first in range(0, 3 * MAX_ENTRIES, 300):
+    for first in range(0, 3 * 900, 300):
         made = [entry(f"c{i}", i + 1, 0, "you.1", "hold auto") for i in range(first, first + 300)]
         pulled(ledger, "e", first + 300, *made)
-    assert ledger.shared <= MAX_ENTRIES + 300
+    assert ledger.shared <= 900 + 300
     for long in (
         entry("c" * 1_000, 1, 0, "t", "p"),
         entry("c", 1, 0, "t" * 1_000, "p"),

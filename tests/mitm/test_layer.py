@@ -77,6 +77,38 @@ def test_a_client_that_does_not_wait_for_answers() -> None:
     assert len(driver.servers) == 1
 
 
+def test_the_next_attempt_takes_the_connection_of_the_failed_one() -> None:
+    """It is not asked for amid the end of the failed answer, when the connection is not ready for another request."""
+    text = toml("priority", "attempts = { per_provider = 1 }", a="", b="").replace("http://b.test/", "http://a.test/")
+    driver = Driver(text, at_once=True)
+    for broken in (BROKEN, b"HTTP/1.1 503 no\r\nContent-Length: 2\r\n\r\n{}"):
+        driver.says(driver.client, CALL)
+        (server,) = driver.servers
+        assert driver.sent.pop(server).count(b"POST ") == 1
+        driver.says(server, broken)
+        assert (driver.answer(), driver.sent.pop(server).count(b"POST ")) == (b"", 1)
+        driver.says(server, ANSWER)
+        assert driver.answer().endswith(GOOD)
+    assert (len(driver.servers), driver.closed) == (1, [])
+    assert states(driver) == {"a": (2, 0), "b": (0, 0)}
+
+
+@pytest.mark.parametrize("by_user", [False, True])
+def test_an_unread_call_that_ends_before_its_answer_leaves_nothing(by_user: bool, driver: Driver) -> None:
+    """Whether its app leaves or a user kills its flow."""
+    driver.says(driver.client, CALL.replace(b'{"model"', b'["model"'))
+    (server,) = driver.servers
+    assert driver.calls._passing
+    if by_user:
+        (stream,) = driver.layer.streams.values()
+        stream.flow.kill()
+        driver.says(server, ANSWER)
+    else:
+        driver.leaves(driver.client)
+    assert driver.hooks[-1] == "error"
+    assert (driver.calls._passing, driver.calls.sessions) == (set(), {})
+
+
 def test_a_503_moves_on_before_the_app_has_seen_a_byte(driver: Driver) -> None:
     driver.says(driver.client, CALL)
     driver.says(driver.servers[0], BROKEN)

@@ -127,7 +127,7 @@ def test_when_it_is_late() -> None:
     exchange, late = begun(w)
     assert exchange.late_at(late, None, w.now) == w.now + 10
     assert exchange.late_at(late, w.now + 4, w.now + 4) == w.now + 14
-    kind = kind_of("a", "m", stream=True, body_bytes=exchange._body_bytes)
+    kind = kind_of("a", "m", stream=True, body_bytes=exchange.asked.body_bytes)
     for _ in range(50):
         w.engine.times.began(kind, 1.0, 2.0, w.now)
     assert exchange.late_at(late, w.now + 4, w.now) == pytest.approx(w.now + 4, rel=1e-3)
@@ -140,7 +140,7 @@ def test_a_whole_answer_is_late_by_what_was_learnt_alone() -> None:
     exchange, late = begun(w, {})
     assert exchange.late_at(late, None, w.now) is None
     for _ in range(50):
-        w.engine.times.began(kind_of("a", "m", stream=False, body_bytes=exchange._body_bytes), 2.0, 2.0, w.now)
+        w.engine.times.began(kind_of("a", "m", stream=False, body_bytes=exchange.asked.body_bytes), 2.0, 2.0, w.now)
     assert exchange.late_at(late, None, w.now) == pytest.approx(w.now + 8, rel=1e-3)
 
 
@@ -162,7 +162,7 @@ def test_what_answers_teaches_and_so_does_what_is_outpaced() -> None:
     w.engine.settle(attempt, judging.SUCCESS, w.now + 30)
     again.settled(attempt, {}, w.now + 30, 0.0)
     exchange.outpaced(late, 0, w.now + 9)
-    kind = kind_of("a", "m", stream=True, body_bytes=exchange._body_bytes)
+    kind = kind_of("a", "m", stream=True, body_bytes=exchange.asked.body_bytes)
     learnt = w.engine.times._of.get(kind)
     assert learnt is not None
     assert learnt[1].sketch.quantile(0.95) == pytest.approx(30, rel=0.1)

@@ -117,7 +117,7 @@ def test_in_a_request(url: str) -> None:
                 candidates, call, home_issuer=home, issuer_of=issuer_of, knows_model=engine.lacking_models(1.0)
             )
             exchange = Exchange(engine, match, call, plan, 1.0, body_bytes=len(body))
-            assert exchange.conversation is None or exchange.conversation.length
+            assert exchange.asked.conversation is None or exchange.asked.conversation.length
             for candidate in candidates:
                 sealed.may_demand(call, candidate.target)
                 copy = sealed.unsealed(call, candidate.target, body, frozenset(call.sealed))

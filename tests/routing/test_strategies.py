@@ -324,7 +324,7 @@ def test_priority_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(world.engine, "would_admit", never)
     monkeypatch.setattr(world.engine.strategist, "order", never)
-    monkeypatch.setattr("sidestep.routing.exchange.conversation_of", never)
+    monkeypatch.setattr("sidestep.routing.ordering.conversation_of", never)
     exchange = world.exchange({"messages": [user("hi"), {"role": "assistant", "content": "yes"}, user("so?")]})
     assert "".join(c.provider.name for c in exchange.plan.candidates) == "ab"
     assert isinstance(exchange.next(world.now), Attempt)

@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
+from support.waiting import until
+
 ROOT = Path(__file__).resolve().parents[2]
 ADDON = ROOT / "addon" / "main.py"
 FORBIDDEN = ("Traceback", "mitmproxy has crashed", "Addon error", "internal error", "Task exception was never")
@@ -191,6 +193,18 @@ class Mitmdump:
     def health(self) -> dict[str, Any]:
         health: dict[str, Any] = json.loads(self.page("/health")[1])
         return health
+
+    def settled(self) -> dict[str, Any]:
+        """What `/health` says of all providers once nothing is under way."""
+        last: dict[str, Any] = {}
+
+        def over() -> bool:
+            last.update(self.health())
+            return bool(last["in_flight"] == 0)
+
+        until(over, "no attempt is in flight")
+        found: dict[str, Any] = last["providers"]
+        return found
 
     def provider(self, name: str) -> dict[str, Any]:
         status: dict[str, Any] = self.health()["providers"][name]

@@ -23,7 +23,6 @@ from support.proxy import Mitmdump
 from support.rawreading import Reading, Turn, read
 from support.recipes import WHOLE_TYPE, WIRES, Part, Recipe, plain
 from support.settings import table
-from support.waiting import until
 
 SECONDS = 15.0
 """How long an app waits for the end of an answer."""
@@ -83,25 +82,13 @@ class Reports:
         if row.kind not in self._health:
             for each in self.kinds[row.kind]:
                 self._readings[each.number] = [self._ask(each, ask) for ask in each.asks]
-            self._health[row.kind] = self.settled()
+            self._health[row.kind] = self.m.settled()
         return self._readings[row.number]
 
     def status(self, row: Row, at: int = 0) -> dict[str, Any]:
         """What `/health` said of one of its providers once its kind had been asked."""
         self.readings(row)
         found: dict[str, Any] = self._health[row.kind][row.provider(at)]
-        return found
-
-    def settled(self) -> dict[str, Any]:
-        """What `/health` says of all providers once nothing is under way."""
-        last: dict[str, Any] = {}
-
-        def over() -> bool:
-            last.update(self.m.health())
-            return bool(last["in_flight"] == 0)
-
-        until(over, "no attempt is in flight")
-        found: dict[str, Any] = last["providers"]
         return found
 
     def base(self, row: Row, at: int) -> tuple[str, str]:

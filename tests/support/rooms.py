@@ -447,7 +447,7 @@ def leaks(rng: random.Random) -> None:
         got += passed
     assert hit, form
     assert len(got) <= at + 1 + len(form), (len(got), at)
-    assert not Leaks(KEYS, lambda: KEY).in_content(KEY)
+    assert not Leaks(KEYS, lambda: KEY).in_words(KEY)
 
 
 def limits(rng: random.Random) -> None:

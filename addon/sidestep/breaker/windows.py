@@ -81,12 +81,6 @@ def is_news(level: int, ends: float, known_level: int, known_end: float) -> bool
     return ends > known_end
 
 
-def tells_windows(name: bytes) -> bool:
-    """Whether a header field may be one of these. Nearly none is, and each is asked."""
-    lowered = name.lower()
-    return lowered.startswith((b"anthropic-ratelimit-unified-", b"x-codex-"))
-
-
 def windows(headers: Mapping[str, str], wall_now: float) -> tuple[Window, ...]:
     """The windows that an answer tells of."""
     return (*_claude(headers, wall_now), *_codex(headers, wall_now))[:MAX_WINDOWS]

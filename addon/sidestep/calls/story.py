@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mitmproxy import http
-
 from sidestep.breaker.outcomes import Kind, Result, Then, refusal_in_words
 from sidestep.calls.session import Session
 from sidestep.routing.engine import Attempt
@@ -61,14 +59,14 @@ def headers(session: Session) -> tuple[tuple[bytes, bytes], ...]:
     exchange = session.exchange
     if exchange is None:
         return ()
-    told = (b"x-sidestep-attempts", trail(exchange.attempts, session.flow.response).encode())
+    told = (b"x-sidestep-attempts", trail(exchange.attempts).encode())
     identity = (b"x-sidestep-request-id", exchange.id.encode())
     if session.answered_by is None:
         return identity, told
     return identity, (b"x-sidestep-provider", session.answered_by.name.encode()), told
 
 
-def trail(attempts: list[Attempt], response: http.Response | None) -> str:
+def trail(attempts: list[Attempt]) -> str:
     """`openai:503, azure:200`: an attempt not judged yet is named by the status that is going out."""
     words = []
     for attempt in attempts:
@@ -225,7 +223,7 @@ def facts(session: Session, came: Result) -> dict[str, Any]:
         "route": exchange.match.route.name,
         "model": (exchange.call.model or "")[:MODEL_LENGTH] or None,
         "provider": None if session.answered_by is None else session.answered_by.name,
-        "attempts": trail(exchange.attempts, session.flow.response),
+        "attempts": trail(exchange.attempts),
     }
 
 

@@ -389,7 +389,6 @@ class Watch:
         for at, event in enumerate(events):
             mark = event.mark
             if mark is Mark.ERROR:
-                self.note_usage()
                 self._told = event.error or NO_ERROR
                 told = b"".join(e.raw for e in events[at:]) + reader.release() if plain else b""
                 kept = b"".join(forward) if plain else data
@@ -441,7 +440,6 @@ class Watch:
             self._unwrap = False
             return Piece(held)
         events = reader.close()
-        self.note_usage()
         if any(e.mark in (Mark.CONTENT, Mark.TERMINAL) for e in events):
             self._content = True
         error = next((e for e in events if e.mark is Mark.ERROR), None)

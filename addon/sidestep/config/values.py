@@ -57,10 +57,12 @@ class Values:
 
     def table[T: msgspec.Struct](self, above: T, raw: dict[str, Any], key: str, path: str) -> T:
         """A table of plain settings over those `above` it; what is wrong in it changes nothing."""
+        if key not in raw:
+            return above
         hints = get_type_hints(type(above), include_extras=True)
         path = at(path, key)
         changes: dict[str, Any] = {}
-        for name, value in self.mapping(raw.get(key, {}), path):
+        for name, value in self.mapping(raw[key], path):
             if name not in hints:
                 self.known_keys({name: value}, path, hints)
             elif (good := self.value(value, hints[name], f"{path}.{name}")) is not None:

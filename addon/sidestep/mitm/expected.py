@@ -113,7 +113,7 @@ FACTS: tuple[Fact, ...] = (
     # The layers of all protocols, what they are told and what they ask for.
     *_facts(
         "mitmproxy.proxy.layer",
-        "layer stream protocols",
+        "layer stream flights protocols",
         {
             "CommandGenerator": Value(),
             "Layer": Made(),
@@ -156,7 +156,7 @@ FACTS: tuple[Fact, ...] = (
     ),
     *_facts(
         "mitmproxy.proxy.events",
-        "layer stream protocols handlers",
+        "layer stream flights protocols handlers",
         {
             "Event": Made(),
             "Start": Made(base="Event"),
@@ -201,7 +201,7 @@ FACTS: tuple[Fact, ...] = (
     ),
     *_facts(
         _HTTP,
-        "layer stream",
+        "layer stream flights",
         {
             "GetHttpConnection": Made(("address", "tls", "via", "transport_protocol"), "Command"),
             "GetHttpConnection.blocking": Value(),
@@ -216,7 +216,7 @@ FACTS: tuple[Fact, ...] = (
     # HTTP, the stream of one request.
     *_facts(
         _HTTP,
-        "stream layer",
+        "stream layer flights",
         {
             "HttpStream": Made(("context", "stream_id"), "Layer"),
             "HttpStream._handle_event": _step("event"),
@@ -255,7 +255,7 @@ FACTS: tuple[Fact, ...] = (
     *_facts(f"{_HTTP}._base", "protocols", {"ReceiveHttp": Made(("event",), "Command")}),
     *_facts(
         f"{_HTTP}._events",
-        "stream protocols",
+        "stream flights protocols",
         {
             "ErrorCode": Made(),
             "ErrorCode.CANCEL": Value(),

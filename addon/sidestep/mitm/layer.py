@@ -15,15 +15,14 @@ from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, RegisterHt
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 from mitmproxy.proxy.tunnel import TunnelLayer
 
+from sidestep.mitm.flights import TIMER_SLACK_SECONDS, FreshConnection
 from sidestep.mitm.protocols import AttentiveHttp2Server, DiscreetHttp2Client, PatientHttp1Client, QuickHttp1Server
 from sidestep.mitm.stream import (
     GRACE_SECONDS,
-    TIMER_SLACK_SECONDS,
     Commands,
     Conductor,
     Expired,
     FailoverStream,
-    FreshConnection,
 )
 
 FIRST_WRITE_BYTES = 1024
@@ -74,8 +73,7 @@ class FailoverLayer(HttpLayer):
         layer.hears_server = False
 
     def make_stream(self, stream_id: int) -> Commands:
-        stream = self.streams[stream_id] = FailoverStream(self.context.fork(), stream_id)
-        stream.parent = self
+        stream = self.streams[stream_id] = FailoverStream(self.context.fork(), stream_id, self)
         yield from self.event_to_child(stream, events.Start())
 
     def _handle_event(self, event: events.Event) -> Commands:
@@ -104,7 +102,7 @@ class FailoverLayer(HttpLayer):
         was sent at once, as the streams of an HTTP/2 app are that wakes up. From now on it has served."""
         served = connection in self.used
         self.used.add(connection)
-        carried = (f for s in self._routed_streams() for f in s.flights.values() if f.connection is connection)
+        carried = (f for s in self._routed_streams() for f in s.flights.all() if f.connection is connection)
         return served and all(f.is_first_on_reuse for f in carried if f.is_sent)
 
     def register_connection(self, command: RegisterHttpConnection) -> Commands:

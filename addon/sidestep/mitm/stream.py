@@ -30,7 +30,6 @@ from mitmproxy.proxy.layers.http import (
     GetHttpConnection,
     GetHttpConnectionCompleted,
     HTTPMode,
-    HttpStream,
     SendHttp,
 )
 from mitmproxy.proxy.layers.http._base import HttpEvent
@@ -63,6 +62,7 @@ from sidestep.calls.holding import Do, Step
 from sidestep.calls.session import Session
 from sidestep.calls.watching import Shape
 from sidestep.mitm.causes import CLOSED, RESET, cause_of
+from sidestep.mitm.flights import TIMER_SLACK_SECONDS, Carrier, Flights, FreshConnection
 from sidestep.mitm.handlers import client_is_slow, reset_at_end, was_reset
 from sidestep.mitm.pages import Host, PageStream
 from sidestep.mitm.protocols import HonestWebsocketLayer, MalformedHeadError, Overdue, unquoted
@@ -80,12 +80,7 @@ KEEP_ALIVE_SECONDS = 5.0
 ASK_AGAIN_SECONDS = 2.0
 """A call whose attempt is late is looked at so often: whether another one may be asked by now, and, while two are under
 way, whether a user has killed the flow, of which mitmproxy tells nobody."""
-TIMER_SLACK_SECONDS = 0.05
-"""A deadline this much earlier than the armed timer is worth a timer of its own."""
-
 FROM_SERVER = (ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError)
-
-_upstream_ids = itertools.count(1 << 40)
 
 
 class Conductor(Host, Protocol):
@@ -124,12 +119,10 @@ class Conductor(Host, Protocol):
         ...
 
 
-class Parent(Protocol):
+class Parent(Carrier, Protocol):
     """What a stream needs to know of the layer that it is in."""
 
     conductor: Conductor
-    streams: dict[int, HttpStream]
-    connections: dict[Connection, layer.Layer]
     next_timer: float
     at_once: Callable[[commands.StartHook], bool]
     hears_server: bool
@@ -137,12 +130,6 @@ class Parent(Protocol):
     def arm(self, at: float) -> Commands: ...
 
     def is_idle(self, connection: Connection) -> bool: ...
-
-    def withdraw(self, asking: GetHttpConnection) -> Commands: ...
-
-    def connecting_for(self, asking: GetHttpConnection) -> float | None: ...
-
-    def queue_of(self, connection: Connection) -> dict[int, list[events.Event]]: ...
 
 
 @dataclass
@@ -154,11 +141,6 @@ class SidestepNextHook(commands.StartHook):
 
 
 _ASKING = HttpRequestHeadersHook, HttpRequestHook, SidestepNextHook
-
-
-class FreshConnection(GetHttpConnection):
-    """A connection that shares no other's fate: neither one that exists nor one that is being made. No dataclass of its
-    own: that would take the hash by identity away."""
 
 
 @dataclass
@@ -182,11 +164,10 @@ class News(HttpEvent):
 class FailoverStream(PageStream):
     """One client request.
 
-    State: the session; the attempts under way and what asks for their connections, by upstream id; the attempt whose
-    answer the app sees, and the best failed one so far; events that came while another was worked off; when to send the
-    next sign of life (monotonic seconds); whether the app has been sent headers made up by us: from then on everything
-    must end in band; the attempt whose head that was, if it was one's; whether pieces of a flowing stream may take the
-    short way; the proxy behind this one, if there is one.
+    State: the session; the attempts under way; the one whose answer the app sees, the best failed one so far; events
+    that came while another was worked off; when to send the next sign of life (monotonic seconds); whether the app has
+    been sent headers made up by us: from then on everything must end in band; the attempt whose head that was, if it
+    was one's; whether pieces of a flowing stream may take the short way; the proxy behind this one, if there is one.
     """
 
     session: Session | None = None
@@ -201,14 +182,13 @@ class FailoverStream(PageStream):
     busy: bool = False
     via: ServerSpec | None = None
     parent: Parent
-    flights: dict[int, Flight]
-    asking: dict[int, GetHttpConnection]
+    flights: Flights
     inbox: collections.deque[events.Event]
 
-    def __init__(self, context: Context, stream_id: int) -> None:
+    def __init__(self, context: Context, stream_id: int, parent: Parent) -> None:
         super().__init__(context, stream_id)
-        self.flights = {}
-        self.asking = {}
+        self.parent = parent
+        self.flights = Flights(self, parent)
         self.inbox = collections.deque()
 
     # --- the way in and out: ids, the inbox, and the guard
@@ -262,13 +242,10 @@ class FailoverStream(PageStream):
     def _route(self, event: events.Event) -> Iterator[commands.Command]:
         """What belongs to an attempt goes there, even while the stream is paused; all else takes mitmproxy's way."""
         if isinstance(event, GetHttpConnectionCompleted):
-            # By identity: commands that ask for the same address are equal.
-            up_id = next((i for i, asking in self.asking.items() if asking is event.command), None)
-            if up_id is not None:
-                del self.asking[up_id]
-                return self._connected(self.flights[up_id], *event.reply)
+            if (asker := self.flights.asker(event)) is not None:
+                return self._connected(asker, *event.reply)
         elif isinstance(event, HttpEvent) and event.stream_id != self.stream_id:
-            flight = self.flights.get(event.stream_id)
+            flight = self.flights.by_id.get(event.stream_id)
             if flight is None:
                 return iter(())  # of an attempt that was given up
             event.stream_id = self.stream_id
@@ -369,7 +346,7 @@ class FailoverStream(PageStream):
         HTTP/2, for all that shared the old one: there are five places for an address."""
         shared = flight.connection is not None and flight.connection.alpn == b"h2"
         flight.connection = None
-        yield from self._cancel(flight)
+        yield from self.flights.cancel(flight)
         flight.renew()
         yield from self._start(flight, GetHttpConnection if shared else FreshConnection)
 
@@ -377,8 +354,7 @@ class FailoverStream(PageStream):
         """Give what goes to a server the id of its attempt. False: it is not to be sent."""
         if isinstance(command, DropStream):
             self.dropped = True
-            for up_id in self.flights:
-                self.parent.streams.pop(up_id, None)
+            self.flights.dropped()
         elif command.connection is self.context.client:
             return not (self.made_up and type(command.event) is ResponseHeaders)  # the app has headers already
         elif command.connection not in self.parent.connections:
@@ -428,11 +404,11 @@ class FailoverStream(PageStream):
         elif isinstance(event, News):
             if event.flight is self.winner:
                 yield from self._carry_out(session, event.flight, event.step)
-            elif event.flight.up_id in self.flights and self.winner is None:
+            elif event.flight in self.flights and self.winner is None:
                 yield from self._act(session, event.flight, event.step)
         elif isinstance(event, Expired):
             yield from self._on_expired(session)
-        elif isinstance(event, FROM_SERVER) and self.winner is not None and self.winner.up_id not in self.flights:
+        elif isinstance(event, FROM_SERVER) and self.winner is not None and self.winner not in self.flights:
             pass  # it waited here while its attempt was given up
         elif isinstance(event, (RequestProtocolError, ResponseProtocolError)):
             yield from self.handle_protocol_error(event)
@@ -539,9 +515,6 @@ class FailoverStream(PageStream):
     def _start(self, flight: Flight, kind: type[GetHttpConnection] = GetHttpConnection) -> Commands:
         """Ask for a connection. The answer comes to `_connected`, perhaps before this is over."""
         request = flight.request
-        flight.up_id = next(_upstream_ids)
-        self.flights[flight.up_id] = flight
-        self.parent.streams[flight.up_id] = self
         self.server_state = self.state_wait_for_response_headers
         asking = kind(
             (request.host, request.port),
@@ -551,7 +524,7 @@ class FailoverStream(PageStream):
         )
         # mitmproxy pauses a layer where this is True and it has not been taken over by another.
         asking.blocking = self  # type: ignore[assignment]
-        self.asking[flight.up_id] = asking
+        self.flights.begin(flight, asking)
         flight.bound(flight.session.clock() + flight.timeouts.connect)
         flight.expect()
         yield from self._arm(flight)
@@ -592,28 +565,11 @@ class FailoverStream(PageStream):
         yield from self._arm(flight)
         yield from self._send(head, flight.request, flight.up_id, connection)
 
-    def _cancel(self, flight: Flight) -> Commands:
-        """Nothing more is wanted of an attempt."""
-        self.flights.pop(flight.up_id, None)
-        self.parent.streams.pop(flight.up_id, None)
-        flight.deadline = None
-        asking, connection = self.asking.pop(flight.up_id, None), flight.connection
-        flight.connection = None
-        if asking is not None:
-            yield from self.parent.withdraw(asking)
-        elif connection is not None and connection in self.parent.connections:
-            if connection.alpn == b"h2" and (
-                not flight.is_sent or self.parent.queue_of(connection).pop(flight.up_id, None) is not None
-            ):
-                return  # no stream of it was opened; a reset would wait in line behind the whole request
-            # Also where it was not used: an HTTP/1 connection holds one of the five places for its address.
-            yield SendHttp(RequestProtocolError(flight.up_id, "abandoned", ErrorCode.CANCEL), connection)
-
     def _cancel_all(self, outcome: Outcome | None) -> Commands:
         """No attempt is wanted any more. None: the app has left, and each attempt's wait says what that means."""
-        for flight in tuple(self.flights.values()):
+        for flight in self.flights.all():
             flight.drop(flight.client_gone() if outcome is None else outcome)
-            yield from self._cancel(flight)
+            yield from self.flights.cancel(flight)
 
     def _act(self, session: Session, flight: Flight, step: Step) -> Commands:
         """An attempt whose answer the app has not seen has come to something."""
@@ -644,10 +600,10 @@ class FailoverStream(PageStream):
         if outcome.reason == "credential":
             logger.error(f"sidestep: {flight.provider.name} refuses its key ({outcome.status})")
         self._keep_answer(flight, exchange.rank(flight.attempt, outcome))
-        yield from self._cancel(flight)
+        yield from self.flights.cancel(flight)
         flight.finish(outcome)
         exchange.failed(flight.attempt, outcome, session.clock())
-        if other := next(iter(self.flights.values()), None):
+        if other := next(iter(self.flights.all()), None):
             self._show(session, other)  # it goes on
             return
         session.flight = None
@@ -707,13 +663,13 @@ class FailoverStream(PageStream):
         self.winner = flight  # before anything is yielded: what comes from now on follows what is held
         self.best = None
         flight.late_at = None
-        for other in [f for f in self.flights.values() if f is not flight]:
-            other.outpaced(queued=self._is_queued(other))
-            yield from self._cancel(other)
+        for other in [f for f in self.flights.all() if f is not flight]:
+            other.outpaced(queued=self.flights.is_queued(other))
+            yield from self.flights.cancel(other)
         self._show(session, flight)
         session.answer = flight.attempt
         if watch.shape is Shape.ERROR and flight.withhold_key() and not flight.ended:
-            yield from self._cancel(flight)
+            yield from self.flights.cancel(flight)
             flight.ended = True
             flight.drop(flight.attempt.outcome or judging.INTERNAL)
         flight.frame()
@@ -800,7 +756,7 @@ class FailoverStream(PageStream):
         how = winner.how_broke(outcome, step.error)
         winner.finish(outcome)
         winner.note(how)
-        yield from self._cancel(winner)
+        yield from self.flights.cancel(winner)
         extensible = watch.plain and watch.shape is Shape.STREAM
         extensible = extensible and response is not None and "content-length" not in response.headers
         told = winner.quotable(step.told)
@@ -897,7 +853,7 @@ class FailoverStream(PageStream):
         return min([t for t in (*times, self.keep_alive_at) if t is not None], default=math.inf)
 
     def _awaited(self) -> tuple[Flight, ...]:
-        return tuple(self.flights.values()) if self.winner is None else (self.winner,)
+        return self.flights.all() if self.winner is None else (self.winner,)
 
     def postpone(self, until: float) -> None:
         """The stream is paused, for a hook or because a user looks at it: that is no provider's silence."""
@@ -919,7 +875,7 @@ class FailoverStream(PageStream):
             return
         now = session.clock()
         for flight in self._awaited():
-            if flight.up_id not in self.flights:
+            if flight not in self.flights:
                 continue  # what came of the one before has ended it
             if flight.late_at is not None and now >= flight.late_at:
                 yield from self._ask_another(session, flight)
@@ -929,7 +885,7 @@ class FailoverStream(PageStream):
                 continue
             if flight is self.winner:
                 yield from self._gone_silent(session, flight, now)
-            elif (seconds := self._spared(flight)) is not None:
+            elif (seconds := self.flights.spared(flight)) is not None:
                 if now >= flight.exchange.deadline:
                     yield from self._move_on(session, flight, judging.QUEUED)
                 else:
@@ -945,29 +901,13 @@ class FailoverStream(PageStream):
         if beside is not None:
             yield from self._start(beside, FreshConnection if beside.address == late.address else GetHttpConnection)
 
-    def _is_queued(self, flight: Flight) -> bool:
-        """Whether it waits inside mitmproxy: for one of the five places of its address, or for an HTTP/2 stream."""
-        if (asking := self.asking.get(flight.up_id)) is not None:
-            return self.parent.connecting_for(asking) is None
-        return flight.connection is not None and flight.up_id in self.parent.queue_of(flight.connection)
-
-    def _spared(self, flight: Flight) -> float | None:
-        """Seconds that an attempt may still take, for it has waited inside mitmproxy, for a connection or for an HTTP/2
-        stream: no provider's silence. None: it has had its time."""
-        asking, timeouts = self.asking.get(flight.up_id), flight.timeouts
-        if asking is not None:
-            connecting = self.parent.connecting_for(asking)
-            left = timeouts.connect - (connecting or 0.0)
-            return left if left > TIMER_SLACK_SECONDS else None
-        return timeouts.first_byte if self._is_queued(flight) else None
-
     def _gone_silent(self, session: Session, winner: Flight, now: float) -> Commands:
         if client_is_slow(self.context.client):
             winner.bound(now + winner.timeouts.idle)
             yield from self._arm(winner)
             return
         yield from self._carry_out(session, winner, winner.expired())
-        yield from self._cancel(winner)  # where the answer is whole but its connection stays open
+        yield from self.flights.cancel(winner)  # where the answer is whole but its connection stays open
 
 
 def _is_preferred(flight: Flight) -> bool:

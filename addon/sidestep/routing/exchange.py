@@ -17,24 +17,22 @@ from __future__ import annotations
 import math
 import random
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from sidestep.breaker import judging
-from sidestep.breaker.bounded import short
-from sidestep.breaker.cooldown import FORESEEN, Source, Subject, subject
+from sidestep.breaker.cooldown import FORESEEN, Source, Subject
 from sidestep.breaker.outcomes import Kind, Outcome, Then
 from sidestep.breaker.ratelimits import exhausted
 from sidestep.breaker.windows import windows
 from sidestep.dialects.base import Call, Conversation
-from sidestep.dialects.conversations import conversation_of
+from sidestep.routing import ordering
 from sidestep.routing.engine import Attempt, Engine, Refused
 from sidestep.routing.lateness import CallKind, kind_of
-from sidestep.routing.prices import context_window, rates_at
+from sidestep.routing.ordering import Asked
+from sidestep.routing.prices import context_window
 from sidestep.routing.sharing import Question
 from sidestep.routing.sockets import OPERATION
-from sidestep.routing.sticking import Stay
 from sidestep.routing.strategies import pace_key
 from sidestep.routing.table import Candidate, Match, Plan
 
@@ -65,10 +63,6 @@ class Wait:
     on_change: bool = False
 
 
-CACHE_USD = 0.01
-"""What a prompt cache must save for a conversation to stay away from home."""
-CACHE_TOKENS = 10_000
-"""The same in tokens, where prices are not known."""
 RESET = "reset"
 """Why a call is held until a limit ends that may be far away."""
 
@@ -99,14 +93,6 @@ class Exhausted:
 
 
 Next = Attempt | Wait | Exhausted
-
-
-def _first_in_route(plan: Plan, match: Match) -> Candidate | None:
-    """Of a plan's candidates, which what is sealed may have brought into another order, the route's first."""
-    if not any(c.tier for c in plan.candidates):
-        return plan.candidates[0] if plan.candidates else None
-    places = {id(provider): place for place, provider in enumerate(match.route.providers)}
-    return min(plan.candidates, key=lambda c: places.get(id(c.provider), 0))
 
 
 def new_id() -> str:
@@ -156,19 +142,13 @@ class Exchange:
         self._probe_wait_until: float | None = None
         self._refusal_wait_until: float | None = None
         self._held: _Held | None = None
-        self.going_home: str | None = None
-        """The provider that the conversation comes back to with this call."""
-        self.stays_with: str | None = None
-        """The provider that the conversation is with, which is asked first for that."""
         self._repaired = False
         self._in_company = False
         """Whether other requests were under way with this one."""
         self.credential = credential
-        self._scope = (match.route.name, None if call.model is None else short(call.model))
+        self.asked = Asked(match, call, credential, body_bytes, failed_at)
         self.asker = (match.route.name, credential)
         self._handshake = engine.sockets.met(call, match.route, self.asker, conversation)
-        self._first = _first_in_route(plan, match)
-        self._body_bytes = body_bytes
         self._hedge: Attempt | None = None
         self.outpaced_attempt: Attempt | None = None
         """One whose answer was wanted no longer, once it had been asked."""
@@ -178,10 +158,15 @@ class Exchange:
         if self.may_hedge:
             engine.budget.earn(settings.hedge.max_share)
         self._question, self._replan = question, replan
-        self._failed_at = failed_at
         if question is None and engine.sharing is not None and len(plan.candidates) > 1:
             self._ask_where_it_stays(plan, now)
-        self.plan = plan if len(plan.candidates) < 2 else self._in_order(plan, body_bytes, failed_at, now)
+        self._arrange(plan, now)
+
+    def _arrange(self, plan: Plan, now: float) -> None:
+        self._first = ordering.first_in_route(plan, self.match)
+        order = ordering.arranged(self.engine, self.asked, plan, now, may_hedge=self.may_hedge)
+        self.plan = order.plan
+        self.stays_with, self.going_home = order.stays_with, order.going_home
 
     @property
     def trail(self) -> str:
@@ -201,11 +186,11 @@ class Exchange:
         engine = self.engine
         if engine.sharing is None or not engine.sharing.any_stays(now):
             return
-        conversation = self.conversation
+        conversation = self.asked.conversation
         if conversation is None or conversation.answered is None:
             return
-        if engine.conversations.stay(self._scope, conversation, now) is None:
-            self._question = engine.sharing.where(self._scope, conversation, now)
+        if engine.conversations.stay(self.asked.scope, conversation, now) is None:
+            self._question = engine.sharing.where(self.asked.scope, conversation, now)
             self._replan = lambda: plan
 
     def _until_it_is_told(self, now: float) -> Wait | None:
@@ -218,112 +203,15 @@ class Exchange:
         if self._replan is not None and not self.attempts:
             plan = self._replan()
             if plan.candidates:
-                self._first = _first_in_route(plan, self.match)
-                several = len(plan.candidates) > 1
-                self.plan = self._in_order(plan, self._body_bytes, self._failed_at, now) if several else plan
+                self._arrange(plan, now)
         return None
-
-    # --- in which order
-
-    def _in_order(self, plan: Plan, body_bytes: int, failed_at: frozenset[str], now: float) -> Plan:
-        """The plan in the order in which its candidates are asked: by the route's strategy; before all others the
-        provider that the conversation stays with, if it would take it; after all others those that have just failed
-        this very call."""
-        engine, route = self.engine, self.match.route
-        keeper = self._keeper(plan, now)
-        self.stays_with = None if keeper is None else keeper.provider.name
-        candidates: Sequence[Candidate] = plan.candidates
-        if route.strategy != "priority" and self.call.pin is None and not self.call.sealed:
-            candidates = engine.strategist.order(
-                route.strategy,
-                route.name,
-                self.call,
-                body_bytes,
-                [c for c in candidates if not c.provider.last_resort],
-                lambda candidate: engine.would_admit(candidate, self.subject(candidate), now),
-                engine.out,
-                now,
-                spoken_for=keeper is not None,
-            )
-            candidates = [*candidates, *(c for c in plan.candidates if c.provider.last_resort)]
-        if keeper is not None:
-            candidates = [keeper, *(c for c in candidates if c is not keeper)]
-        hanging = self._hanging(plan, now)
-        if candidates is plan.candidates and not failed_at and not hanging:
-            return plan
-        # Neither a strategy nor a stay brings a provider before those that honour more of what is sealed; only that
-        # those have just failed does, and coming home, where no turn is under way that needs its reasoning.
-        conversation = self.conversation if self.going_home is not None else None
-        home = keeper if conversation is not None and conversation.opens_turn else None
-
-        def place(c: Candidate) -> tuple[bool, bool, bool, int, bool]:
-            behind = bool(hanging) and (c.provider.name in hanging or not c.provider.hedge.enabled)
-            return c.provider.name in failed_at, c is not home, c.provider.last_resort, c.tier, behind
-
-        return replace(plan, candidates=tuple(sorted(candidates, key=place)))
-
-    def _hanging(self, plan: Plan, now: float) -> frozenset[str]:
-        """The providers that this call had better not wait for: they hang, and no other may be asked beside them."""
-        engine, call = self.engine, self.call
-        if not engine.hanging or call.pin is not None or plan.pinned or call.is_websocket:
-            return frozenset()
-        insured = self.may_hedge and engine.budget.enough
-
-        def avoids(candidate: Candidate) -> bool:
-            model = None if candidate.model is None else short(candidate.model)
-            return engine.hanging.avoids(candidate.provider.name, model, now, insured=insured)
-
-        return frozenset(c.provider.name for c in plan.candidates if c.provider.hedge.enabled and avoids(c))
-
-    def _keeper(self, plan: Plan, now: float) -> Candidate | None:
-        """The candidate that the conversation stays with, None if it is not to be asked now; its home's, where it has
-        left that and may return."""
-        if not self.engine.conversations.any(now) or (conversation := self.conversation) is None:
-            return None
-        stay = self.engine.conversations.stay(self._scope, conversation, now)
-        if stay is None:
-            return None
-
-        def able(name: str) -> Candidate | None:
-            found = next((c for c in plan.candidates if c.provider.name == name and not c.provider.last_resort), None)
-            return found if found is not None and self.engine.would_admit(found, self.subject(found), now) else None
-
-        away = able(stay.provider)
-        if away is None:
-            home = able(stay.home)
-            if home is not None and stay.provider != stay.home:
-                self.going_home = stay.home
-            return home
-        if conversation.length <= stay.length or stay.home == stay.provider or (home := able(stay.home)) is None:
-            return away  # also with the same turn again
-        if not self._is_worth_it(stay, home, away, now):
-            self.going_home = stay.home
-            return home
-        return away
-
-    def _is_worth_it(self, stay: Stay, home: Candidate, away: Candidate, now: float) -> bool:
-        """Whether the prompt cache that a conversation has elsewhere is worth staying for: going home would cost more.
-        What goes by a plan costs nothing more."""
-        if self.engine.plans.windows(self.subject(home).account, now):
-            return False
-        at_home, there = (rates_at(c.provider, c.model) for c in (home, away))
-        if at_home is None or there is None:
-            return stay.cached >= CACHE_TOKENS
-        spent = (stay.prompt - stay.cached) * there.input + stay.cached * there.cached
-        return stay.prompt * at_home.input - spent >= CACHE_USD
-
-    @cached_property
-    def conversation(self) -> Conversation | None:
-        """Which conversation this call belongs to; read when first asked for."""
-        return conversation_of(self.call.messages)
 
     # --- which provider to ask
 
     def subject(self, candidate: Candidate, operation: str | None = None) -> Subject:
         """What a limit that this call meets at a candidate belongs to; `operation`: of what is asked for over a
         WebSocket."""
-        credential = self.credential if candidate.own_credential else ""
-        return subject(candidate.provider.name, credential, operation or self.call.operation, candidate.model)
+        return self.asked.subject(candidate, operation)
 
     def next(self, now: float) -> Next:
         """What to do now that no attempt is under way."""
@@ -387,7 +275,7 @@ class Exchange:
     def _spared(self, candidate: Candidate, now: float) -> Refused | None:
         """A plan that is nearly used up is left to the conversations that it has begun."""
         window = self.engine.nearly_used_up(self.subject(candidate), now)
-        if window is None or (self.conversation is not None and self.conversation.answered is not None):
+        if window is None or (self.asked.conversation is not None and self.asked.conversation.answered is not None):
             return None
         return Refused(candidate.provider.name, f"{_PLAN}{window.name} is nearly used up)", window.resets_in)
 
@@ -423,31 +311,18 @@ class Exchange:
         return self._in_company or (self._held is not None and len(self.attempts) + 1 < self.limits.max)
 
     def _reluctant(self, now: float) -> list[Candidate]:
-        """The candidates that may be asked for want of others, those first that are the likeliest to answer soon: one
-        that is merely recovering, then by the end of their limits, then one whose last probe was slow, and at last
-        those that failed this request before."""
-
-        def reluctance(candidate: Candidate) -> tuple[bool, bool, int, float, bool]:
-            refusal = self._refusal(candidate, now)
-            cooling = self.engine.cooldowns.find(self.subject(candidate), now)
-            source = -1 if cooling is None else min(cooling.source, Source.GUESSED)
-            seconds = 0.0 if cooling is None else cooling.seconds
-            if cooling is None and candidate.provider.last_resort:
-                source, seconds = Source.FORESEEN, math.inf  # after a limit that was merely foreseen
-            return (
-                candidate.provider.name in self._spent,
-                refusal is not None and refusal.reason == "open",
-                source,
-                seconds,
-                not candidate.own,
-            )
-
+        """The candidates that may be asked for want of others, in the order in which they are."""
         spent = self._spent
         left = [
             c
             for c in self.plan.candidates
             if (until := spent.get(c.provider.name)) is None or (self._may_come_back and now >= until)
         ]
+
+        def reluctance(c: Candidate) -> tuple[bool, bool, int, float, bool]:
+            cooling = self.engine.cooldowns.find(self.subject(c), now)
+            return ordering.reluctance(c, self._refusal(c, now), cooling, has_failed=c.provider.name in spent)
+
         return sorted(left, key=reluctance)
 
     def _announced(self, candidate: Candidate, now: float) -> float | None:
@@ -617,16 +492,7 @@ class Exchange:
             return None
         if not self.engine.budget.take():
             return None
-        at = late.candidate.provider
-        others = [
-            c
-            for c in self.plan.candidates
-            # What is left out of a copy is missing from the conversation for good: not for the sake of some seconds.
-            if c.provider is not at and c.provider.name not in self._spent and c.tier == late.candidate.tier
-            if c.provider.hedge.enabled
-        ]
-        # Where an address hangs, it hangs for all who are there.
-        for candidate in sorted(others, key=lambda c: c.provider.base_url.place == at.base_url.place):
+        for candidate in ordering.beside(self.plan, late.candidate, self._spent):
             attempt = self.engine.admit_beside(late, candidate, self.subject(candidate), now, self._lease(candidate))
             if attempt is not None:
                 self._hedge = attempt
@@ -669,7 +535,7 @@ class Exchange:
         """What the times of an attempt are comparable with."""
         if attempt.times_like is None:
             provider, model = attempt.candidate.provider, attempt.candidate.model
-            found = kind_of(provider.name, model, stream=self.call.stream, body_bytes=self._body_bytes)
+            found = kind_of(provider.name, model, stream=self.call.stream, body_bytes=self.asked.body_bytes)
             attempt.times_like = found
         return attempt.times_like
 
@@ -713,31 +579,34 @@ class Exchange:
         stays = engine.conversations
         # Where providers go by their order, a conversation with the first of them needs no memory of it.
         in_order = self.match.route.strategy == "priority" and attempt.candidate is self._first
-        if (not in_order or stays.any(now)) and (conversation := self.conversation) is not None:
+        if (not in_order or stays.any(now)) and (conversation := self.asked.conversation) is not None:
             home = self._first.provider.name if self.match.route.strategy == "priority" and self._first else None
             seconds = provider.routing.stick_seconds
-            stays.answered(self._scope, conversation, provider.name, seconds, now, home=home)
+            stays.answered(self.asked.scope, conversation, provider.name, seconds, now, home=home)
             self._tell_stay(conversation)
 
     def _tell_stay(self, conversation: Conversation) -> None:
         """Other processes, of where a conversation stays."""
         sharing = self.engine.sharing
-        if sharing is not None and (stay := self.engine.conversations.latest(self._scope, conversation)) is not None:
-            sharing.stays(self._scope, conversation, stay)
+        if (
+            sharing is not None
+            and (stay := self.engine.conversations.latest(self.asked.scope, conversation)) is not None
+        ):
+            sharing.stays(self.asked.scope, conversation, stay)
 
     def used(self, attempt: Attempt) -> None:
         """An answer has told what it has taken."""
         stays, usage = self.engine.conversations, attempt.usage
-        if usage is not None and stays and len(self.plan.candidates) > 1 and (conversation := self.conversation):
+        if usage is not None and stays and len(self.plan.candidates) > 1 and (conversation := self.asked.conversation):
             name = attempt.candidate.provider.name
-            stays.used(self._scope, conversation, name, usage.input, usage.cached)
+            stays.used(self.asked.scope, conversation, name, usage.input, usage.cached)
             self._tell_stay(conversation)
 
     def _broke(self, attempt: Attempt) -> None:
         """It may have begun to answer before: a stream that broke off keeps no conversation."""
         stays = self.engine.conversations
-        if stays and len(self.plan.candidates) > 1 and (conversation := self.conversation) is not None:
-            stays.broke(self._scope, conversation, attempt.candidate.provider.name)
+        if stays and len(self.plan.candidates) > 1 and (conversation := self.asked.conversation) is not None:
+            stays.broke(self.asked.scope, conversation, attempt.candidate.provider.name)
 
     def failed(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         """The attempt ended, with this outcome, without the app having seen a byte: remember what may follow."""

@@ -224,8 +224,8 @@ def test_whole_answers(
     found = judging.judge_status(
         status, facts_in(status, body), own_provider=who[0], own_credential=who[1], retry_after=announced
     )
-    limited = reason == "size_limited"
-    assert found == Outcome(kind, reason, then, status, seconds, account, limited)
+    limited, open_ended = reason == "size_limited", reason == "quota" and not announced
+    assert found == Outcome(kind, reason, then, status, seconds, account, limited, open_ended)
 
 
 # The error in a 2xx, whose provider and credential, seconds that were announced; kind, reason, then, seconds, account.
@@ -278,7 +278,8 @@ def test_errors_told_in_a_200(
     found = judging.judge_no_answer(
         200, None if error is NO_ERROR else error, own_provider=who[0], own_credential=who[1], retry_after=announced
     )
-    assert found == Outcome(kind, reason, then, 200, seconds, account, reason == "size_limited")
+    limited, open_ended = reason == "size_limited", reason == "quota" and not announced
+    assert found == Outcome(kind, reason, then, 200, seconds, account, limited, open_ended)
 
 
 @pytest.mark.parametrize("kind", ErrorKind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidestep.dialects.renaming import MAX_START, MAX_WHOLE, Renamer
@@ -82,6 +82,8 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=30), st.integers(1, 40), st.booleans())
+@example([b'"model"', b":", b'"theirs"', b"\n", b"message_start", b'"model"', b":", b'"theirs"'], 1, True)
+@example([b"content_block", b"\n", b"message_start", b'"model"', b":", b'"theirs"'], 1, True)
 def test_however_it_comes_it_is_the_same(pieces: list[bytes], size: int, stream: bool) -> None:
     """Nothing is lost but the name."""
     body = b"".join(pieces)

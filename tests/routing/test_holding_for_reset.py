@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidestep.breaker import judging
-from sidestep.breaker.outcomes import Kind, Outcome, Then
+from sidestep.breaker.outcomes import ErrorFacts, ErrorKind, Kind, Outcome, Then
 from sidestep.routing.engine import Attempt
 from sidestep.routing.exchange import RESET, WAIT_MARGIN_SECONDS, Exchange, Exhausted, Next, Wait
 from support.world import World, toml
@@ -15,6 +15,10 @@ TOP = "[attempts]\nwait_for_reset_seconds = 600\ntotal_seconds = 100\n"
 
 def limited(seconds: float | None, reason: str = "rate_limit") -> Outcome:
     return Outcome(Kind.COOLDOWN, reason, Then.NEXT, 429, seconds)
+
+
+def spent(seconds: float | None) -> Outcome:
+    return judging.judge_no_answer(200, ErrorFacts(ErrorKind.QUOTA), retry_after=seconds)
 
 
 def world(top: str = TOP, **providers: str) -> World:
@@ -58,25 +62,30 @@ def test_it_is_held_until_the_first_limit_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "seconds", "is_held"),
+    ("outcome", "is_held"),
     [
-        ("rate_limit", 40, True),
-        ("plan", 40, True),
-        ("quota", 40, True),
-        ("quota", judging.QUOTA_SECONDS, False),
-        ("credential", judging.CREDENTIAL_SECONDS, False),
+        (limited(40), True),
+        (limited(40, "plan"), True),
+        (spent(40), True),
+        (spent(judging.QUOTA_SECONDS), True),
+        (spent(None), False),
+        (spent(0), False),
+        (limited(judging.CREDENTIAL_SECONDS, "credential"), False),
     ],
+    ids=["rate limit", "plan", "spent", "spent for as long as one that tells nothing", "open", "over", "credential"],
 )
-def test_what_may_be_waited_for(reason: str, seconds: float, is_held: bool) -> None:
+def test_what_may_be_waited_for(outcome: Outcome, is_held: bool) -> None:
     """What a call has met itself: a window, or an account, whose end is told."""
     w = world(a="")
     exchange = w.exchange()
-    w.engine.cooldowns.start(exchange.next(w.now).subject, limited(seconds, reason), w.now)  # type: ignore[union-attr]
-    w.fail(exchange, limited(seconds, reason))
+    w.engine.cooldowns.start(exchange.next(w.now).subject, outcome, w.now)  # type: ignore[union-attr]
+    w.fail(exchange, outcome)
     step = exchange.next(w.now)
     if not is_held:
         assert isinstance(step, Exhausted)
         return
+    seconds = outcome.cooldown_seconds
+    assert seconds is not None
     assert held(step) == pytest.approx(seconds)
     w.now += seconds
     assert name_of(exchange.next(w.now)) == "a"

@@ -142,16 +142,15 @@ def judge_plan(limited: Outcome, limit: PlanLimit, model: str | None) -> Outcome
 
 def ends(outcome: Outcome) -> bool:
     """Whether a limit is one that begins anew: an account that is spent does so only where its end was told."""
-    return outcome.reason in ("rate_limit", "plan") or (
-        outcome.reason == "quota" and outcome.cooldown_seconds != QUOTA_SECONDS
-    )
+    return outcome.reason in ("rate_limit", "plan", "quota") and not outcome.open_ended
 
 
 def _limited(status: int, kind: ErrorKind, retry_after: float | None) -> Outcome | None:
     """The outcome of a limit, whatever status it is told with; None if the error names none."""
     if kind is ErrorKind.QUOTA:
-        seconds = retry_after or QUOTA_SECONDS  # it came after a time that is over
-        return Outcome(Kind.COOLDOWN, "quota", Then.NEXT, status, seconds, account=True)
+        told = bool(retry_after)  # not where it came after a time that is over
+        seconds = retry_after if told else QUOTA_SECONDS
+        return Outcome(Kind.COOLDOWN, "quota", Then.NEXT, status, seconds, account=True, open_ended=not told)
     if kind is ErrorKind.SIZE_LIMITED:
         return Outcome(Kind.NEUTRAL, "size_limited", Then.NEXT, status, size_limited=True)
     if kind is ErrorKind.RATE_LIMIT:

@@ -102,7 +102,7 @@ class Outcome:
     provider announced; None leaves the length to the cooldown's own backoff. `account`: the limit is the account's
     (credit, credential, plan), whatever model or operation was asked for. `family`: it is that of the models whose
     names hold this word. `cause`: why it was not reached, in words. `size_limited`: the request is too large
-    for a rate limit, which says nothing of smaller ones.
+    for a rate limit, which says nothing of smaller ones. `open_ended`: nobody has told when the limit ends.
     """
 
     kind: Kind
@@ -112,6 +112,7 @@ class Outcome:
     cooldown_seconds: float | None = None
     account: bool = False
     size_limited: bool = False
+    open_ended: bool = False
     family: str = ""
     cause: str = field(default="", compare=False)
 

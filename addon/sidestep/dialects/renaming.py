@@ -39,19 +39,20 @@ class Renamer:
         if not self._stream:
             self.done = len(self._kept) > MAX_WHOLE
             return self._all() if self.done else b""
-        if b"message_start" not in self._kept:
-            # Signs of life come before it, and are wanted at once.
-            line_end = self._kept.rfind(b"\n") + 1
-            ready, self._kept = self._kept[:line_end], self._kept[line_end:]
+        # Signs of life come before it, and are wanted at once.
+        before, found_start, _ = self._kept.partition(b"message_start")
+        line = before.rfind(b"\n") + 1
+        ready, self._kept = self._kept[:line], self._kept[line:]
+        if not found_start:
             self.done = len(self._kept) > MAX_START
-            return ready if not self.done else ready + self._all()
+            return ready + self._all() if self.done else ready
         start, content, _ = self._kept.partition(b"content_block")
         if (found := _MODEL.search(start)) is not None:
             self._kept = self._kept[: found.start(1)] + self._name + self._kept[found.end(1) :]
             self.done = True
         elif len(self._kept) > MAX_START or content:
             self.done = True
-        return self._all() if self.done else b""
+        return ready + self._all() if self.done else ready
 
     def end(self) -> bytes:
         """What is left at the end."""

@@ -302,5 +302,8 @@ def verdict(route: dict[str, Any]) -> str:
     because = f": {route['because']}" if route["because"] else ""
     if by is None:
         return f"no provider takes {route['name']} calls{because}"
-    stays = "".join(f"; {count} conversations stay with {name}" for name, count in route.get("stays", {}).items())
+    stays = "".join(
+        f"; {count} conversation{' stays' if count == 1 else 's stay'} with {name}"
+        for name, count in route.get("stays", {}).items()
+    )
     return f"{route['name']} calls are served by {by}{because}{stays}"

@@ -52,7 +52,11 @@ def test_a_redirect_that_is_no_answer_is_told_as_one() -> None:
         (Outcome(Kind.FAILURE, "http_5xx", status=503), "answered 503"),
         (Outcome(Kind.FAILURE, "http_5xx"), "http_5xx"),
         (Outcome(Kind.FAILURE, "bad_response", status=200), "gave no answer in its 200"),
-        (Outcome(Kind.NEUTRAL, "lacks", status=404), "lacks"),
+        (Outcome(Kind.NEUTRAL, "lacks", status=404), "does not take such a call"),
+        (Outcome(Kind.NEUTRAL, "conflict", status=409), "answered 409"),
+        (Outcome(Kind.NEUTRAL, "client_gone"), "client_gone"),
+        (judging.LEAKED, "gave an answer that repeats a key"),
+        (judging.BAD_HEAD, "gave an answer that cannot be passed on"),
     ],
 )
 def test_words(outcome: Outcome, words: str) -> None:

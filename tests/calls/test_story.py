@@ -444,8 +444,15 @@ def test_each_attempt_is_named_by_what_is_known_of_it(outcome: Outcome | None, s
 def test_a_line_says_why_a_call_was_answered_elsewhere_that_nobody_failed(stays_with: str | None, why: str) -> None:
     told = Told()
     told.exchange.stays_with = stays_with
-    told.fails(LACKS, 404).answers()
+    told.fails(judging.HEDGE_LOST, 200).answers()
     assert story.line(told.session, Result.REROUTED)[1] == f"a call to app.test (m) was answered by away: {why}"
+
+
+def test_a_line_says_what_sent_a_call_on_that_is_nobodys_failure() -> None:
+    """It is there for whoever has no flows to look at."""
+    told = Told().fails(LACKS, 404).answers()
+    line = story.line(told.session, Result.REROUTED)[1]
+    assert line == "a call to app.test (m) was answered by away: home: does not have the model"
 
 
 def test_a_line_says_that_a_route_sends_its_calls_elsewhere() -> None:
@@ -455,7 +462,7 @@ def test_a_line_says_that_a_route_sends_its_calls_elsewhere() -> None:
 
 
 def test_lines_are_of_one_kind_where_what_was_done_and_why_are_alike() -> None:
-    """Whatever the model: of a kind one line is written in a while. A neutral end is no cause."""
+    """Whatever the model: of a kind one line is written in a while."""
     neutral = Outcome(Kind.NEUTRAL, "conflict", Then.NEXT, 409)
     kinds = [
         story.line(told.session, came)[0]
@@ -468,4 +475,3 @@ def test_lines_are_of_one_kind_where_what_was_done_and_why_are_alike() -> None:
     ]
     assert len(set(kinds)) == 3
     assert kinds[0] == kinds[1]
-    assert story.line(Told().fails(neutral, 409).answers().session, Result.REROUTED)[1].endswith(": see its flow")

@@ -33,9 +33,9 @@ _REFUSALS = frozenset(
 """Errors about the request itself, or about the key that asks."""
 
 SUCCESS = Outcome(Kind.SUCCESS, "ok", Then.HAND_OVER, 200)
-BAD_HEAD = Outcome(Kind.FAILURE, "bad_response", Then.NEXT)
+BAD_HEAD = Outcome(Kind.FAILURE, "bad_response", Then.NEXT, cause="gave an answer that cannot be passed on")
 """An answer whose head cannot be passed on."""
-LEAKED = Outcome(Kind.FAILURE, "bad_response", Then.NEXT)
+LEAKED = Outcome(Kind.FAILURE, "bad_response", Then.NEXT, cause="gave an answer that repeats a key")
 """An answer that repeats a key: the app must not have it, and another provider can give one."""
 UNREAD = Outcome(Kind.NEUTRAL, "unread", Then.HAND_OVER, 200)
 """A 2xx in a form that is not read here: it goes on as it comes, and says neither good nor bad of its provider."""
@@ -114,8 +114,10 @@ def judge_no_answer(
     own_provider: bool = True,
     own_credential: bool = False,
     retry_after: float | None = None,
+    cause: str = "",
 ) -> Outcome:
-    """The outcome of a 2xx that was no answer: `bad_response`, or what the error inside says.
+    """The outcome of a 2xx that was no answer: `bad_response`, by `cause` where that is known, or what the error inside
+    says.
 
     Where that is about the request itself, it is the provider's answer to it: the app gets it as it came, at once.
     """
@@ -128,7 +130,7 @@ def judge_no_answer(
         return Outcome(Kind.NEUTRAL, "bad_output", Then.NEXT, status)
     if kind in _REFUSALS:
         return _judge_refusal(status, kind, own_provider=own_provider, own_credential=own_credential)
-    return Outcome(Kind.FAILURE, "bad_response", Then.NEXT, status)
+    return Outcome(Kind.FAILURE, "bad_response", Then.NEXT, status, cause=cause)
 
 
 def judge_plan(limited: Outcome, limit: PlanLimit, model: str | None) -> Outcome:

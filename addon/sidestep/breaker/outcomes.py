@@ -101,7 +101,7 @@ class Outcome:
     status of the answer, None if there was none. `cooldown_seconds` is set by a cooldown whose end the
     provider announced; None leaves the length to the cooldown's own backoff. `account`: the limit is the account's
     (credit, credential, plan), whatever model or operation was asked for. `family`: it is that of the models whose
-    names hold this word. `cause`: why it was not reached, in words. `size_limited`: the request is too large
+    names hold this word. `cause`: what its reason leaves open, in words. `size_limited`: the request is too large
     for a rate limit, which says nothing of smaller ones. `open_ended`: nobody has told when the limit ends.
     """
 
@@ -156,6 +156,15 @@ NAMES = {
     "credential": "its key is refused",
     "slow": "far slower than usual",
     "loading": "loads the model first",
+    "unknown_model": "does not have the model",
+    "lacks": "does not take such a call",
+    "size_limited": "the call alone is larger than its limit",
+    "context_too_long": "the prompt is too long for its model",
+    "sealed_refused": "does not take the reasoning in the call",
+    "page": "a firewall's page came in its place",
+    "bad_output": "its model made nothing that can be used",
+    "other_form": "answered in another form than was asked for",
+    "queued": "its turn did not come in time",
 }
 """What a reason means, where its own word does not say it."""
 
@@ -177,7 +186,7 @@ def reason_in_words(reason: str, status: int | None, cause: str | None = None) -
     """What an attempt that ended so has met: never a quotation."""
     if cause:
         return cause
-    if reason == "http_5xx" and status is not None:
+    if reason in ("http_5xx", "conflict") and status is not None:
         return f"answered {status}"
     if reason == "bad_response" and status is not None and 300 <= status < 400:
         return f"answered {status}, which is not followed"

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sidestep.breaker.outcomes import Kind, Result, Then, refusal_in_words
+from sidestep.breaker.outcomes import Kind, Outcome, Result, Then, refusal_in_words
 from sidestep.calls.session import Session
 from sidestep.routing.engine import Attempt
 
@@ -179,6 +179,12 @@ def response(attempt: Attempt, asked: float, heard: float | None, arrived: float
     }
 
 
+def _moved_on(outcome: Outcome) -> bool:
+    """Whether an attempt that ended so is why its call went on to another one."""
+    moves = outcome.then is not Then.HAND_OVER and outcome.reason != "hedge_lost"
+    return outcome.kind in _BAD or (outcome.kind is Kind.NEUTRAL and moves)
+
+
 def line(session: Session, came: Result) -> tuple[str, str]:
     """A line of the log, and of what kind it is."""
     exchange = session.exchange
@@ -186,7 +192,7 @@ def line(session: Session, came: Result) -> tuple[str, str]:
     causes = dict.fromkeys(
         f"{a.candidate.provider.name}: {a.outcome.words}"
         for a in exchange.attempts
-        if a.outcome is not None and a.outcome.kind in _BAD
+        if a.outcome is not None and _moved_on(a.outcome)
     )
     causes.update(dict.fromkeys(refusal_in_words(r.provider, r.reason) for r in exchange.refused))
     why = "; ".join(causes)

@@ -486,13 +486,14 @@ class Watch:
         outcome = self.judge_error_event(error)
         return outcome if outcome.kind is Kind.NEUTRAL else judging.STREAM_ERROR
 
-    def _no_answer(self, error: ErrorFacts | None, seconds: float | None = None) -> Outcome:
+    def _no_answer(self, error: ErrorFacts | None, seconds: float | None = None, cause: str = "") -> Outcome:
         outcome = judging.judge_no_answer(
             self.status,
             error,
             own_provider=self._own_provider,
             own_credential=self._own_credential,
             retry_after=seconds,
+            cause=cause,
         )
         return self._by_plan(outcome)
 
@@ -588,7 +589,7 @@ class Watch:
             error, seconds = answer.error, None
             if error is not None and error.kind in (ErrorKind.RATE_LIMIT, ErrorKind.QUOTA):
                 seconds = retry_after(self.headers, self._wall_now, body)
-            return self._no_answer(error, seconds)
+            return self._no_answer(error, seconds, common.nothing_in_words(body))
         if self.call.stream:
             return judging.OTHER_FORM
         self.usage, self.model, self.ids = answer.usage, answer.model, answer.ids

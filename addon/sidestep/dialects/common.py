@@ -175,6 +175,13 @@ def is_page(body: bytes) -> bool:
     return body[:200].lstrip(LEADING).startswith(b"<")
 
 
+def nothing_in_words(body: bytes) -> str:
+    """What came where an answer should have, if that has words of its own."""
+    if not body.strip():
+        return "gave an empty answer"
+    return "gave a web page in place of an answer" if is_page(body) else ""
+
+
 def answer_fields(content_type: str, body: bytes) -> dict[str, msgspec.Raw] | None:
     """The fields of a JSON object that any of the official SDKs could read; None if it is none."""
     # What is inside a field is looked at later: there no other character set would be tried any more.

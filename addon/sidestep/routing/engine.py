@@ -382,7 +382,7 @@ class Engine:
                 self.journal.append((now, f"{name}: cooldown ({outcome.reason})"))
                 cooling = self.cooldowns.find(attempt.subject, now)
                 seconds = "" if cooling is None else f" for {math.ceil(cooling.seconds)} s"
-                self.tell(f"cooldown of {name}", f"{name} is passed over{seconds}: {outcome.words}")
+                self.tell(f"cooldown of {name}: {outcome.reason}", f"{name} is passed over{seconds}: {outcome.words}")
         elif outcome.kind is Kind.SUCCESS:
             self.cooldowns.succeeded(attempt.subject, attempt.started)
         elif outcome.reason == "unknown_model" and candidate.model is not None:

@@ -10,7 +10,7 @@ import pytest
 from sidestep.breaker import judging
 from sidestep.breaker.circuit import State
 from sidestep.breaker.outcomes import Kind, Outcome, Result, Then
-from sidestep.overview import EVENTS, Overview, lines_of
+from sidestep.overview import EVENTS, Overview, lines_of, verdict
 from sidestep.routing.recent import CALLS, FINE, Recent, quantile
 from support.flows import ask
 from support.world import World, toml
@@ -322,3 +322,16 @@ def test_half_of_a_minutes_answers_came_so_soon() -> None:
     hour = view(w).picture(w.engine)["hour"]
     assert 80 <= hour["p50_ms"][-1] == hour["p50"] <= 125
     assert hour["p95"] > 8000
+
+
+@pytest.mark.parametrize(
+    ("stays", "words"),
+    [
+        ({}, ""),
+        ({"b": 1}, "; 1 conversation stays with b"),
+        ({"b": 1, "c": 2}, "; 1 conversation stays with b; 2 conversations stay with c"),
+    ],
+)
+def test_where_conversations_stay(stays: dict[str, int], words: str) -> None:
+    route = {"name": "openai", "served_by": "a", "because": "", "stays": stays}
+    assert verdict(route) == f"openai calls are served by a{words}"

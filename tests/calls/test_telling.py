@@ -74,6 +74,21 @@ def test_a_cooldown(outcome: Outcome, line: str) -> None:
     assert lines == [line]
 
 
+def test_cooldowns_of_other_causes_are_of_another_kind() -> None:
+    """Of a kind one line is written in a while: the second would say what the first did not."""
+    w = World(toml("priority", a="", b=""))
+    kinds: list[str] = []
+    w.engine.tell = lambda kind, line: kinds.append(kind)
+    exchange = w.exchange()
+    for reason in ("rate_limit", "quota", "rate_limit"):
+        ask(w, exchange)
+        w.fail(exchange, Outcome(Kind.COOLDOWN, reason, Then.NEXT, 429, 1.0))
+        w.now += 60
+        exchange = w.exchange()
+    assert kinds[0] != kinds[1]
+    assert kinds[0] == kinds[2]
+
+
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
@@ -81,7 +96,7 @@ def test_a_cooldown(outcome: Outcome, line: str) -> None:
         (judging.TIMEOUT, "said nothing in time"),
         (judging.CONNECT, "could not be reached"),
         (judging.SLOW, "far slower than usual"),
-        (Outcome(Kind.NEUTRAL, "conflict", Then.NEXT, 409), "conflict"),
+        (Outcome(Kind.NEUTRAL, "conflict", Then.NEXT, 409), "answered 409"),
     ],
 )
 def test_words(outcome: Outcome, words: str) -> None:

@@ -789,6 +789,21 @@ def test_what_comes_as_sound(kind: str | None, body: bytes, shape: Shape, outcom
     assert (watch.shape, seen.outcome) == (shape, outcome)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "gave an empty answer"),
+        (b" \n", "gave an empty answer"),
+        (b"<!DOCTYPE html><p>sign in", "gave a web page in place of an answer"),
+        (b'{"choices": []}', "gave no answer in its 200"),
+    ],
+)
+def test_what_came_in_place_of_an_answer_is_told(body: bytes, words: str) -> None:
+    seen = see(watch_of(Call("openai", "chat/completions", "m", stream=False), JSON), [body, b""])
+    assert seen.outcome == judging.judge_no_answer(200)
+    assert seen.outcome.words == words
+
+
 def _long_stream(words: bytes) -> bytes:
     return b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\ndata: {"choices":[{"index":0,"delta":' + words
 

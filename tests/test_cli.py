@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from click.testing import CliRunner
@@ -20,7 +21,7 @@ from click.testing import CliRunner
 from sidestep import no_proxy
 from sidestep.cli import main, script_path
 from sidestep.config import catalog, trusting
-from sidestep.run import environment, trust
+from sidestep.run import asking, environment, trust
 from sidestep.run.trust import can_write_java_stores
 
 SOURCE = Path(__file__).parents[1] / "addon"
@@ -639,6 +640,15 @@ def test_what_cannot_be_trusted(text: str | None, told: str, runner: CliRunner) 
     result = runner.invoke(main, ["trust"])
     assert result.exit_code == 1
     assert told in result.output
+
+
+def test_who_has_seen_enough_ends_it_without_a_word(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asking, "find", interrupted)
+    result = runner.invoke(main, ["tail"])
+    assert (result.exit_code, result.output) == (130, "\n")
 
 
 def test_trust_that_cannot_be_kept_is_told(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,11 +43,15 @@ CONFDIR_OPTION = click.option(
 
 @contextlib.contextmanager
 def _minded() -> Iterator[None]:
-    """What click would do otherwise: end with 1 where nobody reads us, tell errors in one long line."""
+    """What click would do otherwise: end with 1 where nobody reads us or who does has seen enough, tell errors in one
+    long line."""
     try:
         yield
     except BrokenPipeError:
         streams.end_of_pipe()
+    except KeyboardInterrupt:
+        click.echo(err=True)  # below the terminal's own ^C
+        raise SystemExit(streams.ENDED_BY_SIGINT) from None
     except click.exceptions.NoArgsIsHelpError:
         raise  # a help, which has its width already
     except click.ClickException as e:
@@ -248,6 +252,8 @@ def trust_command(file: Path, revoke: bool) -> None:
     """
     path = file / FILE if file.is_dir() else file
     shown = trusting.shown(path)
+    if not revoke and not os.path.lexists(path):
+        raise click.ClickException(f"{shown}: expected a file, found nothing there; `sidestep init` writes one")
     try:
         if revoke:
             was = trusting.revoke(path)

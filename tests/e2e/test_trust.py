@@ -154,7 +154,10 @@ def test_what_init_writes_is_trusted(folder: Path) -> None:
 def test_what_cannot_be_trusted(folder: Path) -> None:
     """A file that is not there, one that cannot be read: the problem is told, and nothing is recorded."""
     done = sidestep(folder, "trust")
-    assert (done.returncode, done.stderr) == (1, "Error: sidestep.toml: expected a file, found nothing there\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: sidestep.toml: expected a file, found nothing there; `sidestep init` writes one\n",
+    )
     (folder / "sidestep.toml").write_text('mode = "no"')
     done = sidestep(folder, "trust", ".")
     assert done.returncode == 1

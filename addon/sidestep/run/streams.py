@@ -18,6 +18,8 @@ from sidestep.run.tables import Prose
 
 ENDED_BY_SIGPIPE = 141
 """What a shell says of a program that the signal has ended: 128+13."""
+ENDED_BY_SIGINT = 130
+"""The same of Ctrl-C: 128+2."""
 USUAL_WIDTH = 80
 UNFOLDED = 1000
 """Columns of what no terminal shows: so many that each row of a table is one line."""

@@ -77,8 +77,11 @@ class Desk:
         self.opens("Flow")
         button = BUTTON.replace("NAME", name)
         until(lambda: self.page.run(f"{button}?.disabled === false"), f"{name} can be pressed", 5)
+        before = self.page.run(f"{ROWS}.length")
         self.page.run(f"{button}.click()")
-        if name != "Delete":  # after which another call is selected
+        if name == "Delete":  # after which another call is selected
+            until(lambda: self.page.run(f"{ROWS}.length") < before, "it was deleted", 5)
+        else:
             until(lambda: self.page.run(f"{button}?.disabled !== false"), "it was pressed", 5)
 
     def is_clean(self, version: Version) -> None:

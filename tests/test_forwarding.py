@@ -203,7 +203,7 @@ def test_an_option_adds_names() -> None:
     assert sent_to_any(allowed, "idempotency-key") == (b"idempotency-key", b"v")
     assert sent_to_any(allowed, "x-acme") is None
     assert sent_to_any(allowed, "origin") is None
-    assert allowed.forwarded_path("/x?team=a&Team=b&key=k") == "/x?team=a"
+    assert allowed.divided("/x?team=a&Team=b&key=k") == ("/x?team=a", ["Team=b", "key=k"])
 
 
 def test_names_are_remembered_within_bounds() -> None:
@@ -239,9 +239,8 @@ def test_names_are_remembered_within_bounds() -> None:
 )
 def test_a_path_for_any_provider(path: str, bare: str) -> None:
     """The parameters that the dialect knows stay byte for byte, in their order."""
-    assert GEMINI.forwarded_path(path) == bare
     shown = bare.partition("?")[2].split("&")
-    assert GEMINI.kept_parameters(path) == [p for p in path.partition("?")[2].split("&") if p and p not in shown]
+    assert GEMINI.divided(path) == (bare, [p for p in path.partition("?")[2].split("&") if p and p not in shown])
 
 
 @pytest.mark.parametrize(
@@ -255,16 +254,16 @@ def test_a_path_for_any_provider(path: str, bare: str) -> None:
 )
 def test_a_parameter_that_repeats_what_is_secret_stays(path: str, bare: str) -> None:
     copies = (b"SECRET-1", b"SECRET-2")
-    assert GEMINI.forwarded_path(path, copies) == bare
-    assert set(GEMINI.kept_parameters(path, copies)) == set(path[3:].split("&")) - set(bare[3:].split("&"))
+    found, kept = GEMINI.divided(path, copies)
+    assert (found, set(kept)) == (bare, set(path[3:].split("&")) - set(bare[3:].split("&")))
 
 
 @pytest.mark.parametrize("dialect", list(PARAMETERS))
 def test_each_dialect_has_its_parameters(dialect: str) -> None:
     for whose, names in PARAMETERS.items():
         for name in names - {"beta"}:
-            kept = allow_list(dialect, (), ()).kept_parameters(f"/x?{name}=v")
-            assert kept == ([] if whose == dialect else [f"{name}=v"])
+            kept = [] if whose == dialect else [f"{name}=v"]
+            assert allow_list(dialect, (), ()).divided(f"/x?{name}=v")[1] == kept
 
 
 @pytest.mark.parametrize(

@@ -144,23 +144,17 @@ class AllowList:
                 return (name, b", ".join(entry.strip() for entry in kept)) if kept else None
         return field
 
-    def forwarded_path(self, path: str, copies: Iterable[bytes] = ()) -> str:
-        """A path with those query parameters alone that go to any provider; they stay byte for byte. `copies`: what is
-        known to be secret; a parameter that repeats it stays."""
-        bare, mark, query = path.partition("?")
-        if not mark:
-            return path
+    def divided(self, path: str, copies: Iterable[bytes] = ()) -> tuple[str, list[str]]:
+        """A path with those query parameters alone that go to any provider, which stay byte for byte, and the others.
+        `copies`: what is known to be secret; a parameter that repeats it stays with the app's own host."""
+        bare, _, query = path.partition("?")
         parts = query.split("&")
-        kept = _without(copies, [part for part in parts if self._forwards(part)])
-        if len(kept) == len(parts):
-            return path
-        return f"{bare}?{'&'.join(kept)}" if kept else bare
-
-    def kept_parameters(self, path: str, copies: Iterable[bytes] = ()) -> list[str]:
-        """The others."""
-        parts = [part for part in path.partition("?")[2].split("&") if part]
-        forwarded = set(_without(copies, [part for part in parts if self._forwards(part)]))
-        return [part for part in parts if part not in forwarded]
+        forwarded = _without(copies, [part for part in parts if self._forwards(part)])
+        if len(forwarded) == len(parts):
+            return path, []
+        known = set(forwarded)
+        kept = [part for part in parts if part not in known]
+        return f"{bare}?{'&'.join(forwarded)}" if forwarded else bare, kept
 
     def _forwards(self, part: str) -> bool:
         # Some servers part parameters by semicolons too; a second `=` or `?` is a query that was put together badly.

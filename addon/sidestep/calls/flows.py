@@ -122,15 +122,16 @@ class Original:
         data = request.data
         original = cls(allowed, data.scheme, data.host, data.port, data.path, data.authority, bare_path=data.path)
         if b"?" in data.path:
-            path = as_text(data.path)
-            original.kept_parameters = tuple(allowed.kept_parameters(path))
-            if original.kept_parameters:
-                original.bare_path = as_bytes(allowed.forwarded_path(path))
+            original._divide(())
         copies = original._read(data.headers.fields)
         if copies and b"?" in original.bare_path:
-            original.kept_parameters = tuple(allowed.kept_parameters(path, copies))
-            original.bare_path = as_bytes(allowed.forwarded_path(path, copies))
+            original._divide(copies)
         return original
+
+    def _divide(self, copies: tuple[bytes, ...]) -> None:
+        bare, kept = self.allowed.divided(as_text(self.path), copies)
+        if kept:
+            self.bare_path, self.kept_parameters = as_bytes(bare), tuple(kept)
 
     def _read(self, fields: tuple[Field, ...]) -> tuple[bytes, ...]:
         """What was found to be secret is returned."""

@@ -13,8 +13,10 @@ from typing import Any
 import hypothesis
 import pytest
 
+from support import proxy as proxies
 from support.provider import Provider
 from support.proxy import Mitmdump, share_confdir
+from support.ready import Ready
 
 WAIT_SECONDS = 90
 """What a test that waits for processes and servers may take."""
@@ -40,6 +42,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_ca(tmp_path_factory: pytest.TempPathFactory) -> None:
     share_confdir(tmp_path_factory.mktemp("conf"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loaded_once() -> Iterator[None]:
+    if not hasattr(os, "pidfd_open"):  # Linux has it
+        yield
+        return
+    proxies.READY = Ready()
+    yield
+    proxies.READY.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

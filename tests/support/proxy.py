@@ -13,10 +13,12 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
+from support.ready import Forked, Ready
 from support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDON = ROOT / "addon" / "main.py"
+MITMDUMP = str(Path(sys.executable).parent / "mitmdump")
 FORBIDDEN = ("Traceback", "mitmproxy has crashed", "Addon error", "internal error", "Task exception was never")
 
 # Credentials of whoever runs the tests must not decide what the tests see.
@@ -50,7 +52,7 @@ class Mitmdump:
         self.config = folder / "sidestep.toml"
         self.may_complain = False
         self._port_in = port_in
-        command = [str(Path(sys.executable).parent / "mitmdump"), "--listen-host", listen, "--listen-port", "0"]
+        command = [MITMDUMP, "--listen-host", listen, "--listen-port", "0"]
         command += ["--set", f"confdir={self.confdir}"]
         if not any("flow_detail" in option for option in options):
             command += ["--set", "flow_detail=0"]
@@ -64,6 +66,7 @@ class Mitmdump:
         (folder / "run").mkdir(mode=0o700, exist_ok=True)
         private = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder / "run")}
         self._env = clean_env(PYTHONUNBUFFERED="1", **{**private, **(env or {})})
+        self._in_own_env = env is not None
         self.lines: list[str] = []
         self._said: int | None = None
         self.port = 0
@@ -72,7 +75,16 @@ class Mitmdump:
         self._stopped = False
 
     def start(self) -> Self:
-        self.process = subprocess.Popen(
+        self.process = self._started()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def _started(self) -> subprocess.Popen[str] | Forked:
+        # What is imported may depend on the environment.
+        if READY is not None and not self._in_own_env and self._command[0] == MITMDUMP:
+            return READY.start(self._command, self._env, self.folder)
+        return subprocess.Popen(
             self._command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -80,9 +92,6 @@ class Mitmdump:
             env=self._env,
             cwd=self.folder,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        return self
 
     def __enter__(self) -> Self:
         self.start()
@@ -228,6 +237,10 @@ def children(m: Mitmdump, words: str) -> list[int]:
 
 CONFDIR: Path | None = None
 """One CA for a whole test run, made by the first proxy: generating keys is slow."""
+
+
+READY: Ready | None = None
+"""Set for a test run: mitmdump is loaded once for all its starts."""
 
 
 def share_confdir(folder: Path) -> None:

@@ -82,7 +82,8 @@ class Mitmdump:
 
     def _started(self) -> subprocess.Popen[str] | Forked:
         # What is imported may depend on the environment.
-        if READY is not None and not self._in_own_env and self._command[0] == MITMDUMP:
+        plain = not self._in_own_env and self._command[0] == MITMDUMP
+        if READY is not None and plain and READY.is_here:
             return READY.start(self._command, self._env, self.folder)
         return subprocess.Popen(
             self._command,

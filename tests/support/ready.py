@@ -64,11 +64,17 @@ class Forked:
 
 
 class Ready:
-    """The process that forks. It is started when first asked."""
+    """The process that forks. It is started when first asked; what is forked is in its network namespace."""
 
     def __init__(self) -> None:
+        self._network = _network()
         self._loaded: tuple[subprocess.Popen[bytes], socket.socket] | None = None
         self._lock = threading.Lock()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether what it starts is where who asks is."""
+        return _network() == self._network
 
     def start(self, command: list[str], env: dict[str, str], cwd: Path) -> Forked:
         """mitmdump with these arguments, both its outputs in one."""
@@ -94,6 +100,10 @@ class Ready:
         if self._loaded is not None:
             self._loaded[1].close()
             self._loaded[0].wait(10)
+
+
+def _network() -> str:
+    return os.readlink("/proc/thread-self/ns/net")
 
 
 def _wait(asks: socket.socket) -> dict[str, Any]:

@@ -170,7 +170,7 @@ STRANGE = {
 def test_what_is_none_of_ours_keeps_no_news_from_anybody(store: Store, what: str) -> None:
     """An entry of another form is passed over, and what is told in its place stands."""
     e, z = NAMES.table[1], NAMES.table[2]
-    conversation(store.url, tell(*OPEN))
+    conversation(store.url, tell(*OPEN[:2], 60_000, *OPEN[3:]))
     store.ask("HSET", e, "c2", STRANGE[what])
     store.ask("ZADD", z, "0.5", "c2")
     [[epoch, version, told]] = conversation(store.url, pull())

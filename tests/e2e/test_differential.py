@@ -6,8 +6,11 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from support import differential, oddities, recipes, verdicts
 from support.calls import APIS
+from support.rawreading import Reading
 
 WORSE_PROXY = """
 import asyncio
@@ -100,6 +103,30 @@ def _cases(count: int, seed: int) -> dict[int, recipes.Recipe]:
 
 def _told(report: differential.Report) -> list[str]:
     return [f"#{c.number} {c.recipe}: {c.difference}" for c in report.worse]
+
+
+@pytest.mark.parametrize(
+    ("signs", "kept"),
+    [
+        ([3.3, 4.9, 6.5], True),
+        ([0.1, 1.7, 3.3, 4.9, 6.5], True),
+        ([5.6], False),  # the first of the provider's came at 0 s
+        ([0.1], False),
+        ([], False),
+    ],
+)
+def test_a_stream_that_says_nothing_may_be_held_while_its_app_is_kept_waiting(signs: list[float], kept: bool) -> None:
+    whole = recipes.plain("messages", stream=True)
+    recipe = replace(whole, parts=[p for p in whole.parts if not p.content])
+    begun, sign = b"".join(p.data for p in recipe.parts), b'event: ping\ndata: {"type": "ping"}\n\n'
+
+    def reading(body: bytes, times: list[float]) -> Reading:
+        return Reading(200, [], body, "stalled", arrivals=[(at, n) for n, at in enumerate(times)], done_at=8.0)
+
+    bare = reading(begun + 4 * sign, [0.0, 1.6, 3.3, 4.9, 6.5])
+    verdict = verdicts.judge(recipe, bare, reading(len(signs) * sign, signs))
+    assert verdict.worse is not kept
+    assert not kept or verdict.name == "held_until_content"
 
 
 def test_names_have_reasons() -> None:

@@ -334,7 +334,7 @@ NAMED = (
         lambda r, b, s: (
             s.end == b.end == "stalled"
             and b.body.startswith(s.body)
-            and b.done_at < HELD_SECONDS
+            and (b.done_at < HELD_SECONDS or _keeps_waiting(b, s))
             and (not r.stream or not any(p.content for p in r.parts))
         ),
     ),
@@ -350,6 +350,13 @@ NAMED = (
         ),
     ),
 )
+
+
+def _keeps_waiting(bare: Reading, side: Reading) -> bool:
+    """Whether for all that came alone something has come within the time that a watchdog gives, or could have."""
+    patient = HELD_SECONDS + LATE_SECONDS
+    told = [at for at, _ in bare.arrivals if at + patient < bare.done_at]
+    return all(any(at <= sign + LATE_SECONDS and sign < at + patient for sign, _ in side.arrivals) for at in told)
 
 
 def _is_half(event: bytes) -> bool:

@@ -141,6 +141,11 @@ def test_a_handshake_is_sent_back_to_http() -> None:
     world.engine.hold("a", State.FORCED_OPEN)
     assert isinstance(exchange.next(world.now), Exhausted)
     assert message(replies.exhausted(exchange)) == "no provider takes this WebSocket now: a is held open by hand"
+    world.engine.hold("a", None)
+    failed = Exchange(world.engine, match, call, plan, world.now)
+    ask(world, failed)
+    world.fail(failed, judging.TIMEOUT)
+    assert message(replies.exhausted(failed)) == "no provider takes this WebSocket now: a:timeout"
 
 
 def test_in_place_of_a_page() -> None:

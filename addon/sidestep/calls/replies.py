@@ -27,7 +27,8 @@ def exhausted(exchange: Exchange) -> http.Response:
     refused = exchange.refused
     why = "; ".join(_reason(r) for r in refused)
     if exchange.call.is_websocket:
-        return error(dialect, 426, ErrorKind.SERVER, f"no provider takes this WebSocket now: {why or 'see HTTP'}")
+        met = "; ".join(filter(None, (exchange.trail, why))) or "see HTTP"
+        return error(dialect, 426, ErrorKind.SERVER, f"no provider takes this WebSocket now: {met}")
     if not exchange.attempts:
         seconds = Exhausted(refused).retry_after
         headers = {} if seconds is None else {"retry_after": str(max(1, math.ceil(seconds)))}
